@@ -1,0 +1,270 @@
+"""The batching policy: a state machine over rows that wait, with the time as a parameter.
+
+    offer(item, now)    an item (the rows of one request) joins the queue of its bucket, or QueueFull is raised
+    cancel(item)        its caller left: the rows that still wait are dropped
+    expire(now)         the items whose deadline has passed, dropped
+    take(now)           the batch to run on a device that is free, or None: waiting is better
+    wake_at(now)        when to ask `take` again, if nothing else happens before
+    complete(batch, s)  the batch has run for that many seconds
+
+No clock, no I/O, no arrays: the same code runs under the server, in tests and in simulations.
+
+**When a batch goes.** A device is free and one of these holds: a bucket has `max_batch_size` rows; its oldest item has
+waited for `batch_timeout_s`; a deadline would be missed by waiting longer (learned run time); or everyone who was here
+lately is here again, so that waiting cannot bring anybody. The last rule compares the rows queued and running with
+`_expected_rows`, the peak of recent batches: a lone caller never waits, sixty-four callers in a loop form full batches.
+
+**What goes into it.** The bucket that is due first gives its items in order of arrival. Is there room left, other
+buckets of its family join as long as the padding costs less than the batch overhead that they save (`RunTimes`).
+An item is split over batches only if it alone exceeds `max_batch_size`.
+"""
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import Enum
+from heapq import heappop, heappush
+from itertools import count
+
+from ..errors import InvalidInput, QueueFull
+from .bucket import Bucket
+from .run_times import RunTimes
+
+_DECAY = 0.8
+"""How much of the peak of rows outstanding is kept from one batch to the next: a burst is forgotten in ten batches."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchingSettings:
+    """How one model's rows are batched.
+
+    max_batch_size: most rows that the model gets at once (Triton's name), in [1, 65536].
+    batch_timeout_s: longest time that the oldest item waits for company while a device is free, in seconds; it is not
+        waited out when nobody is expected. 0: never wait.
+    max_queue_rows: rows that may wait; what comes on top is refused at once. An item larger than this never fits.
+    """
+
+    max_batch_size: int = 32
+    batch_timeout_s: float = 0.002
+    max_queue_rows: int = 4096
+
+
+class State(Enum):
+    """Where an item is: QUEUED (some rows wait), TAKEN (all rows are in batches), GONE (cancelled or expired)."""
+
+    QUEUED = 1
+    TAKEN = 2
+    GONE = 3
+
+
+@dataclass(slots=True, eq=False)
+class Item:
+    """The rows of one request: `rows` >= 1 of them, of one `bucket`; `deadline_s` on the clock of `now`, or None."""
+
+    rows: int
+    bucket: Bucket
+    deadline_s: float | None = None
+    arrival_s: float = 0.0
+    taken_rows: int = 0
+    state: State = State.QUEUED
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """Rows `start` to `stop` of an item, as they stand in a batch."""
+
+    item: Item
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What runs at once: `rows` rows in `slices`, in order, padded to `bucket`; formed at `taken_s`."""
+
+    slices: list[Slice]
+    rows: int
+    bucket: Bucket
+    taken_s: float
+
+
+@dataclass(slots=True)
+class _Queue:
+    """The items of one bucket in order of arrival; those that are GONE are skipped when they come to the front."""
+
+    bucket: Bucket
+    rows: int = 0
+    items: deque[Item] = field(default_factory=deque)
+    deadlines: list[tuple[float, int, Item]] = field(default_factory=list)
+
+    def oldest(self) -> Item:
+        """The item that has waited longest; the queue must hold rows."""
+        while self.items[0].state is State.GONE:
+            self.items.popleft()
+        return self.items[0]
+
+    def earliest_deadline_s(self) -> float | None:
+        while self.deadlines and self.deadlines[0][2].state is not State.QUEUED:
+            heappop(self.deadlines)
+        return self.deadlines[0][0] if self.deadlines else None
+
+
+class BatchingPolicy:
+    """One model's queue; `now` must not go back between calls."""
+
+    def __init__(self, settings: BatchingSettings, run_times: RunTimes) -> None:
+        self.settings = settings
+        self.run_times = run_times
+        self.queued_rows = 0
+        self.running_rows = 0
+        self._queues: dict[Bucket, _Queue] = {}
+        self._expected_rows = 0.0
+        self._sequence = count()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether even one row more would be refused: asked before a request is decoded."""
+        return self.queued_rows >= self.settings.max_queue_rows
+
+    def refusal(self) -> QueueFull:
+        """The error for a request that does not fit, with the time that the queue needs to empty."""
+        limit = self.settings.max_queue_rows
+        seconds = sum(self.run_times.estimate_s(queue.rows, queue.bucket) for queue in self._queues.values())
+        return QueueFull(f"queued rows = {self.queued_rows}, must stay within {limit}", max(1.0, seconds))
+
+    def offer(self, item: Item, now: float) -> None:
+        """Queue the item. Raises QueueFull; InvalidInput for one that even an empty queue could not hold."""
+        limit = self.settings.max_queue_rows
+        if item.rows > limit:
+            raise InvalidInput(f"rows = {item.rows}, must be in [1, {limit}]")
+        if self.queued_rows + item.rows > limit:
+            raise self.refusal()
+        queue = self._queues.get(item.bucket)
+        if queue is None:
+            queue = self._queues[item.bucket] = _Queue(item.bucket)
+        item.arrival_s = now
+        queue.items.append(item)
+        queue.rows += item.rows
+        self.queued_rows += item.rows
+        if item.deadline_s is not None:
+            heappush(queue.deadlines, (item.deadline_s, next(self._sequence), item))
+
+    def cancel(self, item: Item) -> None:
+        """Drop the rows of the item that still wait; nothing for one that is taken or gone."""
+        if item.state is not State.QUEUED:
+            return
+        item.state = State.GONE
+        queue = self._queues[item.bucket]
+        self._remove_rows(queue, item.rows - item.taken_rows)
+
+    def expire(self, now: float) -> list[Item]:
+        """Drop and return the items whose deadline has come."""
+        expired: list[Item] = []
+        for queue in list(self._queues.values()):
+            while (deadline_s := queue.earliest_deadline_s()) is not None and deadline_s <= now:
+                item = heappop(queue.deadlines)[2]
+                self.cancel(item)
+                expired.append(item)
+        return expired
+
+    def take(self, now: float, *, flush: bool = False) -> Batch | None:
+        """The batch that a free device should run now, or None if waiting is better.
+
+        flush: wait for nobody, the server is draining. Expired items must have been dropped (`expire`) before.
+        """
+        if not self.queued_rows:
+            return None
+        first = min(self._queues.values(), key=self._due_s)
+        if not (flush or self._nobody_is_missing() or self._due_s(first) <= now):
+            return None
+        outstanding = self.queued_rows + self.running_rows
+        self._expected_rows = max(outstanding, _DECAY * self._expected_rows + (1 - _DECAY) * outstanding)
+        slices: list[Slice] = []
+        room = self.settings.max_batch_size - self._fill(first, slices, self.settings.max_batch_size)
+        bucket = first.bucket
+        if room and bucket.axes and len(self._queues) > 1:
+            bucket, room = self._join_neighbours(bucket, slices, room)
+        rows = self.settings.max_batch_size - room
+        self.running_rows += rows
+        return Batch(slices, rows, bucket, now)
+
+    def wake_at(self, now: float) -> float | None:
+        """When `take` should be asked again while a device is free: never before `now`; None with an empty queue."""
+        if not self.queued_rows:
+            return None
+        if self._nobody_is_missing():
+            return now
+        wake_s = min(map(self._due_s, self._queues.values()))
+        deadline_s = self.next_deadline_s()
+        return max(now, wake_s if deadline_s is None else min(wake_s, deadline_s))
+
+    def next_deadline_s(self) -> float | None:
+        """The earliest deadline of an item that waits: when `expire` should be asked while no device is free."""
+        deadlines = [d for queue in self._queues.values() if (d := queue.earliest_deadline_s()) is not None]
+        return min(deadlines, default=None)
+
+    def complete(self, batch: Batch, seconds: float | None) -> None:
+        """The batch left its device after `seconds`; None if it failed and its time says nothing."""
+        self.running_rows -= batch.rows
+        if seconds is not None:
+            self.run_times.observe(batch.rows, batch.bucket, seconds)
+
+    def _nobody_is_missing(self) -> bool:
+        return self.queued_rows + self.running_rows >= self._expected_rows
+
+    def _due_s(self, queue: _Queue) -> float:
+        """When the queue's first batch must go, at the latest; its oldest item's arrival if it is full already."""
+        settings = self.settings
+        due_s = queue.oldest().arrival_s
+        if queue.rows < settings.max_batch_size:
+            due_s += settings.batch_timeout_s
+        deadline_s = queue.earliest_deadline_s()
+        if deadline_s is not None:
+            rows = min(queue.rows, settings.max_batch_size)
+            due_s = min(due_s, deadline_s - self.run_times.estimate_s(rows, queue.bucket))
+        return due_s
+
+    def _fill(self, queue: _Queue, slices: list[Slice], room: int) -> int:
+        """Move items from the queue's front into `slices` while they fit into `room` rows; the rows moved."""
+        moved = 0
+        while queue.rows > moved and moved < room:
+            item = queue.oldest()
+            waiting = item.rows - item.taken_rows
+            rows = min(waiting, room - moved)
+            if rows < waiting and item.rows <= self.settings.max_batch_size:
+                break
+            slices.append(Slice(item, item.taken_rows, item.taken_rows + rows))
+            item.taken_rows += rows
+            moved += rows
+            if item.taken_rows == item.rows:
+                item.state = State.TAKEN
+                queue.items.popleft()
+        self._remove_rows(queue, moved)
+        return moved
+
+    def _join_neighbours(self, bucket: Bucket, slices: list[Slice], room: int) -> tuple[Bucket, int]:
+        """Let other buckets of the family join where their padding costs less than a batch of their own."""
+        overhead_s, slope_s = self.run_times.coefficients(bucket.family)
+        rows = self.settings.max_batch_size - room
+        for queue in self._nearest(bucket):
+            joined = bucket.joined(queue.bucket)
+            guests = min(queue.rows, room)
+            padding = rows * (joined.cells - bucket.cells) + guests * (joined.cells - queue.bucket.cells)
+            if slope_s * padding >= overhead_s:
+                continue
+            moved = self._fill(queue, slices, room)
+            if moved:
+                bucket, rows, room = joined, rows + moved, room - moved
+            if not room:
+                break
+        return bucket, room
+
+    def _nearest(self, bucket: Bucket) -> Iterable[_Queue]:
+        family = [queue for queue in self._queues.values() if queue.bucket.family == bucket.family]
+        return sorted(family, key=lambda queue: abs(queue.bucket.cells - bucket.cells))
+
+    def _remove_rows(self, queue: _Queue, rows: int) -> None:
+        queue.rows -= rows
+        self.queued_rows -= rows
+        if not queue.rows:
+            self._queues.pop(queue.bucket, None)

@@ -1,0 +1,103 @@
+"""What a batch will cost, learned from the batches that ran.
+
+Two estimates of the seconds that a batch takes:
+
+- per (rows, bucket): an exponentially weighted mean of what such batches took, for deadlines;
+- per family: the line `seconds = overhead + slope * rows * cells` by weighted least squares, for batches not seen yet
+  and for the question that padding asks: is the overhead that a shared batch saves worth the padding that it costs?
+
+Warm-up gives both their prior: its batches are observed like any other.
+"""
+
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass
+
+from .bucket import Bucket
+
+MAX_ENTRIES = 1024
+"""Most families and most (rows, bucket) pairs that are remembered: shapes come from callers, memory does not."""
+
+_WEIGHT = 0.2
+"""Weight of the newest batch in a mean: five batches replace what was learned before."""
+
+_FORGET = 0.98
+"""What an observation still counts for in the line after each later one: about fifty batches of memory."""
+
+
+@dataclass(slots=True)
+class Line:
+    """`seconds = overhead_s + slope_s * work`, fitted with weights; work = rows * cells."""
+
+    weight: float = 0.0
+    work: float = 0.0
+    seconds: float = 0.0
+    work_work: float = 0.0
+    work_seconds: float = 0.0
+
+    def observe(self, work: float, seconds: float) -> None:
+        self.weight = self.weight * _FORGET + 1.0
+        self.work = self.work * _FORGET + work
+        self.seconds = self.seconds * _FORGET + seconds
+        self.work_work = self.work_work * _FORGET + work * work
+        self.work_seconds = self.work_seconds * _FORGET + work * seconds
+
+    def coefficients(self) -> tuple[float, float]:
+        """(overhead_s, slope_s), neither negative."""
+        if not self.weight:
+            return 0.0, 0.0
+        mean_work, mean_s = self.work / self.weight, self.seconds / self.weight
+        spread = self.work_work / self.weight - mean_work * mean_work
+        if spread <= 1e-9 * (mean_work * mean_work + 1.0):  # one size seen: all of it may be overhead
+            return mean_s, 0.0
+        slope_s = max(0.0, (self.work_seconds / self.weight - mean_work * mean_s) / spread)
+        overhead_s = mean_s - slope_s * mean_work
+        return (overhead_s, slope_s) if overhead_s >= 0.0 else (0.0, mean_s / mean_work)
+
+
+class RunTimes:
+    """Learned run times of one model on one kind of device; seconds throughout."""
+
+    def __init__(self) -> None:
+        self._lines: dict[Hashable, Line] = {}
+        self._means: dict[tuple[int, Bucket], float] = {}
+
+    def observe(self, rows: int, bucket: Bucket, seconds: float) -> None:
+        """A batch of `rows` rows padded to `bucket` took `seconds`."""
+        line = self._lines.get(bucket.family)
+        if line is None:
+            _make_room(self._lines)
+            line = self._lines[bucket.family] = Line()
+        line.observe(rows * bucket.cells, seconds)
+        key = (rows, bucket)
+        mean = self._means.get(key)
+        if mean is None:
+            _make_room(self._means)
+            self._means[key] = seconds
+        else:
+            self._means[key] = mean + _WEIGHT * (seconds - mean)
+
+    def estimate_s(self, rows: int, bucket: Bucket) -> float:
+        """Seconds that `rows` rows padded to `bucket` will take; 0.0 while nothing of their family has run."""
+        mean = self._means.get((rows, bucket))
+        if mean is not None:
+            return mean
+        line = self._lines.get(bucket.family)
+        if line is None:
+            return 0.0
+        overhead_s, slope_s = line.coefficients()
+        return overhead_s + slope_s * rows * bucket.cells
+
+    def coefficients(self, family: Hashable) -> tuple[float, float]:
+        """(overhead_s, slope_s per row and cell) of a family; zeros while nothing of it has run."""
+        line = self._lines.get(family)
+        return line.coefficients() if line is not None else (0.0, 0.0)
+
+    def __iter__(self) -> Iterator[tuple[int, Bucket, float]]:
+        """What was learned: (rows, bucket, seconds)."""
+        for (rows, bucket), seconds in self._means.items():
+            yield rows, bucket, seconds
+
+
+def _make_room(remembered: dict) -> None:  # type: ignore[type-arg]
+    if len(remembered) >= MAX_ENTRIES:
+        del remembered[next(iter(remembered))]

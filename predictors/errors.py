@@ -1,0 +1,117 @@
+"""The one error tree, and what each error means to a caller.
+
+    TorporError
+    ├── InvalidInput          400  INVALID_ARGUMENT    the request is wrong; sending it again changes nothing
+    │   ├── PayloadTooLarge   413  RESOURCE_EXHAUSTED
+    │   └── UnsupportedMedia  415  INVALID_ARGUMENT
+    ├── NotFound              404  NOT_FOUND           no such path, model or version
+    ├── MethodNotAllowed      405  UNIMPLEMENTED
+    ├── NotSupported          501  UNIMPLEMENTED       the protocol has it, this server does not
+    ├── Unavailable           503  UNAVAILABLE         retryable: not ready, shutting down
+    │   └── QueueFull         503  UNAVAILABLE         retryable, with Retry-After
+    ├── DeadlineExceeded      504  DEADLINE_EXCEEDED
+    └── ModelFailed           500  INTERNAL            the model raised, or broke its declaration
+
+Every class carries `http_status`, `grpc_code` and `retryable`; there is no default. Each transport turns an error into
+its own form in one function (`serving/rest.py`, `serving/grpc_wire.py`).
+"""
+
+from enum import IntEnum
+
+
+class GrpcCode(IntEnum):
+    """The status codes of gRPC that torpor answers with (https://grpc.io/docs/guides/status-codes/)."""
+
+    OK = 0
+    INVALID_ARGUMENT = 3
+    DEADLINE_EXCEEDED = 4
+    NOT_FOUND = 5
+    RESOURCE_EXHAUSTED = 8
+    UNIMPLEMENTED = 12
+    INTERNAL = 13
+    UNAVAILABLE = 14
+
+
+class TorporError(Exception):
+    """Base of every error that torpor raises on purpose; never raised itself."""
+
+    http_status: int
+    grpc_code: GrpcCode
+    retryable: bool
+
+
+class InvalidInput(TorporError):
+    """The caller's request is wrong. A predictor may raise it too; the caller then gets its text with status 400."""
+
+    http_status = 400
+    grpc_code = GrpcCode.INVALID_ARGUMENT
+    retryable = False
+
+
+class PayloadTooLarge(InvalidInput):
+    """The body, or what it decompresses to, is larger than the server takes."""
+
+    http_status = 413
+    grpc_code = GrpcCode.RESOURCE_EXHAUSTED
+
+
+class UnsupportedMedia(InvalidInput):
+    """The content type or encoding of the body is one that the server does not read."""
+
+    http_status = 415
+
+
+class NotFound(TorporError):
+    """No such path, model or version."""
+
+    http_status = 404
+    grpc_code = GrpcCode.NOT_FOUND
+    retryable = False
+
+
+class MethodNotAllowed(TorporError):
+    """The path exists, with another HTTP method."""
+
+    http_status = 405
+    grpc_code = GrpcCode.UNIMPLEMENTED
+    retryable = False
+
+
+class NotSupported(TorporError):
+    """The protocol names it, and this server does not have it."""
+
+    http_status = 501
+    grpc_code = GrpcCode.UNIMPLEMENTED
+    retryable = False
+
+
+class Unavailable(TorporError):
+    """The server cannot answer now, and has not begun to: the same request may be sent again."""
+
+    http_status = 503
+    grpc_code = GrpcCode.UNAVAILABLE
+    retryable = True
+
+
+class QueueFull(Unavailable):
+    """More rows wait than the model's queue holds; `retry_after_s` is the time that the queue needs to empty."""
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class DeadlineExceeded(TorporError):
+    """The request's deadline passed before the model ran it."""
+
+    http_status = 504
+    grpc_code = GrpcCode.DEADLINE_EXCEEDED
+    retryable = False
+
+
+class ModelFailed(TorporError):
+    """The model raised, or what it returned does not fit its declaration or its input."""
+
+    http_status = 500
+    grpc_code = GrpcCode.INTERNAL
+    retryable = False

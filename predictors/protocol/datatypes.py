@@ -1,0 +1,67 @@
+"""Open Inference datatypes and their numpy counterparts.
+
+Source: the Open Inference Protocol's "Tensor Data Types" (https://github.com/kserve/open-inference-protocol). BYTES are
+object arrays of `bytes`; on the wire each element is preceded by its length as a little-endian uint32.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import InvalidInput
+
+Array = NDArray[Any]
+"""A tensor between the wire and the device: C order, little-endian, BYTES as objects."""
+
+DTYPES: dict[str, np.dtype[Any]] = {
+    "BOOL": np.dtype(np.bool_),
+    "UINT8": np.dtype(np.uint8),
+    "UINT16": np.dtype("<u2"),
+    "UINT32": np.dtype("<u4"),
+    "UINT64": np.dtype("<u8"),
+    "INT8": np.dtype(np.int8),
+    "INT16": np.dtype("<i2"),
+    "INT32": np.dtype("<i4"),
+    "INT64": np.dtype("<i8"),
+    "FP16": np.dtype("<f2"),
+    "FP32": np.dtype("<f4"),
+    "FP64": np.dtype("<f8"),
+    "BYTES": np.dtype(np.object_),
+}
+
+NAMES: dict[np.dtype[Any], str] = {dtype: name for name, dtype in DTYPES.items()}
+
+
+def datatype_of(array: Array) -> str:
+    """The protocol's name for an array's dtype; KeyError for one that the protocol has no name for."""
+    return NAMES[array.dtype]
+
+
+def encode_bytes(array: Array) -> bytes:
+    """An object array of `bytes` (or `str`, as UTF-8) in the wire form of BYTES, in C order."""
+    pieces: list[bytes] = []
+    for element in array.ravel():
+        data = element.encode() if isinstance(element, str) else bytes(element)
+        pieces += (len(data).to_bytes(4, "little"), data)
+    return b"".join(pieces)
+
+
+def decode_bytes(data: memoryview, count: int, name: str) -> list[bytes]:
+    """`count` elements of the wire form of BYTES; they must fill `data` exactly. Raises InvalidInput naming `name`."""
+    elements: list[bytes] = []
+    at, end = 0, len(data)
+    while len(elements) < count:
+        if at + 4 > end:
+            raise InvalidInput(f"input '{name}': BYTES data ends inside element {len(elements)} of {count}")
+        length = int.from_bytes(data[at : at + 4], "little")
+        at += 4
+        if length > end - at:
+            raise InvalidInput(
+                f"input '{name}': element {len(elements)} says {length} bytes, {end - at} are left of the tensor's data"
+            )
+        elements.append(bytes(data[at : at + length]))
+        at += length
+    if at != end:
+        raise InvalidInput(f"input '{name}': {end - at} bytes are left after {count} elements of BYTES data")
+    return elements

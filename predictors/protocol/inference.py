@@ -1,0 +1,39 @@
+"""A request and a response between the wire and the batcher, the same for every protocol."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from .datatypes import Array
+
+Parameter = bool | int | float | str
+Parameters = Mapping[str, Parameter]
+
+NO_PARAMETERS: Parameters = {}
+
+
+@dataclass(slots=True)
+class InferRequest:
+    """One request, decoded.
+
+    inputs: by name, in the caller's order, rows on axis 0; numeric arrays are read-only views of the received body
+        where its layout allows.
+    outputs: the names that the caller asks for, in its order; () for all.
+    binary_outputs: of these, the ones to send as binary data (REST); None: all, as `binary_data_output` says.
+    id: the caller's, "" without one; it comes back with the response.
+    """
+
+    inputs: dict[str, Array]
+    outputs: tuple[str, ...] = ()
+    binary_outputs: frozenset[str] | None = frozenset()
+    id: str = ""
+    parameters: Parameters = field(default_factory=lambda: NO_PARAMETERS)
+
+
+@dataclass(slots=True)
+class InferResponse:
+    """The answer to one request: outputs by name, the caller's rows only, in the order that it asked for."""
+
+    model_name: str
+    model_version: str
+    outputs: dict[str, Array]
+    id: str = ""

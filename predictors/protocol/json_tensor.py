@@ -1,0 +1,127 @@
+"""Tensors as JSON lists, read strictly: a number that the datatype cannot hold is an error, never rounded into another."""
+
+import math
+from base64 import b64decode
+
+import numpy as np
+
+from ..errors import InvalidInput, ModelFailed
+from .datatypes import DTYPES, Array
+
+_KINDS = {"b": "booleans", "i": "integers", "u": "integers", "f": "numbers"}
+
+
+def array_from_json(name: str, data: object, datatype: str, shape: tuple[int, ...] | None) -> Array:
+    """The tensor in `data`, a list, nested or flat, of `datatype` and (where it is given) `shape`. Raises InvalidInput."""
+    if not isinstance(data, list):
+        raise InvalidInput(f"input '{name}': data must be a list")
+    array = _strings(name, data) if datatype == "BYTES" else _numbers(name, data, datatype)
+    if shape is None:
+        return array
+    if array.size != math.prod(shape):
+        raise InvalidInput(f"input '{name}': shape {list(shape)} needs {math.prod(shape)} elements, data has {array.size}")
+    if array.ndim > 1 and array.shape != shape:
+        raise InvalidInput(f"input '{name}': shape = {list(shape)}, data is nested as {list(array.shape)}")
+    return array.reshape(shape)
+
+
+def array_of_unknown(name: str, data: list[object]) -> Array:
+    """A tensor whose datatype nobody said (v1): int64, float32, bool or BYTES, as its elements tell."""
+    first: object = data
+    while isinstance(first, list) and first:
+        first = first[0]
+    if isinstance(first, str | dict):
+        return _strings(name, data)
+    kind = _raw(name, data).dtype.kind
+    datatype = {"b": "BOOL", "i": "INT64", "u": "UINT64", "f": "FP32"}.get(kind)
+    if datatype is None:
+        raise InvalidInput(f"input '{name}': elements must be numbers, booleans or strings, all of one kind")
+    return _numbers(name, data, datatype)
+
+
+def json_from_array(name: str, array: Array) -> object:
+    """What orjson can write for the array. Raises ModelFailed for NaN and infinity, which JSON does not have."""
+    if array.dtype == object:
+        return np.vectorize(_text, otypes=[object])(array).tolist() if array.size else array.tolist()
+    if array.dtype.kind == "f":
+        if not np.isfinite(array).all():
+            raise ModelFailed(f"output '{name}' holds NaN or infinity, which JSON cannot: ask for it as binary data")
+        if array.dtype == np.float16:  # orjson writes no float16
+            array = array.astype(np.float32)
+    return np.ascontiguousarray(array)
+
+
+def _raw(name: str, data: list[object]) -> Array:
+    try:
+        return np.array(data)
+    except (ValueError, OverflowError, RecursionError):
+        raise InvalidInput(f"input '{name}': data must be numbers in lists of equal lengths") from None
+
+
+def _numbers(name: str, data: list[object], datatype: str) -> Array:
+    raw = _raw(name, data)
+    dtype = DTYPES[datatype]
+    if not raw.size:
+        return raw.astype(dtype)
+    accepted = {"b": "b", "i": "iu", "u": "iu", "f": "fiu"}[dtype.kind]
+    if raw.dtype.kind not in accepted:
+        raise InvalidInput(f"input '{name}': elements must be {_KINDS[dtype.kind]} for {datatype}, in lists of equal lengths")
+    if raw.dtype == dtype:
+        return raw
+    if dtype.kind in "iu":
+        limits = np.iinfo(dtype)
+        low, high = int(raw.min()), int(raw.max())
+        if low < limits.min or high > limits.max:
+            wrong = low if low < limits.min else high
+            raise InvalidInput(f"input '{name}': element {wrong}, must be in [{limits.min}, {limits.max}] for {datatype}")
+        return raw.astype(dtype)
+    with np.errstate(over="ignore"):
+        array = raw.astype(dtype)
+    if not np.isfinite(array).all():
+        largest = np.finfo(dtype).max  # type: ignore[type-var]
+        raise InvalidInput(f"input '{name}': elements must be in [-{largest}, {largest}] for {datatype}")
+    return array
+
+
+def _strings(name: str, data: list[object]) -> Array:
+    """Strings as UTF-8, `{"b64": …}` as the bytes that it encodes (TensorFlow Serving's and KServe v1's form)."""
+    flat: list[bytes] = []
+    shape: list[int] = []
+
+    def walk(value: object, depth: int) -> None:
+        if isinstance(value, list):
+            if depth == len(shape):
+                if flat or depth >= 16:
+                    raise InvalidInput(f"input '{name}': strings must stand in lists of equal lengths, at most 16 deep")
+                shape.append(len(value))
+            elif shape[depth] != len(value):
+                raise InvalidInput(f"input '{name}': strings must stand in lists of equal lengths")
+            for element in value:
+                walk(element, depth + 1)
+        elif depth != len(shape):
+            raise InvalidInput(f"input '{name}': strings must stand in lists of equal lengths")
+        elif isinstance(value, str):
+            flat.append(value.encode())
+        elif isinstance(value, dict) and set(value) == {"b64"}:
+            try:
+                flat.append(b64decode(value["b64"], validate=True))
+            except (ValueError, TypeError):
+                raise InvalidInput(f"input '{name}': b64 must hold valid base64") from None
+        else:
+            raise InvalidInput(f"input '{name}': elements must be strings, or objects with b64 alone, for BYTES")
+
+    walk(data, 0)
+    array = np.empty(len(flat), object)
+    array[:] = flat
+    return array.reshape(shape)
+
+
+def _text(value: object) -> str:
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, bytes):
+        raise ModelFailed(f"a BYTES output holds a {type(value).__name__}, must hold bytes or str")
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        raise ModelFailed("a BYTES output is no UTF-8, which JSON needs: ask for it as binary data") from None

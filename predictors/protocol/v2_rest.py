@@ -1,0 +1,258 @@
+"""Open Inference (v2) over REST: JSON, and the binary tensor extension.
+
+Sources: https://github.com/kserve/open-inference-protocol (inference_rest.md) and Triton's "Binary Tensor Data Extension"
+(protocol/extension_binary_data.md): the body is a JSON object, then the binary tensors in the order of the inputs; the
+header Inference-Header-Content-Length says where the JSON ends.
+
+Callers send the same JSON object with every request, only the binary data differ. So the layout read from an object is
+kept (`_Layouts`) and found again by its bytes: a request then costs one look-up and one view per tensor.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import orjson
+
+from ..errors import InvalidInput
+from .datatypes import DTYPES, Array, datatype_of, decode_bytes, encode_bytes
+from .inference import NO_PARAMETERS, InferRequest, InferResponse, Parameters
+from .json_tensor import array_from_json, json_from_array
+
+MAX_RANK = 16
+"""Most axes of a tensor; a limit of torpor's, against shapes that only cost time."""
+
+
+@dataclass(frozen=True, slots=True)
+class _BinaryTensor:
+    """An input whose data lie in the body: `size` bytes at `start`, counted from the end of the JSON object."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    start: int
+    size: int
+
+    def array(self, body: bytes, json_length: int) -> Array:
+        """The tensor: a read-only view of the body, or for BYTES an object array."""
+        at = json_length + self.start
+        if self.datatype == "BYTES":
+            elements = decode_bytes(memoryview(body)[at : at + self.size], math.prod(self.shape), self.name)
+            return object_array(elements, self.shape)
+        array: Array = np.ndarray(self.shape, DTYPES[self.datatype], body, at)
+        if self.datatype == "BOOL" and array.view(np.uint8).max(initial=0) > 1:
+            raise InvalidInput(f"input '{self.name}': BOOL data must be bytes of 0 or 1")
+        return array
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """What the JSON object of a request says: tensors in JSON are arrays already, the others tell where they lie."""
+
+    tensors: tuple[tuple[str, "_BinaryTensor | Array"], ...]
+    binary_size: int
+    outputs: tuple[str, ...]
+    binary_outputs: frozenset[str] | None
+    id: str
+    parameters: Parameters
+
+
+class _Layouts(dict[bytes, _Layout]):
+    """Layouts by the bytes of their JSON object; emptied when full, as callers with an id in each request would fill it."""
+
+    MOST, LARGEST_BYTES = 512, 2048
+
+    def keep(self, text: bytes, layout: _Layout) -> None:
+        if len(text) > self.LARGEST_BYTES or not all(isinstance(t, _BinaryTensor) for _, t in layout.tensors):
+            return
+        if len(self) >= self.MOST:
+            self.clear()
+        self[text] = layout
+
+
+_LAYOUTS = _Layouts()
+
+
+def decode(body: bytes, json_length: int | None) -> InferRequest:
+    """A request's body; `json_length` from Inference-Header-Content-Length, None if the body is JSON alone.
+
+    Raises InvalidInput for anything that is not exactly a request: the message names field, value and allowed range.
+    """
+    if json_length is None:
+        json_length = len(body)
+    elif json_length > len(body):
+        raise InvalidInput(f"Inference-Header-Content-Length = {json_length}, must be in [0, {len(body)}]")
+    text = body[:json_length] if json_length < len(body) else body
+    layout = _LAYOUTS.get(text)
+    if layout is None:
+        layout = _read_layout(text)
+        _LAYOUTS.keep(text, layout)
+    if layout.binary_size != len(body) - json_length:
+        raise InvalidInput(
+            f"binary data: the inputs' binary_data_size add up to {layout.binary_size} bytes, "
+            f"{len(body) - json_length} follow the JSON object"
+        )
+    inputs = {
+        name: tensor.array(body, json_length) if isinstance(tensor, _BinaryTensor) else tensor
+        for name, tensor in layout.tensors
+    }
+    return InferRequest(inputs, layout.outputs, layout.binary_outputs, layout.id, layout.parameters)
+
+
+def encode(response: InferResponse, binary_outputs: frozenset[str] | None) -> tuple[bytes, int | None]:
+    """A response's body and the length of its JSON object if binary data follow it (else None).
+
+    Raises ModelFailed for NaN or infinity in an output that goes as JSON, which has no such numbers.
+    """
+    entries: list[dict[str, object]] = []
+    blobs: list[bytes] = []
+    for name, array in response.outputs.items():
+        entry: dict[str, object] = {"name": name, "datatype": datatype_of(array), "shape": array.shape}
+        if binary_outputs is None or name in binary_outputs:
+            blob = encode_bytes(array) if array.dtype == object else array.tobytes()
+            entry["parameters"] = {"binary_data_size": len(blob)}
+            blobs.append(blob)
+        else:
+            entry["data"] = json_from_array(name, array.ravel())
+        entries.append(entry)
+    head: dict[str, object] = {"model_name": response.model_name, "model_version": response.model_version}
+    if response.id:
+        head["id"] = response.id
+    head["outputs"] = entries
+    text = orjson.dumps(head, option=orjson.OPT_SERIALIZE_NUMPY)
+    if not blobs:
+        return text, None
+    return b"".join((text, *blobs)), len(text)
+
+
+def parse_object(text: bytes) -> dict[str, object]:
+    """A JSON object; raises InvalidInput for anything else, NaN and invalid UTF-8 included."""
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise InvalidInput(f"the body is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise InvalidInput(f"the body is a JSON {_kind(value)}, must be an object")
+    return value
+
+
+def object_array(elements: list[bytes], shape: tuple[int, ...]) -> Array:
+    """An array of dtype object; numpy would make fixed-length strings of a list of bytes."""
+    array = np.empty(len(elements), object)
+    array[:] = elements
+    return array.reshape(shape)
+
+
+def _read_layout(text: bytes) -> _Layout:
+    head = parse_object(text)
+    entries = head.get("inputs")
+    if not isinstance(entries, list) or not entries:
+        raise InvalidInput("inputs must be a non-empty list of tensors")
+    tensors: dict[str, _BinaryTensor | Array] = {}
+    start = 0
+    for position, entry in enumerate(entries):
+        tensor = _read_input(entry, position, start)
+        if isinstance(tensor[1], _BinaryTensor):
+            start += tensor[1].size
+        if tensor[0] in tensors:
+            raise InvalidInput(f"input '{tensor[0]}' is given twice")
+        tensors[tensor[0]] = tensor[1]
+    request_id = head.get("id", "")
+    if not isinstance(request_id, str):
+        raise InvalidInput(f"id is a JSON {_kind(request_id)}, must be a string")
+    parameters = _parameters(head.get("parameters"), "parameters")
+    outputs, binary_outputs = _read_outputs(head.get("outputs"), _flag(parameters, "binary_data_output", False))
+    return _Layout(tuple(tensors.items()), start, outputs, binary_outputs, request_id, parameters)
+
+
+def _read_input(entry: object, position: int, start: int) -> "tuple[str, _BinaryTensor | Array]":
+    if not isinstance(entry, dict):
+        raise InvalidInput(f"inputs[{position}] is a JSON {_kind(entry)}, must be an object")
+    name = entry.get("name")
+    if not isinstance(name, str) or not name:
+        raise InvalidInput(f"inputs[{position}].name must be a non-empty string")
+    datatype = entry.get("datatype")
+    if not isinstance(datatype, str) or datatype not in DTYPES:
+        raise InvalidInput(f"input '{name}': datatype = {datatype!r}, must be one of {', '.join(DTYPES)}")
+    shape = read_shape(name, entry.get("shape"))
+    size = _parameters(entry.get("parameters"), f"input '{name}': parameters").get("binary_data_size")
+    if size is None:
+        if "data" not in entry:
+            raise InvalidInput(f"input '{name}': data or parameters.binary_data_size must be given")
+        return name, array_from_json(name, entry["data"], datatype, shape)
+    if "data" in entry:
+        raise InvalidInput(f"input '{name}': data and parameters.binary_data_size exclude one another")
+    if type(size) is not int or size < 0:
+        raise InvalidInput(f"input '{name}': binary_data_size = {size!r}, must be an integer of at least 0")
+    check_size(name, datatype, shape, size)
+    return name, _BinaryTensor(name, datatype, shape, start, size)
+
+
+def read_shape(name: str, shape: object) -> tuple[int, ...]:
+    """A shape as it came; raises InvalidInput."""
+    if not isinstance(shape, list) or not all(type(n) is int and n >= 0 for n in shape):
+        raise InvalidInput(f"input '{name}': shape = {_shown(shape)}, must be a list of integers of at least 0")
+    if len(shape) > MAX_RANK:
+        raise InvalidInput(f"input '{name}': shape has {len(shape)} axes, must be in [1, {MAX_RANK}]")
+    return tuple(shape)
+
+
+def check_size(name: str, datatype: str, shape: tuple[int, ...], size: int) -> None:
+    """Raw data of `size` bytes must be what datatype and shape say; BYTES need 4 bytes an element at least."""
+    elements = math.prod(shape)
+    if datatype == "BYTES":
+        if elements * 4 > size:
+            raise InvalidInput(f"input '{name}': shape {list(shape)} needs {elements * 4} bytes or more, got {size}")
+    elif elements * DTYPES[datatype].itemsize != size:
+        needed = elements * DTYPES[datatype].itemsize
+        raise InvalidInput(f"input '{name}': shape {list(shape)} of {datatype} needs {needed} bytes, got {size}")
+
+
+def _read_outputs(entries: object, binary_default: bool) -> tuple[tuple[str, ...], frozenset[str] | None]:
+    if entries is None:
+        return (), None if binary_default else frozenset()
+    if not isinstance(entries, list):
+        raise InvalidInput(f"outputs is a JSON {_kind(entries)}, must be a list")
+    names: list[str] = []
+    binary: set[str] = set()
+    for position, entry in enumerate(entries):
+        name = entry.get("name") if isinstance(entry, dict) else None
+        if not isinstance(entry, dict) or not isinstance(name, str) or not name:
+            raise InvalidInput(f"outputs[{position}] must be an object with a name")
+        if name in names:
+            raise InvalidInput(f"output '{name}' is asked for twice")
+        parameters = _parameters(entry.get("parameters"), f"output '{name}': parameters")
+        if "classification" in parameters:
+            raise InvalidInput(f"output '{name}': parameter classification is not supported")
+        names.append(name)
+        if _flag(parameters, "binary_data", binary_default):
+            binary.add(name)
+    if not names:
+        return (), None if binary_default else frozenset()
+    return tuple(names), frozenset(binary)
+
+
+def _parameters(value: object, field: str) -> Parameters:
+    if value is None:
+        return NO_PARAMETERS
+    if not isinstance(value, dict) or not all(isinstance(v, bool | int | float | str) for v in value.values()):
+        raise InvalidInput(f"{field} must be an object of strings, numbers and booleans")
+    return value
+
+
+def _flag(parameters: Mapping[str, object], name: str, default: bool) -> bool:
+    value = parameters.get(name, default)
+    if not isinstance(value, bool):
+        raise InvalidInput(f"parameter {name} = {value!r}, must be true or false")
+    return value
+
+
+def _kind(value: object) -> str:
+    kinds = {dict: "object", list: "list", str: "string", bool: "boolean", int: "number", float: "number"}
+    return kinds.get(type(value), "null")
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

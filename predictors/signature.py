@@ -1,0 +1,208 @@
+"""What a model takes and gives: declared tensors, and the check of a request against them.
+
+A tensor is declared as text, `float32[rows, 784]`: a dtype, then one entry an axis. The first axis is `rows` (or -1).
+The others are a size, `-1` (any size; rows of different sizes don't share a batch), or a name: any size, torpor may pad
+it, and every tensor with that name of axis has one size there. An output is cut back to its request's own sizes.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from .batching.bucket import Bucket
+from .errors import InvalidInput, ModelFailed
+from .protocol.datatypes import DTYPES, NAMES, Array
+
+_DTYPE_WORDS = {
+    "bool": "BOOL", "bytes": "BYTES", "float16": "FP16", "float32": "FP32", "float64": "FP64",
+    **{f"{sign}int{bits}": f"{sign.upper()}INT{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)},
+}  # fmt: skip
+
+_SPEC = re.compile(r"\s*(\w+)\s*\[([^\]]*)\]\s*")
+
+_AXIS_STEP = 8
+"""Sizes of named axes are rounded up to this in a bucket's key, so that near lengths meet; a batch is padded only to
+its own longest row. Eight tokens are a twentieth of MiniLM's median batch."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One declared tensor. axes: after rows; an int is a fixed size, -1 any size, a str a named axis.
+
+    pad: the value that fills a row up along its named axes.
+    """
+
+    name: str
+    datatype: str
+    axes: tuple[int | str, ...]
+    pad: float = 0
+
+    @classmethod
+    def parse(cls, name: str, text: str, pad: float = 0) -> "TensorSpec":
+        """Read `dtype[rows, …]`; raises ValueError that says which part is wrong."""
+        match = _SPEC.fullmatch(text)
+        if match is None:
+            raise ValueError(f"tensor '{name}': {text!r} is not of the form 'float32[rows, 784]'")
+        word, inner = match.groups()
+        datatype = _DTYPE_WORDS.get(word, word)
+        if datatype not in DTYPES:
+            raise ValueError(f"tensor '{name}': dtype {word!r} must be one of {', '.join(sorted(_DTYPE_WORDS))}")
+        first, *rest = [entry.strip() for entry in inner.split(",")]
+        if first not in ("rows", "-1"):
+            raise ValueError(f"tensor '{name}': the first axis is {first!r}, must be 'rows' or -1")
+        axes: list[int | str] = []
+        for entry in rest:
+            if entry == "-1" or entry.isdecimal():
+                axes.append(int(entry))
+            elif entry.isidentifier():
+                axes.append(entry)
+            else:
+                raise ValueError(f"tensor '{name}': axis {entry!r} must be a size, -1 or a name")
+        return cls(name, datatype, tuple(axes), pad)
+
+    @property
+    def shape(self) -> list[int]:
+        """The shape as metadata shows it: -1 for rows and for every axis without a fixed size."""
+        return [-1, *(axis if isinstance(axis, int) else -1 for axis in self.axes)]
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """A request that fits: its inputs in the model's order, its rows, and where they may be batched.
+
+    sizes: the request's own sizes of the named axes, in the signature's order.
+    """
+
+    arrays: list[Array]
+    rows: int
+    bucket: Bucket
+    sizes: tuple[int, ...]
+
+
+class Signature:
+    """The declared inputs and outputs of a model, each possibly incomplete.
+
+    names: the inputs' names in the order of the class's parameters; () if the class takes whatever comes (`**inputs`).
+    inputs, outputs: the declared ones; a name without declaration takes any dtype and shape.
+    optional: names that a request may leave out.
+    named_axes: the axes that torpor may pad, in order of appearance.
+    """
+
+    def __init__(
+        self,
+        names: tuple[str, ...] = (),
+        inputs: Mapping[str, TensorSpec] | None = None,
+        outputs: Mapping[str, TensorSpec] | None = None,
+        optional: frozenset[str] = frozenset(),
+    ) -> None:
+        self.names = names
+        self.inputs = inputs or {}
+        self.outputs = outputs or {}
+        self.optional = optional
+        self.named_axes = tuple(
+            dict.fromkeys(axis for spec in self.inputs.values() for axis in spec.axes if isinstance(axis, str))
+        )
+        for spec in self.outputs.values():
+            for axis in spec.axes:
+                if isinstance(axis, str) and axis not in self.named_axes:
+                    raise ValueError(f"output '{spec.name}': axis '{axis}' belongs to no input")
+        # (name, dtype, shape of a row) of a single input that is all fixed: its check is two comparisons.
+        self._fixed: tuple[str, object, tuple[int | str, ...]] | None = None
+        if len(names) == 1 and not optional and names[0] in self.inputs:
+            spec = self.inputs[names[0]]
+            if all(isinstance(axis, int) and axis >= 0 for axis in spec.axes):
+                self._fixed = (spec.name, DTYPES[spec.datatype], spec.axes)
+
+    def bind(self, inputs: Mapping[str, Array]) -> Bound:
+        """Check a request's inputs against the declaration. Raises InvalidInput naming input, value and what it must be."""
+        if self._fixed is not None and len(inputs) == 1:
+            name, dtype, row_shape = self._fixed
+            array = inputs.get(name)
+            if array is not None and array.dtype == dtype and array.shape[1:] == row_shape and array.size:
+                return Bound([array], len(array), _FIXED_BUCKET, ())
+        return self._bind(inputs)
+
+    def _bind(self, inputs: Mapping[str, Array]) -> Bound:
+        names = self.names or tuple(inputs)
+        unknown = [name for name in inputs if name not in names]
+        if unknown:
+            raise InvalidInput(f"input '{unknown[0]}' is unknown, must be one of {_listed(names)}")
+        arrays: list[Array] = []
+        sizes: dict[str, int] = {}
+        key: list[object] = []
+        rows = -1
+        for name in names:
+            array = inputs.get(name)
+            if array is None:
+                if name in self.optional:
+                    continue
+                raise InvalidInput(f"input '{name}' is missing, the model takes {_listed(names)}")
+            if not array.ndim:
+                raise InvalidInput(f"input '{name}': shape = [], must have rows on axis 0")
+            if rows >= 0 and len(array) != rows:
+                raise InvalidInput(f"input '{name}': rows = {len(array)}, must be {rows} as in '{names[0]}'")
+            rows = len(array)
+            spec = self.inputs.get(name)
+            if spec is None:
+                key += (name, array.dtype.str, array.shape[1:])
+            else:
+                _check(spec, array, sizes)
+                free = tuple(n for n, axis in zip(array.shape[1:], spec.axes, strict=True) if axis == -1)
+                key += (name, free)
+            arrays.append(array)
+        if rows < 1:
+            raise InvalidInput(f"rows = {max(rows, 0)}, must be at least 1")
+        own = tuple(sizes.get(axis, 0) for axis in self.named_axes)
+        rounded = tuple(-(-size // _AXIS_STEP) * _AXIS_STEP for size in own)
+        return Bound(arrays, rows, Bucket(tuple(key), rounded), own)
+
+    def ask(self, wanted: tuple[str, ...]) -> None:
+        """Refuse a request for outputs that the model does not declare; nothing to check without a declaration."""
+        for name in wanted:
+            if self.outputs and name not in self.outputs:
+                raise InvalidInput(f"output '{name}' is unknown, must be one of {_listed(self.outputs)}")
+
+    def check_output(self, name: str, array: Array, rows: int) -> None:
+        """What the model returned for a batch of `rows` rows must fit. Raises ModelFailed."""
+        if not array.ndim or len(array) != rows:
+            got = list(array.shape)
+            raise ModelFailed(f"output '{name}': shape = {got}, must have {rows} rows, one for each row of the input")
+        if array.dtype not in NAMES:
+            raise ModelFailed(f"output '{name}': dtype {array.dtype} has no Open Inference datatype")
+        spec = self.outputs.get(name)
+        if spec is None:
+            if self.outputs:
+                raise ModelFailed(f"output '{name}' is not declared, must be one of {_listed(self.outputs)}")
+            return
+        if NAMES[array.dtype] != spec.datatype:
+            raise ModelFailed(f"output '{name}': datatype = {NAMES[array.dtype]}, must be {spec.datatype}")
+        fits = array.ndim == len(spec.axes) + 1 and all(
+            isinstance(axis, str) or axis in (-1, size)
+            for size, axis in zip(array.shape[1:], spec.axes, strict=True)
+        )
+        if not fits:
+            raise ModelFailed(f"output '{name}': shape = {list(array.shape)}, must be {spec.shape}")
+
+
+_FIXED_BUCKET = Bucket("fixed")
+
+
+def _check(spec: TensorSpec, array: Array, sizes: dict[str, int]) -> None:
+    if array.dtype != DTYPES[spec.datatype]:
+        got = NAMES.get(array.dtype, str(array.dtype))
+        raise InvalidInput(f"input '{spec.name}': datatype = {got}, must be {spec.datatype}")
+    shape = array.shape[1:]
+    if len(shape) != len(spec.axes):
+        raise InvalidInput(f"input '{spec.name}': shape = {list(array.shape)}, must be {spec.shape}")
+    for size, axis in zip(shape, spec.axes, strict=True):
+        if isinstance(axis, str):
+            if sizes.setdefault(axis, size) != size:
+                raise InvalidInput(
+                    f"input '{spec.name}': axis '{axis}' = {size}, must be {sizes[axis]} as in the inputs before"
+                )
+        elif axis not in (-1, size):
+            raise InvalidInput(f"input '{spec.name}': shape = {list(array.shape)}, must be {spec.shape}")
+
+
+def _listed(names: object) -> str:
+    return ", ".join(f"'{name}'" for name in names)  # type: ignore[attr-defined]
