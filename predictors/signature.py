@@ -6,12 +6,13 @@ it, and every tensor with that name of axis has one size there. An output is cut
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from .batching.bucket import Bucket
 from .errors import InvalidInput, ModelFailed
 from .protocol.datatypes import DTYPES, NAMES, Array
+from .protocol.inference import Parameters
 
 _DTYPE_WORDS = {
     "bool": "BOOL", "bytes": "BYTES", "float16": "FP16", "float32": "FP32", "float64": "FP64",
@@ -67,16 +68,36 @@ class TensorSpec:
 
 
 @dataclass(frozen=True, slots=True)
-class Bound:
-    """A request that fits: its inputs in the model's order, its rows, and where they may be batched.
+class Request:
+    """What a class that asks for `request` (or `requests`, one a row) learns of its caller, beside the inputs.
 
-    sizes: the request's own sizes of the named axes, in the signature's order.
+    headers: HTTP headers or gRPC metadata, names in lower case. parameters: the v2 request's. id: "" without one.
     """
 
-    arrays: list[Array]
+    headers: Mapping[str, str]
+    parameters: Parameters
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """A request that fits its model: the inputs by name in the model's order, and where they may be batched.
+
+    sizes: the request's own sizes of the named axes, in the signature's order; its bucket's are rounded up.
+    """
+
+    arrays: dict[str, Array]
     rows: int
     bucket: Bucket
     sizes: tuple[int, ...]
+    request: Request | None = None
+
+    def part(self, start: int, stop: int) -> "Bound":
+        """Rows `start` to `stop` of it, as views."""
+        if stop - start == self.rows:
+            return self
+        arrays = {name: array[start:stop] for name, array in self.arrays.items()}
+        return Bound(arrays, stop - start, self.bucket, self.sizes, self.request)
 
 
 class Signature:
@@ -85,6 +106,7 @@ class Signature:
     names: the inputs' names in the order of the class's parameters; () if the class takes whatever comes (`**inputs`).
     inputs, outputs: the declared ones; a name without declaration takes any dtype and shape.
     optional: names that a request may leave out.
+    wants: "request" if `predict` takes one request at a time, "requests" if it takes one a row, "" for neither.
     named_axes: the axes that torpor may pad, in order of appearance.
     """
 
@@ -94,11 +116,13 @@ class Signature:
         inputs: Mapping[str, TensorSpec] | None = None,
         outputs: Mapping[str, TensorSpec] | None = None,
         optional: frozenset[str] = frozenset(),
+        wants: str = "",
     ) -> None:
         self.names = names
         self.inputs = inputs or {}
         self.outputs = outputs or {}
         self.optional = optional
+        self.wants = wants
         self.named_axes = tuple(
             dict.fromkeys(axis for spec in self.inputs.values() for axis in spec.axes if isinstance(axis, str))
         )
@@ -119,7 +143,7 @@ class Signature:
             name, dtype, row_shape = self._fixed
             array = inputs.get(name)
             if array is not None and array.dtype == dtype and array.shape[1:] == row_shape and array.size:
-                return Bound([array], len(array), _FIXED_BUCKET, ())
+                return Bound({name: array}, len(array), _FIXED_BUCKET, ())
         return self._bind(inputs)
 
     def _bind(self, inputs: Mapping[str, Array]) -> Bound:
@@ -127,7 +151,7 @@ class Signature:
         unknown = [name for name in inputs if name not in names]
         if unknown:
             raise InvalidInput(f"input '{unknown[0]}' is unknown, must be one of {_listed(names)}")
-        arrays: list[Array] = []
+        arrays: dict[str, Array] = {}
         sizes: dict[str, int] = {}
         key: list[object] = []
         rows = -1
@@ -149,7 +173,7 @@ class Signature:
                 _check(spec, array, sizes)
                 free = tuple(n for n, axis in zip(array.shape[1:], spec.axes, strict=True) if axis == -1)
                 key += (name, free)
-            arrays.append(array)
+            arrays[name] = array
         if rows < 1:
             raise InvalidInput(f"rows = {max(rows, 0)}, must be at least 1")
         own = tuple(sizes.get(axis, 0) for axis in self.named_axes)
@@ -204,5 +228,5 @@ def _check(spec: TensorSpec, array: Array, sizes: dict[str, int]) -> None:
             raise InvalidInput(f"input '{spec.name}': shape = {list(array.shape)}, must be {spec.shape}")
 
 
-def _listed(names: object) -> str:
-    return ", ".join(f"'{name}'" for name in names)  # type: ignore[attr-defined]
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(f"'{name}'" for name in names)

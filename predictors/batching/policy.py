@@ -2,6 +2,7 @@
 
     offer(item, now)    an item (the rows of one request) joins the queue of its bucket, or QueueFull is raised
     cancel(item)        its caller left: the rows that still wait are dropped
+    clear()             all items that wait, dropped
     expire(now)         the items whose deadline has passed, dropped
     take(now)           the batch to run on a device that is free, or None: waiting is better
     wake_at(now)        when to ask `take` again, if nothing else happens before
@@ -166,6 +167,13 @@ class BatchingPolicy:
                 self.cancel(item)
                 expired.append(item)
         return expired
+
+    def clear(self) -> list[Item]:
+        """Drop and return all items of which rows wait."""
+        items = [item for queue in self._queues.values() for item in queue.items if item.state is State.QUEUED]
+        for item in items:
+            self.cancel(item)
+        return items
 
     def take(self, now: float, *, flush: bool = False) -> Batch | None:
         """The batch that a free device should run now, or None if waiting is better.

@@ -1,0 +1,196 @@
+"""The command `torpor`: the composition root of the predictors, where the serving path meets the runtime."""
+
+import argparse
+import asyncio
+import gc
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from .settings import SETTINGS, ModelFile, SettingError, find_model_file, find_model_folder, resolve
+
+logger = logging.getLogger("torpor")
+
+KSERVE_MODEL_FOLDER = Path("/mnt/models")
+"""Where KServe's storage initializer and volumes put a model."""
+
+_KSERVE_FLAGS = (
+    "grpc_port", "workers", "max_threads", "max_asyncio_workers", "enable_grpc", "enable_docs_url",
+    "enable_latency_logging", "configure_logging", "log_config_file", "access_log_format", "predictor_host", "protocol",
+    "predictor_protocol", "predictor_use_ssl", "predictor_request_timeout_seconds", "predictor_request_retries",
+    "enable_predictor_health_check", "grpc_max_send_message_length", "grpc_max_receive_message_length",
+    "event-loop", "timeout-keep-alive",
+)  # fmt: skip
+"""Flags of KServe's SDK server that manifests carry (and KServe itself adds `--workers`): accepted, ignored, logged."""
+
+SWITCH_INTERVAL_S = 0.0005
+"""How long the event loop may keep the interpreter from the device thread, which needs it after every operation of a
+model. Python's 5 ms cost a fifth of the throughput (MLP, 64 connections: 19 600 requests/s against 24 900)."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `torpor`; the process's exit status."""
+    began_s = time.perf_counter()
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        return int(options.run(options, began_s))
+    except SettingError as error:
+        print(f"torpor: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="torpor", description="Serve PyTorch models on KServe and Knative.")
+    parser.add_argument("--version", action="version", version=f"torpor {version('torpor')}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    serve = commands.add_parser(
+        "serve",
+        help="serve a model",
+        description="Serve a model over KServe v1, Open Inference v2 and gRPC, all on one port. "
+        "A setting comes from its flag, else its variable (TORPOR_PORT for --port), else the model's model.toml.",
+    )
+    serve.add_argument(
+        "model", nargs="?", metavar="FOLDER|MODULE:CLASS",
+        help=f"a folder with a model.toml, or a class; without it $TORPOR_MODEL, else {KSERVE_MODEL_FOLDER}",
+    )  # fmt: skip
+    serve.add_argument(
+        "--model-name", "--model_name",
+        help="name in URLs; else $INFERENCE_SERVICE_NAME, model.toml's, the folder's or the class's",
+    )  # fmt: skip
+    serve.add_argument("--model-version", help="numbered folder to serve; else the highest")
+    serve.add_argument("--model-dir", "--model_dir", type=Path, help="what `load` gets as folder, with MODULE:CLASS")
+    for setting in SETTINGS:
+        flags = dict.fromkeys((setting.flag, setting.flag.replace("-", "_").replace("__", "--", 1)))
+        if setting.name == "port":
+            flags = dict.fromkeys((*flags, "--http_port"))
+        default = "" if setting.name == "drain_quiet_s" else f" (default {setting.default})"
+        serve.add_argument(*flags, dest=setting.name, metavar=setting.kind.__name__.upper(), help=setting.help + default)
+    for flag in _KSERVE_FLAGS:
+        serve.add_argument(f"--{flag}", dest="kserve_" + flag, nargs="?", const="", help=argparse.SUPPRESS)
+    serve.set_defaults(run=_serve)
+
+    completion = commands.add_parser("completion", help="print a shell's completion script")
+    completion.add_argument("shell", choices=("bash", "zsh", "tcsh"))
+    completion.set_defaults(run=_completion)
+    return parser
+
+
+def _completion(options: argparse.Namespace, began_s: float) -> int:
+    import shtab
+
+    print(shtab.complete(_parser(), options.shell))
+    return 0
+
+
+def _serve(options: argparse.Namespace, began_s: float) -> int:
+    flags = vars(options)
+    source = options.model or os.environ.get("TORPOR_MODEL") or str(KSERVE_MODEL_FOLDER)
+    if ":" in source and not Path(source).exists():
+        folder: Path | None = options.model_dir or (KSERVE_MODEL_FOLDER if KSERVE_MODEL_FOLDER.is_dir() else None)
+        file, model_version, code_folder = ModelFile(source, None, {}, {}), options.model_version or "1", Path.cwd()
+        default_name = source.partition(":")[2].lower()
+    else:
+        root = Path(source).resolve()
+        if not root.is_dir():
+            raise SettingError(f"{source!r} is neither a folder nor MODULE:CLASS")
+        folder, model_version = find_model_folder(root, options.model_version)
+        path = find_model_file(root, folder)
+        file, code_folder, default_name = ModelFile.read(path), path.parent, root.name
+    settings = resolve(flags, os.environ, file.settings)
+    environment_name = os.environ.get("TORPOR_MODEL_NAME") or os.environ.get("INFERENCE_SERVICE_NAME")
+    name = options.model_name or environment_name or file.name or default_name
+    _configure_logging(settings["log_level"], settings["log_format"])
+    ignored = [flag for flag in _KSERVE_FLAGS if flags["kserve_" + flag] is not None]
+    if ignored:
+        logger.info("ignored, without meaning here: %s", ", ".join(f"--{flag}" for flag in ignored))
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    try:
+        return asyncio.run(_run(name, model_version, file, folder, code_folder, settings, began_s))
+    except KeyboardInterrupt:
+        return 130
+
+
+async def _run(
+    name: str,
+    model_version: str,
+    file: ModelFile,
+    folder: Path | None,
+    code_folder: Path,
+    settings: Mapping[str, Any],
+    began_s: float,
+) -> int:
+    """Import the class, load and warm it, serve until a signal. The status is 1 if the model or the port fails."""
+    from .batching.policy import BatchingSettings
+    from .runtime.executor import Executor
+    from .runtime.user_class import UserClassError, import_class, inspect_class
+    from .serving.app import App
+    from .serving.data_plane import DataPlane
+    from .serving.lifecycle import Lifecycle
+    from .serving.server import HttpServer
+
+    data_plane = DataPlane(version("torpor"))
+    phases = data_plane.metrics.start_phases
+    phases["start"] = time.perf_counter() - began_s
+    logger.info("loading %s version %s: %s", name, model_version, file.class_path)
+    try:
+        import_began_s = time.perf_counter()
+        user_class = inspect_class(import_class(file.class_path, code_folder))
+        phases["import"] = time.perf_counter() - import_began_s
+        executor = Executor(
+            user_class, folder,
+            device=settings["device"], threads=settings["threads"], parameters=file.parameters,
+        )  # fmt: skip
+        batching = BatchingSettings(
+            settings["max_batch_size"], settings["batch_timeout_micros"] / 1e6, settings["max_queue_rows"]
+        )
+        await data_plane.add(name, model_version, executor, batching, settings["request_timeout_s"])
+    except UserClassError as error:
+        logger.error("%s", error)
+        return 1
+    except Exception:
+        logger.exception("model %s failed to load", name)
+        return 1
+    # What the imports and the model left is there to stay: the collector need not look at it during each request.
+    gc.collect()
+    gc.freeze()
+    app = App(data_plane, settings["max_body_bytes"])
+    server = HttpServer(app, settings["host"], settings["port"], settings["drain_timeout_s"])
+    lifecycle = Lifecycle(data_plane, app, server, settings["drain_quiet_s"], settings["drain_timeout_s"])
+    total_s = time.perf_counter() - began_s
+    detail = ", ".join(f"{phase} {seconds:.2f}" for phase, seconds in phases.items())
+    try:
+        await lifecycle.run(f"ready in {total_s:.2f} s ({detail}): {name} on {{address}}")
+    except OSError as error:
+        logger.error("port %s on %s: %s", settings["port"], settings["host"], error)
+        return 1
+    return 0
+
+
+class _JsonFormatter(logging.Formatter):
+    """One JSON object a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        entry = {
+            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S") + f".{int(record.msecs):03d}",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            entry["exception"] = self.formatException(record.exc_info)
+        return json.dumps(entry)
+
+
+def _configure_logging(level: str, form: str) -> None:
+    handler = logging.StreamHandler()
+    text = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    handler.setFormatter(_JsonFormatter() if form == "json" else text)
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

@@ -1,0 +1,111 @@
+"""A torpor predictor as a `kserve.Model`, batched, under a stock `kserve.ModelServer`; the only place that imports kserve.
+
+    from kserve import ModelServer
+    from torpor.predictors.kserve_model import KServeModel
+
+    model = KServeModel("minilm", "examples/minilm")
+    model.load()
+    ModelServer().start([model])
+"""
+
+import asyncio
+import os
+from pathlib import Path
+from typing import Any
+
+import kserve
+import numpy as np
+import orjson
+from kserve.errors import InvalidInput as KServeInvalidInput
+
+from .batching.policy import BatchingPolicy, BatchingSettings
+from .batching.run_times import RunTimes
+from .errors import InvalidInput, TorporError
+from .protocol import v1
+from .protocol.datatypes import datatype_of
+from .protocol.inference import InferRequest
+from .runtime.executor import Executor
+from .runtime.user_class import import_class, inspect_class
+from .serving.batcher import Batcher
+from .serving.data_plane import ServedModel
+from .serving.device_thread import DeviceThread
+from .serving.metrics import ModelMetrics
+from .settings import ModelFile, find_model_file, find_model_folder, resolve
+
+
+class KServeModel(kserve.Model):  # type: ignore[misc]
+    """One model folder; settings come from its model.toml and the environment."""
+
+    def __init__(self, name: str, folder: str | Path) -> None:
+        super().__init__(name)
+        self._folder = Path(folder).resolve()
+        self._served: ServedModel | None = None
+        self._device: DeviceThread | None = None
+        self._policy: BatchingPolicy | None = None
+        self._version = "1"
+
+    def load(self) -> bool:
+        """Import and load the class on its device thread; errors are raised as they are."""
+        version_folder, self._version = find_model_folder(self._folder, None)
+        path = find_model_file(self._folder, version_folder)
+        file = ModelFile.read(path)
+        settings = resolve({}, os.environ, file.settings)
+        user_class = inspect_class(import_class(file.class_path, path.parent))
+        executor = Executor(
+            user_class, version_folder,
+            device=settings["device"], threads=settings["threads"], parameters=file.parameters,
+        )  # fmt: skip
+        batching = BatchingSettings(
+            settings["max_batch_size"], settings["batch_timeout_micros"] / 1e6, settings["max_queue_rows"]
+        )
+        self._device = DeviceThread(self.name, executor)
+        self._device.start()
+        asyncio.run(self._device.call(executor.load))
+        self._policy = BatchingPolicy(batching, RunTimes())
+        self.ready = True
+        return True
+
+    async def predict(self, payload: Any, headers: dict[str, str] | None = None, response_headers: Any = None) -> Any:
+        """Answer a v1 dict with a v1 dict, an InferRequest with an InferResponse."""
+        model = self._model()
+        try:
+            if isinstance(payload, kserve.InferRequest):
+                request = InferRequest({i.name: i.as_numpy() for i in payload.inputs}, id=payload.id or "")
+                response = await model.infer(request, headers)
+                outputs = []
+                for name, array in response.outputs.items():
+                    output = kserve.InferOutput(name, list(array.shape), datatype_of(array))
+                    output.set_data_from_numpy(np.ascontiguousarray(array), binary_data=bool(payload.from_grpc))
+                    outputs.append(output)
+                return kserve.InferResponse(payload.id, self.name, outputs, model_version=model.version)
+            datatypes = {spec.name: spec.datatype for spec in model.signature.inputs.values()}
+            request = v1.decode(orjson.dumps(payload), model.signature.names, datatypes)
+            return orjson.loads(v1.encode(await model.infer(request, headers)))
+        except InvalidInput as error:
+            raise KServeInvalidInput(str(error)) from error
+        except TorporError as error:
+            raise kserve.errors.InferenceError(str(error)) from error
+
+    def get_input_types(self) -> list[dict[str, Any]]:
+        return self._model().metadata()["inputs"]  # type: ignore[return-value]
+
+    def get_output_types(self) -> list[dict[str, Any]]:
+        return self._model().metadata()["outputs"]  # type: ignore[return-value]
+
+    def stop(self) -> None:
+        """Let the device thread end after its batch."""
+        if self._device is not None:
+            self._device.stop()
+
+    def _model(self) -> ServedModel:
+        """The batcher belongs to the server's event loop, which exists when the first call comes."""
+        if self._served is None:
+            assert self._device is not None and self._policy is not None
+            policy = self._policy
+            metrics = ModelMetrics(self.name, self._version, lambda: policy.queued_rows)
+            batcher = Batcher(policy, self._device, metrics)
+            self._served = ServedModel(
+                self.name, self._version, self._device.executor.signature, batcher, self._device
+            )
+        return self._served
+

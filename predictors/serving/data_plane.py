@@ -1,0 +1,141 @@
+"""The models that a server has, and an inference on one of them, whatever protocol it came by."""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ..batching.policy import BatchingPolicy, BatchingSettings
+from ..batching.run_times import RunTimes
+from ..errors import InvalidInput, ModelFailed, NotFound, Unavailable
+from ..protocol.inference import InferRequest, InferResponse
+from ..signature import Bound, Request, Signature
+from .batcher import Batcher
+from .device_thread import DeviceThread, Executor
+from .metrics import ModelMetrics, ServerMetrics
+
+EXTENSIONS = ("binary_tensor_data",)
+PLATFORM = "torpor"
+
+
+@dataclass(slots=True)
+class ServedModel:
+    """One version of one model, loaded. default_timeout_s: for requests without a deadline; 0 for none."""
+
+    name: str
+    version: str
+    signature: Signature
+    batcher: Batcher
+    device: DeviceThread
+    default_timeout_s: float = 0.0
+
+    async def infer(
+        self, request: InferRequest, headers: Mapping[str, str] | None = None, timeout_s: float | None = None
+    ) -> InferResponse:
+        """Check, batch, run, and pick what was asked for.
+
+        headers: given on to a class that asks for its request. timeout_s: what the caller still has; None if it did not
+        say. Raises a TorporError.
+        """
+        signature = self.signature
+        if request.outputs and signature.outputs:
+            signature.ask(request.outputs)
+        bound = signature.bind(request.inputs)
+        if signature.wants:
+            own = Request(headers or {}, request.parameters, request.id)
+            bound = Bound(bound.arrays, bound.rows, bound.bucket, bound.sizes, own)
+            if signature.wants == "request":  # rows of one request only share a batch
+                bound = Bound(bound.arrays, bound.rows, bound.bucket._replace(family=object()), bound.sizes, own)
+        if timeout_s is None and self.default_timeout_s:
+            timeout_s = self.default_timeout_s
+        deadline_s = None if timeout_s is None else asyncio.get_running_loop().time() + timeout_s
+        outputs = await self.batcher.infer(bound, deadline_s)
+        if request.outputs:
+            missing = [name for name in request.outputs if name not in outputs]
+            if missing:
+                raise InvalidInput(f"output '{missing[0]}' is unknown, must be one of {', '.join(outputs)}")
+            outputs = {name: outputs[name] for name in request.outputs}
+        return InferResponse(self.name, self.version, outputs, request.id)
+
+    def metadata(self) -> dict[str, object]:
+        """The v2 metadata object: names, datatypes and shapes of what is declared."""
+        signature = self.signature
+        return {
+            "name": self.name,
+            "versions": [self.version],
+            "platform": PLATFORM,
+            "inputs": [
+                {"name": s.name, "datatype": s.datatype, "shape": s.shape} for s in signature.inputs.values()
+            ],
+            "outputs": [
+                {"name": s.name, "datatype": s.datatype, "shape": s.shape} for s in signature.outputs.values()
+            ],
+        }
+
+
+class DataPlane:
+    """The models by name, and whether the server takes requests. `version` is the server's own."""
+
+    def __init__(self, version: str) -> None:
+        self.version = version
+        self.metrics = ServerMetrics()
+        self.models: dict[str, ServedModel] = {}
+        self.is_ready = False
+        self.is_draining = False
+        self.readiness_changed = asyncio.Condition()
+
+    async def add(
+        self, name: str, version: str, executor: Executor, settings: BatchingSettings, default_timeout_s: float = 0.0
+    ) -> ServedModel:
+        """Load a model on a device thread of its own, warm it up, and serve it. Raises what its `load` raises."""
+        device = DeviceThread(name, executor)
+        device.start()
+        started_s = time.perf_counter()
+        await device.call(executor.load)
+        self.metrics.start_phases["load"] = time.perf_counter() - started_s
+        run_times = RunTimes()
+        policy = BatchingPolicy(settings, run_times)
+        metrics = ModelMetrics(name, version, lambda: policy.queued_rows)
+        self.metrics.models.append(metrics)
+        started_s = time.perf_counter()
+        for rows in (1, 1, min(4, settings.max_batch_size)):  # the first run allocates; the next two give the times' prior
+            bound = executor.warm_up(rows)
+            if bound is None:
+                break
+            began_s = time.perf_counter()
+            result = (await device.call(lambda batch=bound: executor.run([batch])))[0]  # type: ignore[misc]
+            if isinstance(result, ModelFailed | InvalidInput):
+                raise result
+            if rows != 1 or run_times.coefficients(bound.bucket.family) == (0.0, 0.0):
+                run_times.observe(rows, bound.bucket, time.perf_counter() - began_s)
+        self.metrics.start_phases["warm_up"] = time.perf_counter() - started_s
+        batcher = Batcher(policy, device, metrics)
+        model = ServedModel(name, version, executor.signature, batcher, device, default_timeout_s)
+        self.models[name] = model
+        return model
+
+    def model(self, name: str, version: str = "") -> ServedModel:
+        """Raises NotFound, which names what there is."""
+        model = self.models.get(name)
+        if model is None:
+            raise NotFound(f"model '{name}' is unknown, must be one of {', '.join(self.models)}")
+        if version and version != model.version:
+            raise NotFound(f"model '{name}' has no version '{version}', must be {model.version}")
+        return model
+
+    def check_accepting(self, model: ServedModel) -> None:
+        """Refuse in the cheapest place, before a body is read: Unavailable, or QueueFull."""
+        if not self.models or not (self.is_ready or self.is_draining):
+            raise Unavailable("the server is not ready")
+        if model.batcher.policy.is_full:
+            raise model.batcher.policy.refusal()
+
+    async def set_ready(self, ready: bool) -> None:
+        async with self.readiness_changed:
+            self.is_ready = ready
+            self.readiness_changed.notify_all()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no row waits or runs."""
+        return not any(m.batcher.policy.queued_rows or m.batcher.policy.running_rows for m in self.models.values())

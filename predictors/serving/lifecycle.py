@@ -1,0 +1,75 @@
+"""From open port to empty process.
+
+The port opens when every model is loaded and warm: KServe and Knative probe with TCP unless told otherwise, and a wake
+must not let requests in before there is somebody to answer. At SIGTERM the server turns unready but goes on accepting:
+endpoints are removed late, and SIGTERM may come in the middle of a request. When no request has come for `drain_quiet_s`
+(or at `drain_timeout_s`) the port closes and what is in flight finishes. SIGINT skips the quiet.
+"""
+
+import asyncio
+import logging
+import signal
+
+from .app import App
+from .data_plane import DataPlane
+from .server import HttpServer
+
+logger = logging.getLogger("torpor")
+
+
+class Lifecycle:
+    """Runs a server over models that are loaded, and ends it on a signal."""
+
+    def __init__(
+        self, data_plane: DataPlane, app: App, server: HttpServer, drain_quiet_s: float, drain_timeout_s: float
+    ) -> None:
+        self._data_plane = data_plane
+        self._app = app
+        self._server = server
+        self._drain_quiet_s = drain_quiet_s
+        self._drain_timeout_s = drain_timeout_s
+        self._stop: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+
+    async def run(self, started_message: str) -> None:
+        """Serve until SIGTERM or SIGINT; `started_message` gets the address for its `{address}`."""
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self.stop, self._drain_quiet_s)
+        loop.add_signal_handler(signal.SIGINT, self.stop, 0.0)
+        serving = asyncio.create_task(self._server.serve(), name="server")
+        starting = asyncio.create_task(self._server.wait_started(), name="start")
+        await asyncio.wait((serving, starting), return_when=asyncio.FIRST_COMPLETED)
+        if not starting.done():
+            starting.cancel()
+            await serving  # raises why the port could not be opened
+            return
+        address = await starting
+        await self._data_plane.set_ready(True)
+        logger.info(started_message.format(address=address))
+        await asyncio.wait((serving, self._stop), return_when=asyncio.FIRST_COMPLETED)
+        if self._stop.done():
+            await self._drain(self._stop.result())
+            self._server.shutdown()
+        await serving
+        logger.info("stopped")
+
+    def stop(self, quiet_s: float) -> None:
+        """Begin to drain; a second call changes nothing."""
+        if not self._stop.done():
+            self._stop.set_result(quiet_s)
+
+    async def _drain(self, quiet_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
+        self._data_plane.is_draining = True
+        await self._data_plane.set_ready(False)
+        logger.info("draining: unready, still answering until quiet for %g s, at most %g s", quiet_s, self._drain_timeout_s)
+        for model in self._data_plane.models.values():
+            model.batcher.flush()
+        end_s = began_s + self._drain_timeout_s
+        while (now := loop.time()) < end_s:
+            quiet_since_s = max(began_s, self._app.last_request_s)
+            if not self._app.in_flight and now >= quiet_since_s + quiet_s:
+                return
+            await asyncio.sleep(min(0.05, end_s - now))
+        for model in self._data_plane.models.values():
+            model.batcher.abandon()

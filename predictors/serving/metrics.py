@@ -1,0 +1,114 @@
+"""What the server counts, and `/metrics` for Prometheus.
+
+Counting is additions to plain numbers on the event loop; Prometheus's own types are made when somebody asks. Histograms
+have KServe's name where KServe has one (`request_predict_seconds`); the others begin with `torpor_`.
+"""
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from ..batching.policy import Batch
+
+_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+
+class Histogram:
+    """Counts of observations by upper bound, and their sum."""
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.sum = 0.0
+
+    def observe(self, value: float) -> None:
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.sum += value
+
+    def cumulative(self) -> list[tuple[str, int]]:
+        """(upper bound, observations up to it), as Prometheus has it."""
+        total = 0
+        buckets: list[tuple[str, int]] = []
+        for bound, count in zip((*map(str, self.bounds), "+Inf"), self.counts, strict=True):
+            total += count
+            buckets.append((bound, total))
+        return buckets
+
+
+class ModelMetrics:
+    """One model's counts; the batcher's observer."""
+
+    def __init__(self, model_name: str, model_version: str, queued_rows: Callable[[], int]) -> None:
+        self.labels = {"model_name": model_name, "model_version": model_version}
+        self.queued_rows = queued_rows
+        self.batch_seconds = Histogram(_SECONDS)
+        self.queue_seconds = Histogram(_SECONDS)
+        self.batch_rows = Histogram(_ROWS)
+        self.padded_cells = 0
+        self.cells = 0
+
+    def batch_ran(self, batch: Batch, seconds: float, padded_cells: int, cells: int) -> None:
+        self.batch_seconds.observe(seconds)
+        self.batch_rows.observe(batch.rows)
+        self.padded_cells += padded_cells
+        self.cells += cells
+        for piece in batch.slices:
+            if not piece.start:
+                self.queue_seconds.observe(batch.taken_s - piece.item.arrival_s)
+
+
+class ServerMetrics:
+    """All models' counts, requests by protocol and status, and the seconds that each phase of the start took."""
+
+    def __init__(self) -> None:
+        self.models: list[ModelMetrics] = []
+        self.requests: Counter[tuple[str, str]] = Counter()
+        self.start_phases: dict[str, float] = {}
+
+    def render(self) -> bytes:
+        """The Prometheus text format."""
+        from prometheus_client import CollectorRegistry, generate_latest
+        from prometheus_client.process_collector import ProcessCollector
+
+        registry = CollectorRegistry()
+        registry.register(_Collector(self))
+        ProcessCollector(registry=registry)
+        return generate_latest(registry)
+
+
+class _Collector:
+    def __init__(self, metrics: ServerMetrics) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterable[Any]:
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+
+        names = ("model_name", "model_version")
+        histograms: tuple[tuple[str, str, str], ...] = (
+            ("request_predict_seconds", "Time that the model took for a batch.", "batch_seconds"),
+            ("torpor_queue_seconds", "Time that a request waited for its batch.", "queue_seconds"),
+            ("torpor_batch_rows", "Rows that the model got at once.", "batch_rows"),
+        )
+        for name, text, attribute in histograms:
+            family = HistogramMetricFamily(name, text, labels=names)
+            for model in self._metrics.models:
+                histogram: Histogram = getattr(model, attribute)
+                family.add_metric([*model.labels.values()], histogram.cumulative(), histogram.sum)
+            yield family
+        gauge = GaugeMetricFamily("torpor_queued_rows", "Rows that wait.", labels=names)
+        cells = CounterMetricFamily("torpor_cells", "Elements along padded axes, as sent.", labels=names)
+        padded = CounterMetricFamily("torpor_padded_cells", "Elements along padded axes, as run.", labels=names)
+        for model in self._metrics.models:
+            labels = [*model.labels.values()]
+            gauge.add_metric(labels, model.queued_rows())
+            cells.add_metric(labels, model.cells)
+            padded.add_metric(labels, model.padded_cells)
+        requests = CounterMetricFamily("torpor_requests", "Inference requests.", labels=("protocol", "status"))
+        for (protocol, status), count in self._metrics.requests.items():
+            requests.add_metric([protocol, status], count)
+        phases = GaugeMetricFamily("torpor_start_seconds", "Time that a phase of the start took.", labels=("phase",))
+        for phase, seconds in self._metrics.start_phases.items():
+            phases.add_metric([phase], seconds)
+        yield from (gauge, cells, padded, requests, phases)

@@ -1,0 +1,188 @@
+"""The settings of a served model: each one's name, unit, range, default and reason, in one table.
+
+A value comes from the command line, else the environment (`TORPOR_MAX_BATCH_SIZE`), else the model's `model.toml`, else
+the default. `torpor serve --help`, the environment's names and the schema of `model.toml` are made from this table.
+"""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+class SettingError(ValueError):
+    """A setting that cannot be used; the message names it, its value, the allowed range, and where it came from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One setting. section: its table in model.toml, None where a model's file has no say.
+
+    low, high: the allowed range of a number; choices: the allowed words of a text.
+    """
+
+    name: str
+    kind: type
+    default: Any
+    help: str
+    section: str | None = None
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[str, ...] = ()
+
+    @property
+    def flag(self) -> str:
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def variable(self) -> str:
+        return "TORPOR_" + self.name.upper()
+
+    def read(self, value: object, source: str) -> Any:
+        """The value, checked; text is converted. Raises SettingError."""
+        allowed = f"in [{self.low:g}, {self.high:g}]" if self.low is not None and self.high is not None else ""
+        if self.choices:
+            allowed = f"one of {', '.join(self.choices)}"
+        try:
+            if isinstance(value, bool) or not isinstance(value, str | int | float):
+                raise ValueError
+            if self.kind is int and isinstance(value, float):
+                raise ValueError
+            if self.kind is str and not isinstance(value, str):
+                raise ValueError
+            converted = self.kind(value)
+        except ValueError:
+            word = {int: "an integer", float: "a number", str: "a text"}[self.kind]
+            raise SettingError(f"{source}: {self.name} = {value!r}, must be {word} {allowed}".rstrip()) from None
+        number = isinstance(converted, int | float)
+        outside = number and allowed and not self.choices and not self.low <= converted <= self.high  # type: ignore[operator]
+        if outside or (self.choices and converted not in self.choices):
+            raise SettingError(f"{source}: {self.name} = {converted}, must be {allowed}")
+        return converted
+
+
+SETTINGS = (
+    Setting("host", str, "0.0.0.0", "address to listen on"),
+    Setting("port", int, 8080, "port for HTTP/1.1, HTTP/2 and gRPC; 0 takes a free one", low=0, high=65535),
+    Setting(
+        "max_batch_size", int, 32, "most rows that the model gets at once; 1 turns batching off",
+        "batching", low=1, high=65536,
+    ),
+    Setting(
+        "batch_timeout_micros", int, 2000,
+        "longest time in microseconds that a request waits for company while the device is free; "
+        "it is not waited out when nobody else is expected; 0 never waits",
+        "batching", low=0, high=10_000_000,
+    ),
+    Setting(
+        "max_queue_rows", int, 4096, "rows that may wait; what comes on top is refused with 503 and Retry-After",
+        "batching", low=1, high=10_000_000,
+    ),
+    Setting(
+        "request_timeout_s", float, 0.0,
+        "deadline in seconds of a request that brings none of its own; 0 for none",
+        "batching", low=0, high=86_400,
+    ),
+    Setting("device", str, "auto", "device of the model: auto (CUDA if there is one), cpu, cuda, cuda:1 …", "device"),
+    Setting(
+        "threads", int, 0, "CPU threads of one operation; 0 for as many as the container's limit has cores",
+        "device", low=0, high=1024,
+    ),
+    Setting(
+        "max_body_bytes", int, 64 << 20, "largest request body in bytes", low=1, high=1 << 40,
+    ),
+    Setting(
+        "drain_quiet_s", float, -1.0,
+        "after SIGTERM, seconds without a request after which the server leaves; -1: 0 under Knative, where queue-proxy "
+        "has drained already, 5 elsewhere, where clients learn late that a pod is going",
+        low=-1, high=3600,
+    ),
+    Setting("drain_timeout_s", float, 25.0, "after SIGTERM, longest time in seconds until the server leaves", low=0, high=3600),
+    Setting("log_level", str, "info", "least severe messages that are logged", choices=("debug", "info", "warning", "error")),
+    Setting("log_format", str, "text", "form of a log line", choices=("text", "json")),
+)  # fmt: skip
+
+_BY_NAME = {setting.name: setting for setting in SETTINGS}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFile:
+    """A `model.toml`: the class, the model's name, settings, and what `load` gets as `parameters`."""
+
+    class_path: str
+    name: str | None
+    settings: Mapping[str, Any]
+    parameters: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, path: Path) -> "ModelFile":
+        """Raises SettingError for an unreadable file, an unknown key or a bad value."""
+        try:
+            content = tomllib.loads(path.read_text())
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise SettingError(f"{path}: {error}") from None
+        class_path = content.pop("class", None)
+        if not isinstance(class_path, str) or class_path.count(":") != 1:
+            raise SettingError(f"{path}: class = {class_path!r}, must be 'module:Class'")
+        name = content.pop("name", None)
+        if name is not None and not isinstance(name, str):
+            raise SettingError(f"{path}: name = {name!r}, must be a text")
+        parameters = content.pop("parameters", {})
+        if not isinstance(parameters, dict):
+            raise SettingError(f"{path}: parameters must be a table")
+        settings: dict[str, Any] = {}
+        for section, table in content.items():
+            known = {setting.name for setting in SETTINGS if setting.section == section}
+            if not known or not isinstance(table, dict):
+                raise SettingError(f"{path}: {section} is unknown, must be class, name, [batching], [device] or [parameters]")
+            for key, value in table.items():
+                if key not in known:
+                    raise SettingError(f"{path}: {section}.{key} is unknown, must be one of {', '.join(sorted(known))}")
+                settings[key] = _BY_NAME[key].read(value, f"{path}: {section}")
+        return cls(class_path, name, settings, parameters)
+
+
+def resolve(flags: Mapping[str, Any], environment: Mapping[str, str], file: Mapping[str, Any]) -> dict[str, Any]:
+    """Every setting's value. `PORT`, which Knative sets, counts as the environment's port. Raises SettingError."""
+    values: dict[str, Any] = {}
+    for setting in SETTINGS:
+        variable = setting.variable
+        if setting.name == "port" and variable not in environment:
+            variable = "PORT"
+        if flags.get(setting.name) is not None:
+            values[setting.name] = setting.read(flags[setting.name], setting.flag)
+        elif environment.get(variable):
+            values[setting.name] = setting.read(environment[variable], variable)
+        else:
+            values[setting.name] = file.get(setting.name, setting.default)
+    if values["drain_quiet_s"] < 0:
+        values["drain_quiet_s"] = 0.0 if "K_SERVICE" in environment else 5.0
+    return values
+
+
+def find_model_folder(folder: Path, version: str | None) -> tuple[Path, str]:
+    """The folder with a model's weights and its version: FOLDER itself ("1"), or its numbered sub-folder.
+
+    Without `version` the highest number is taken. Raises SettingError.
+    """
+    numbers = sorted((int(p.name) for p in folder.iterdir() if p.name.isdecimal() and p.is_dir()), reverse=True)
+    if not numbers:
+        if version not in (None, "1"):
+            raise SettingError(f"--model-version: {version!r}, but {folder} has no numbered folders")
+        return folder, "1"
+    if version is None:
+        return folder / str(numbers[0]), str(numbers[0])
+    if not version.isdecimal() or int(version) not in numbers:
+        raise SettingError(f"--model-version: {version!r}, must be one of {', '.join(map(str, reversed(numbers)))}")
+    return folder / version, version
+
+
+def find_model_file(folder: Path, version_folder: Path) -> Path:
+    """The model.toml of a version: its own, or the one beside the numbered folders. Raises SettingError."""
+    for place in (version_folder, folder):
+        if (place / "model.toml").is_file():
+            return place / "model.toml"
+    raise SettingError(f"{folder}: no model.toml in it{'' if folder == version_folder else f' or in {version_folder}'}")
+
+
