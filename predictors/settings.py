@@ -56,7 +56,7 @@ class Setting:
             word = {int: "an integer", float: "a number", str: "a text"}[self.kind]
             raise SettingError(f"{source}: {self.name} = {value!r}, must be {word} {allowed}".rstrip()) from None
         number = isinstance(converted, int | float)
-        outside = number and allowed and not self.choices and not self.low <= converted <= self.high  # type: ignore[operator]
+        outside = number and allowed and not self.choices and not self.low <= converted <= self.high
         if outside or (self.choices and converted not in self.choices):
             raise SettingError(f"{source}: {self.name} = {converted}, must be {allowed}")
         return converted

@@ -190,7 +190,7 @@ class BatchingPolicy:
         slices: list[Slice] = []
         room = self.settings.max_batch_size - self._fill(first, slices, self.settings.max_batch_size)
         bucket = first.bucket
-        if room and bucket.axes and len(self._queues) > 1:
+        if room and bucket.axes and self._queues:
             bucket, room = self._join_neighbours(bucket, slices, room)
         rows = self.settings.max_batch_size - room
         self.running_rows += rows
@@ -218,7 +218,7 @@ class BatchingPolicy:
             self.run_times.observe(batch.rows, batch.bucket, seconds)
 
     def _nobody_is_missing(self) -> bool:
-        return self.queued_rows + self.running_rows >= self._expected_rows
+        return self.queued_rows + self.running_rows > self._expected_rows - 0.5  # a mean: half a row is nobody
 
     def _due_s(self, queue: _Queue) -> float:
         """When the queue's first batch must go, at the latest; its oldest item's arrival if it is full already."""

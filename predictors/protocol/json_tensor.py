@@ -78,7 +78,7 @@ def _numbers(name: str, data: list[object], datatype: str) -> Array:
     with np.errstate(over="ignore"):
         array = raw.astype(dtype)
     if not np.isfinite(array).all():
-        largest = np.finfo(dtype).max  # type: ignore[type-var]
+        largest = np.finfo(dtype).max
         raise InvalidInput(f"input '{name}': elements must be in [-{largest}, {largest}] for {datatype}")
     return array
 

@@ -44,7 +44,7 @@ def encode(response: InferResponse) -> bytes:
     if len(columns) == 1:
         predictions = next(iter(columns.values()))
     else:
-        predictions = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]  # type: ignore[call-overload]
+        predictions = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     return orjson.dumps({"predictions": predictions}, option=orjson.OPT_SERIALIZE_NUMPY)
 
 

@@ -1,10 +1,9 @@
 """The ASGI application: gRPC goes one way, everything else is REST; neither knows which HTTP version it came by."""
 
 import asyncio
-from typing import Any
 
 from .data_plane import DataPlane
-from .exchange import Exchange, Receive, Send
+from .exchange import Exchange, Message, Receive, Send
 from .grpc_wire import Grpc
 from .rest import Rest
 
@@ -21,7 +20,7 @@ class App:
         self.last_request_s = 0.0
         self._time = asyncio.get_running_loop().time
 
-    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             raise RuntimeError(f"scope type {scope['type']} is not served")
         exchange = Exchange(scope, receive, send, self._max_body_bytes, self._data_plane.is_draining)

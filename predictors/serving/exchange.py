@@ -1,13 +1,14 @@
 """One HTTP exchange over ASGI: the request's headers and body, limits included, and one response."""
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 
 from ..errors import InvalidInput, PayloadTooLarge
 
 Headers = dict[bytes, bytes]
-Receive = Callable[[], Awaitable[dict[str, Any]]]
-Send = Callable[[dict[str, Any]], Awaitable[None]]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
 
 
 class CallerLeft(Exception):
@@ -19,7 +20,7 @@ class Exchange:
 
     __slots__ = ("_receive", "_send", "closing", "headers", "max_body_bytes", "method", "path")
 
-    def __init__(self, scope: dict[str, Any], receive: Receive, send: Send, max_body_bytes: int, closing: bool) -> None:
+    def __init__(self, scope: Message, receive: Receive, send: Send, max_body_bytes: int, closing: bool) -> None:
         self.method: str = scope["method"]
         self.path: str = scope["path"]
         self.headers: Headers = dict(scope["headers"])

@@ -1,0 +1,227 @@
+"""The batching policy, told the time by hand: which rows go, when, and what is refused."""
+
+import pytest
+from torpor.predictors.batching.bucket import Bucket
+from torpor.predictors.batching.policy import BatchingPolicy, BatchingSettings, Item, State
+from torpor.predictors.batching.run_times import RunTimes
+from torpor.predictors.errors import InvalidInput, QueueFull
+
+A, B = Bucket("a"), Bucket("b")
+WAIT_S = 0.010
+
+
+def policy(*, batch: int = 4, queue: int = 100, wait_s: float = WAIT_S, callers: int = 0) -> BatchingPolicy:
+    """A policy that has lately seen `callers` rows outstanding, so that it waits for that many."""
+    made = BatchingPolicy(BatchingSettings(batch, wait_s, queue), RunTimes())
+    made._expected_rows = float(callers)
+    return made
+
+
+def offer(
+    to: BatchingPolicy, now: float, *rows: int, bucket: Bucket = A, deadline_s: float | None = None
+) -> list[Item]:
+    items = [Item(count, bucket, deadline_s) for count in rows]
+    for item in items:
+        to.offer(item, now)
+    return items
+
+
+def taken(to: BatchingPolicy, now: float, *, flush: bool = False) -> list[Item] | None:
+    batch = to.take(now, flush=flush)
+    return None if batch is None else [piece.item for piece in batch.slices]
+
+
+def test_a_lone_caller_never_waits() -> None:
+    """With nobody else seen lately a row goes at once, again and again."""
+    p = policy()
+    for now in (0.0, 1.0, 1.001):
+        items = offer(p, now, 1)
+        batch = p.take(now)
+        assert batch is not None
+        assert [piece.item for piece in batch.slices] == items
+        p.complete(batch, 0.0005)
+
+
+def test_rows_wait_for_callers_that_were_here_lately() -> None:
+    """Of three callers one is back: it waits for the others, and goes with them as soon as they are here."""
+    p = policy(callers=3)
+    first = offer(p, 0.0, 1)
+    assert p.take(0.001) is None
+    others = offer(p, 0.002, 1, 1)
+    assert taken(p, 0.002) == first + others
+
+
+def test_callers_whose_rows_are_running_are_not_waited_for() -> None:
+    """Who waits for an answer cannot come: the rows that run count as present."""
+    p = policy(batch=2, callers=4)
+    offer(p, 0.0, 1, 1)
+    running = p.take(0.0)
+    assert running is not None
+    assert running.rows == 2
+    rest = offer(p, 0.001, 1, 1)
+    assert taken(p, 0.001) == rest
+
+
+def test_a_row_waits_no_longer_than_the_batch_timeout() -> None:
+    """When the expected callers stay away, the timeout of the oldest row ends the wait, and wake_at names that time."""
+    p = policy(callers=3)
+    items = offer(p, 1.0, 1)
+    assert p.wake_at(1.0) == pytest.approx(1.0 + WAIT_S)
+    assert p.take(1.0 + WAIT_S - 1e-6) is None
+    assert taken(p, 1.0 + WAIT_S) == items
+
+
+def test_callers_that_stay_away_are_forgotten() -> None:
+    """After a burst, waits in vain become rarer and end: a lone caller is served at once again."""
+    p = policy(callers=64)
+    now, waits = 0.0, 0
+    for _ in range(40):
+        offer(p, now, 1)
+        if p.take(now) is None:
+            waits += 1
+            now += WAIT_S
+            assert p.take(now) is not None
+        p.running_rows = 0
+        now += 1.0
+    assert waits < 25
+    offer(p, now, 1)
+    assert p.take(now) is not None
+
+
+def test_a_full_batch_goes_at_once() -> None:
+    """max_batch_size rows of a bucket need no company; what is left over waits."""
+    p = policy(callers=100)
+    items = offer(p, 0.0, 1, 1, 2, 1)
+    assert taken(p, 0.0) == items[:3]
+    assert p.take(0.0) is None
+    assert p.queued_rows == 1
+
+
+def test_buckets_do_not_mix() -> None:
+    """Rows of different families never share a batch, and the older one goes first."""
+    p = policy(callers=100)
+    b = offer(p, 0.0, 1, bucket=B)
+    a = offer(p, 0.001, 1, bucket=A)
+    assert taken(p, 1.0) == b
+    assert taken(p, 1.0) == a
+
+
+def test_a_request_of_several_rows_is_not_split_while_it_fits_a_batch() -> None:
+    """Three rows that don't fit beside two others wait for the next batch, in one piece."""
+    p = policy(callers=100)
+    items = offer(p, 0.0, 2, 3)
+    assert taken(p, 0.0) == items[:1]
+    assert taken(p, 1.0) == items[1:]
+
+
+def test_an_oversized_request_is_split_and_fills_batches() -> None:
+    """Ten rows with batches of four: 4, 4 and 2, in order, and the last batch takes company along."""
+    p = policy(callers=100)
+    (big,) = offer(p, 0.0, 10)
+    offer(p, 0.0, 1)
+    spans = []
+    while (batch := p.take(1.0)) is not None:
+        spans.append([(piece.item is big, piece.start, piece.stop) for piece in batch.slices])
+    assert spans == [[(True, 0, 4)], [(True, 4, 8)], [(True, 8, 10), (False, 0, 1)]]
+
+
+def test_a_deadline_ends_the_wait_in_time_for_the_run() -> None:
+    """A batch that takes 4 ms leaves at the latest 4 ms before its earliest deadline."""
+    p = policy(callers=100)
+    p.run_times.observe(1, A, 0.004)
+    items = offer(p, 0.0, 1, deadline_s=0.008)
+    assert p.wake_at(0.0) == pytest.approx(0.004)
+    assert p.take(0.0039) is None
+    assert taken(p, 0.0041) == items
+
+
+def test_expired_items_are_dropped_and_returned() -> None:
+    """An item whose deadline has come is never run; the others are."""
+    p = policy(callers=100)
+    late = offer(p, 0.0, 1, deadline_s=0.005)
+    kept = offer(p, 0.0, 1, deadline_s=9.0)
+    assert p.next_deadline_s() == 0.005
+    assert p.expire(0.005) == late
+    assert late[0].state is State.GONE
+    assert taken(p, 1.0) == kept
+
+
+def test_a_cancelled_item_is_not_run_and_frees_its_place() -> None:
+    """The rows of a caller that left count no longer: for the batch, for the queue's limit."""
+    p = policy(queue=2, callers=100)
+    first, second = offer(p, 0.0, 1, 1)
+    p.cancel(first)
+    third = offer(p, 0.0, 1)
+    assert taken(p, 1.0) == [second, *third]
+    p.cancel(second)  # it runs: nothing to drop
+    assert p.queued_rows == 0
+
+
+def test_the_newest_is_refused_when_the_queue_is_full() -> None:
+    """Over max_queue_rows a request is refused as a whole, with the time to come back; the others stay."""
+    p = policy(queue=4)
+    p.run_times.observe(4, A, 8.0)
+    items = offer(p, 0.0, 3)
+    with pytest.raises(QueueFull, match=r"queued rows = 3, must stay within 4") as refused:
+        offer(p, 0.0, 2)
+    assert refused.value.retry_after_s > 1.0
+    assert not p.is_full
+    items += offer(p, 0.0, 1)
+    assert p.is_full
+    assert taken(p, 0.0) == items
+
+
+def test_a_request_larger_than_the_queue_is_the_callers_error() -> None:
+    """What can never fit is refused for good, not for a retry."""
+    with pytest.raises(InvalidInput, match=r"rows = 5, must be in \[1, 4\]"):
+        offer(policy(queue=4), 0.0, 5)
+
+
+def test_flush_waits_for_nobody() -> None:
+    """A draining server sends what it has."""
+    p = policy(callers=100)
+    items = offer(p, 0.0, 1)
+    assert taken(p, 0.0, flush=True) == items
+
+
+def test_clear_gives_up_everything_that_waits() -> None:
+    """After clear nothing is left to take, and every waiting item has been handed back once."""
+    p = policy(callers=100)
+    items = offer(p, 0.0, 1, 2) + offer(p, 0.0, 1, bucket=B)
+    assert p.clear() == items
+    assert p.queued_rows == 0
+    assert p.take(9.0, flush=True) is None
+
+
+def short_and_long(overhead_s: float) -> tuple[BatchingPolicy, list[Item], list[Item]]:
+    """Rows of 8 and of 16 cells wait; a batch costs `overhead_s` and 1 ms a cell."""
+    p = policy(callers=100)
+    short, long = Bucket("tokens", (8,)), Bucket("tokens", (16,))
+    for cells in (short, long):
+        for rows in (1, 2, 4):
+            p.run_times.observe(rows, cells, overhead_s + 0.001 * rows * cells.cells)
+    return p, offer(p, 0.0, 1, bucket=short), offer(p, 0.0, 1, bucket=long)
+
+
+def test_lengths_share_a_batch_when_padding_is_cheaper_than_a_batch() -> None:
+    """Eight padded cells at 1 ms are worth an overhead of 50 ms: one batch, padded to the longer."""
+    p, short, long = short_and_long(overhead_s=0.050)
+    batch = p.take(1.0)
+    assert batch is not None
+    assert [piece.item for piece in batch.slices] == short + long
+    assert batch.bucket.axes == (16,)
+
+
+def test_lengths_do_not_share_a_batch_when_padding_is_dearer() -> None:
+    """With an overhead of 2 ms the same padding does not pay: two batches."""
+    p, short, long = short_and_long(overhead_s=0.002)
+    assert taken(p, 1.0) == short
+    assert taken(p, 1.0) == long
+
+
+def test_an_empty_policy_needs_no_timer() -> None:
+    """Nothing waits: nothing to take, nothing to wake for."""
+    p = policy()
+    assert p.take(0.0) is None
+    assert p.wake_at(0.0) is None
+    assert p.next_deadline_s() is None

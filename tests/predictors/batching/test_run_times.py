@@ -1,0 +1,48 @@
+"""What a batch will cost, learned from those that ran."""
+
+import pytest
+from torpor.predictors.batching import run_times
+from torpor.predictors.batching.bucket import Bucket
+from torpor.predictors.batching.run_times import RunTimes
+
+
+def test_overhead_and_slope_are_found() -> None:
+    """From batches that cost 3 ms and 0.1 ms a cell, a batch never seen is predicted."""
+    times = RunTimes()
+    for rows in (1, 3, 8):
+        for length in (8, 24):
+            times.observe(rows, Bucket("t", (length,)), 0.003 + 0.0001 * rows * length)
+    assert times.coefficients("t") == pytest.approx((0.003, 0.0001))
+    assert times.estimate_s(16, Bucket("t", (64,))) == pytest.approx(0.003 + 0.0001 * 16 * 64)
+
+
+def test_a_batch_that_was_seen_is_predicted_from_itself() -> None:
+    """The mean of its own runs counts more than the line, and follows a change."""
+    times = RunTimes()
+    bucket = Bucket("t", (8,))
+    times.observe(4, bucket, 0.010)
+    assert times.estimate_s(4, bucket) == pytest.approx(0.010)
+    for _ in range(40):
+        times.observe(4, bucket, 0.020)
+    assert times.estimate_s(4, bucket) == pytest.approx(0.020, rel=0.01)
+
+
+def test_nothing_known_is_no_time() -> None:
+    """Before anything ran the estimate is 0: no request is sent early for a guess."""
+    assert RunTimes().estimate_s(1, Bucket("t")) == 0.0
+
+
+def test_one_size_seen_is_all_overhead() -> None:
+    """One size says nothing of the slope: padding is not judged dear before it was measured."""
+    times = RunTimes()
+    times.observe(2, Bucket("t", (8,)), 0.004)
+    assert times.coefficients("t") == (0.004, 0.0)
+
+
+def test_shapes_from_callers_do_not_grow_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest entries make room for new ones."""
+    monkeypatch.setattr(run_times, "MAX_ENTRIES", 3)
+    times = RunTimes()
+    for family in range(10):
+        times.observe(1, Bucket(family), 0.001)
+    assert [bucket.family for _, bucket, _ in times] == [7, 8, 9]

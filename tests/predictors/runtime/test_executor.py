@@ -1,0 +1,272 @@
+"""A user's class run in batches: what it gets, how its outputs are cut, and whom its errors reach."""
+
+import asyncio
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torpor.predictors.errors import InvalidInput, ModelFailed, TorporError
+from torpor.predictors.runtime.cores import usable_cores
+from torpor.predictors.runtime.executor import Executor, Outputs
+from torpor.predictors.runtime.user_class import UserClassError, import_class, inspect_class
+from torpor.predictors.signature import Bound, Request
+
+
+def loaded(cls: type, **options: Any) -> Executor:
+    executor = Executor(inspect_class(cls), device="cpu", threads=1, **options)
+    executor.load()
+    return executor
+
+
+def ask(
+    executor: Executor, *requests: dict[str, Any], infos: list[Request] | None = None
+) -> list[Outputs | TorporError]:
+    parts = [executor.signature.bind({name: np.asarray(v) for name, v in request.items()}) for request in requests]
+    if infos:
+        parts = [Bound(p.arrays, p.rows, p.bucket, p.sizes, i) for p, i in zip(parts, infos, strict=True)]
+    return executor.run(parts)
+
+
+def values(results: list[Outputs | TorporError], name: str = "output") -> list[Any]:
+    for result in results:
+        assert isinstance(result, dict), result
+    return [result[name].tolist() for result in results]  # type: ignore[index]
+
+
+class Double:
+    def predict(self, x: Annotated[Tensor, "float32[rows, 2]"]) -> Tensor:
+        assert torch.is_inference_mode_enabled()
+        return x * 2
+
+
+def test_rows_of_several_requests_run_as_one_batch() -> None:
+    """The class sees one tensor with all rows; each request gets its own back."""
+    seen: list[tuple[int, ...]] = []
+
+    class Watching(Double):
+        def predict(self, x: Annotated[Tensor, "float32[rows, 2]"]) -> Tensor:
+            seen.append(tuple(x.shape))
+            return super().predict(x)
+
+    one, two = np.ones((1, 2), np.float32), np.full((2, 2), 3, np.float32)
+    assert values(ask(loaded(Watching), {"x": one}, {"x": two})) == [[[2, 2]], [[6, 6], [6, 6]]]
+    assert seen == [(3, 2)]
+
+
+def test_a_named_axis_is_padded_with_its_value_and_cut_back() -> None:
+    """Rows of different lengths share a batch; the pad value is the input's own; outputs end where the request did."""
+    seen: list[Any] = []
+
+    class Tokens:
+        inputs = {"ids": "int64[rows, tokens]", "mask": "int64[rows, tokens]"}
+        outputs = {"next": "int64[rows, tokens]", "length": "int64[rows]"}
+        pad = {"ids": 9}
+
+        def predict(self, ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
+            seen.append((ids.tolist(), mask.tolist()))
+            return {"next": ids + 1, "length": mask.sum(1)}
+
+    short = {"ids": np.array([[1, 2]]), "mask": np.ones((1, 2), np.int64)}
+    long = {"ids": np.array([[3, 4, 5]]), "mask": np.ones((1, 3), np.int64)}
+    results = ask(loaded(Tokens), short, long)
+    assert seen == [([[1, 2, 9], [3, 4, 5]], [[1, 1, 0], [1, 1, 1]])]
+    assert values(results, "next") == [[[2, 3]], [[4, 5, 6]]]
+    assert values(results, "length") == [[2], [3]]
+
+
+def test_strings_arrive_as_object_arrays_of_bytes() -> None:
+    """BYTES are numpy objects in and out, whether the class uses torch or not."""
+
+    class Upper:
+        def predict(self, text: Annotated[np.ndarray, "bytes[rows]"]) -> list[bytes]:
+            assert text.dtype == object
+            return [t.upper() for t in text]
+
+    rows = np.array([b"a", b"bc"], object)
+    assert values(ask(loaded(Upper), {"text": rows}, {"text": rows[:1]})) == [[b"A", b"BC"], [b"A"]]
+
+
+def test_a_class_may_ask_for_numpy() -> None:
+    """An annotation of ndarray keeps torch out of the way, and numpy scalars' arrays come back as they are."""
+
+    class Plain:
+        def predict(self, x: np.ndarray) -> np.ndarray:
+            assert isinstance(x, np.ndarray)
+            return x + 1
+
+    assert values(ask(loaded(Plain), {"x": [1.0, 2.0]})) == [[2.0, 3.0]]
+
+
+def test_any_inputs_can_be_taken() -> None:
+    """`**inputs` gets what the caller sent, by name."""
+
+    class Anything:
+        def predict(self, **inputs: Tensor) -> Mapping[str, Tensor]:
+            return {name + "_back": value for name, value in inputs.items()}
+
+    assert values(ask(loaded(Anything), {"a": [1], "b": [2]}), "b_back") == [[2]]
+
+
+def test_a_coroutine_predicts_as_well() -> None:
+    """`async def predict` runs to its end on the device thread's own loop."""
+
+    class Waiting:
+        async def predict(self, x: Tensor) -> Tensor:
+            await asyncio.sleep(0)
+            return x + 1
+
+    executor = loaded(Waiting)
+    assert values(ask(executor, {"x": [1]})) == [[2]]
+    assert executor._loop is not None
+    executor._loop.close()
+
+
+def test_collate_and_split_replace_torpors_own() -> None:
+    """The class gets each request's arrays and gives each request's outputs."""
+
+    class Ragged:
+        def collate(self, items: list[dict[str, np.ndarray]]) -> dict[str, Any]:
+            return {"x": [item["x"] for item in items]}
+
+        def predict(self, x: list[np.ndarray]) -> list[float]:
+            return [float(rows.sum()) for rows in x]
+
+        def split(self, result: list[float], items: list[dict[str, np.ndarray]]) -> list[np.ndarray]:
+            return [np.full(len(item["x"]), total) for total, item in zip(result, items, strict=True)]
+
+    assert values(ask(loaded(Ragged), {"x": [1.0, 2.0]}, {"x": [5.0]})) == [[3.0, 3.0], [5.0]]
+
+
+def test_requests_come_one_a_row() -> None:
+    """Headers, parameters and id of the request that a row belongs to."""
+
+    class Who:
+        def predict(self, x: Tensor, requests: list[Request]) -> list[str]:
+            return [f"{r.id}:{r.headers['h']}:{r.parameters['p']}" for r in requests]
+
+    infos = [Request({"h": "1"}, {"p": True}, "a"), Request({"h": "2"}, {"p": 0.5}, "b")]
+    assert values(ask(loaded(Who), {"x": [1, 2]}, {"x": [3]}, infos=infos)) == [["a:1:True", "a:1:True"], ["b:2:0.5"]]
+
+
+class Poisoned:
+    def predict(self, x: Tensor) -> Tensor:
+        if (x == 13).any():
+            raise RuntimeError("secret detail")
+        if (x == 14).any():
+            raise InvalidInput("x = 14, must be another number")
+        return x
+
+
+def test_a_poison_request_fails_alone(caplog: pytest.LogCaptureFixture) -> None:
+    """A batch that raises is halved until the culprit is alone; the details stay in the log."""
+    results = ask(loaded(Poisoned), *({"x": [n]} for n in (1, 13, 3, 14, 5)))
+    assert [r["output"].tolist() for r in results if isinstance(r, dict)] == [[1], [3], [5]]
+    assert isinstance(results[1], ModelFailed)
+    assert str(results[1]) == "the model raised RuntimeError; the server's log has the details"
+    assert "secret detail" in caplog.text
+    assert isinstance(results[3], InvalidInput)
+    assert str(results[3]) == "x = 14, must be another number"
+
+
+def test_wrong_rows_are_the_models_failure() -> None:
+    """What a batch returns must have a row for each row of the input."""
+
+    class Short:
+        def predict(self, x: Tensor) -> Tensor:
+            return x[:-1]
+
+    (result,) = ask(loaded(Short), {"x": [1, 2, 3]})
+    assert isinstance(result, ModelFailed)
+    assert "output 'output': shape = [2], must have 3 rows" in str(result)
+
+
+def test_bfloat16_is_refused_in_words() -> None:
+    """The wire has no such datatype here yet; nothing is converted silently."""
+
+    class Half:
+        def predict(self, x: Tensor) -> Tensor:
+            return x.to(torch.bfloat16)
+
+    (result,) = ask(loaded(Half), {"x": [1.0]})
+    assert isinstance(result, ModelFailed)
+    assert "bfloat16" in str(result)
+
+
+def test_load_gets_what_it_asks_for(tmp_path: Path) -> None:
+    """Of folder, device and parameters only the ones that it names."""
+
+    class Loading:
+        def load(self, parameters: dict[str, Any], folder: Path) -> None:
+            self.k = parameters["k"] + len(folder.name)
+
+        def predict(self, x: Tensor) -> Tensor:
+            return x * self.k
+
+    executor = Executor(inspect_class(Loading), tmp_path / "abc", device="cpu", parameters={"k": 4})
+    executor.load()
+    assert values(ask(executor, {"x": [2]})) == [[14]]
+
+
+def test_warm_up_is_made_from_the_declaration() -> None:
+    """Fixed axes as declared, named ones of sixteen; None where the declaration does not tell."""
+
+    class Declared:
+        def predict(
+            self, ids: Annotated[Tensor, "int64[rows, tokens]"], x: Annotated[Tensor, "float32[rows, 3]"]
+        ) -> None: ...
+
+    bound = loaded(Declared).warm_up(2)
+    assert bound is not None
+    assert {name: array.shape for name, array in bound.arrays.items()} == {"ids": (2, 16), "x": (2, 3)}
+    assert loaded(Poisoned).warm_up(1) is None
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("class A:\n    pass", "A has no method predict"),
+        ("class A:\n    def predict(self, *x): ...", "inputs come by name, 'x' cannot"),
+        (
+            "class A:\n    inputs = {'y': 'float32[rows]'}\n    def predict(self, x): ...",
+            "input 'y' is declared, but predict takes x",
+        ),
+        ("class A:\n    inputs = {'x': 'float32'}\n    def predict(self, x): ...", "is not of the form"),
+    ],
+)
+def test_a_class_that_cannot_be_served_says_why(source: str, message: str) -> None:
+    """The message tells what to change."""
+    namespace: dict[str, Any] = {}
+    exec(source, namespace)
+    with pytest.raises(UserClassError, match=message):
+        inspect_class(namespace["A"])
+
+
+def test_a_models_folder_hides_no_installed_package(tmp_path: Path) -> None:
+    """The folder's module is found first by its own name; its neighbours come after what is installed."""
+    (tmp_path / "numpy.py").write_text("raise RuntimeError('hidden')")
+    (tmp_path / "neighbour.py").write_text("VALUE = 3")
+    (tmp_path / "own_model.py").write_text(
+        "import numpy, neighbour\nclass A:\n    value = neighbour.VALUE\n    def predict(self, x): ..."
+    )
+    assert import_class("own_model:A", tmp_path).value == 3  # type: ignore[attr-defined]
+    with pytest.raises(UserClassError, match="has no class B"):
+        import_class("own_model:B", tmp_path)
+    with pytest.raises(UserClassError, match="No module named"):
+        import_class("absent_model:A", tmp_path)
+
+
+def test_the_containers_limit_counts_as_cores(tmp_path: Path) -> None:
+    """cgroups v2 and v1; without a limit, the scheduler's mask."""
+    unlimited = usable_cores(tmp_path)
+    (tmp_path / "cpu.max").write_text("100000 100000\n")
+    assert usable_cores(tmp_path) == 1
+    (tmp_path / "cpu.max").write_text("max 100000\n")
+    assert usable_cores(tmp_path) == unlimited
+    (tmp_path / "cpu").mkdir()
+    (tmp_path / "cpu/cpu.cfs_quota_us").write_text("150000")
+    (tmp_path / "cpu/cpu.cfs_period_us").write_text("100000")
+    assert usable_cores(tmp_path) == 1

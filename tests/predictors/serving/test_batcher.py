@@ -1,0 +1,262 @@
+"""The driver of the policy on an event loop whose time is virtual: no test sleeps, every wait is exact."""
+
+import asyncio
+import selectors
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from torpor.predictors.batching.bucket import Bucket
+from torpor.predictors.batching.policy import Batch, BatchingPolicy, BatchingSettings
+from torpor.predictors.batching.run_times import RunTimes
+from torpor.predictors.errors import DeadlineExceeded, ModelFailed, QueueFull, Unavailable
+from torpor.predictors.serving.batcher import Batcher
+from torpor.predictors.signature import Bound
+
+RUN_S = 0.5
+
+
+class VirtualTimeLoop(asyncio.SelectorEventLoop):
+    """Where a loop would wait for its next timer, the clock jumps to it."""
+
+    def __init__(self) -> None:
+        super().__init__(_JumpingSelector(self))
+        self.now = 100.0
+
+    def time(self) -> float:
+        return self.now
+
+
+class _JumpingSelector(selectors.SelectSelector):
+    def __init__(self, loop: VirtualTimeLoop) -> None:
+        super().__init__()
+        self._loop = loop
+
+    def select(self, timeout: float | None = None) -> list[Any]:
+        assert timeout is not None, "the test waits for something that never comes"
+        self._loop.now += timeout
+        return super().select(0)
+
+
+class Device:
+    """Takes half a second a batch and doubles its rows; `fails` are values of rows that fail alone."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[float]] = []
+        self.started_s: list[float] = []
+        self.fails: set[float] = set()
+
+    def submit(self, parts: Sequence[Bound], done: Callable[..., None], loop: asyncio.AbstractEventLoop) -> None:
+        rows = [float(v) for part in parts for v in part.arrays["x"]]
+        self.batches.append(rows)
+        self.started_s.append(loop.time())
+        results: list[Any] = [
+            ModelFailed("poison") if self.fails & set(part.arrays["x"].tolist()) else {"y": part.arrays["x"] * 2}
+            for part in parts
+        ]
+        loop.call_later(RUN_S, done, results, RUN_S)
+
+
+class Observed:
+    def __init__(self) -> None:
+        self.rows: list[int] = []
+
+    def batch_ran(self, batch: Batch, seconds: float, padded_cells: int, cells: int) -> None:
+        self.rows.append(batch.rows)
+
+
+class Bench:
+    """A batcher over the device, and callers for it."""
+
+    def __init__(self, batch: int = 4, wait_s: float = 0.01, queue: int = 100) -> None:
+        self.device = Device()
+        self.observed = Observed()
+        self.policy = BatchingPolicy(BatchingSettings(batch, wait_s, queue), RunTimes())
+        self.batcher = Batcher(self.policy, self.device, self.observed)  # type: ignore[arg-type]
+        self.now = asyncio.get_running_loop().time
+
+    async def ask(self, *rows: float, deadline_s: float | None = None) -> list[float]:
+        array = np.array(rows)
+        answer = await self.batcher.infer(Bound({"x": array}, len(rows), Bucket("x"), ()), deadline_s)
+        return [float(v) for v in answer["y"]]
+
+    def send(self, *rows: float, deadline_s: float | None = None) -> "asyncio.Task[list[float]]":
+        return asyncio.ensure_future(self.ask(*rows, deadline_s=deadline_s))
+
+
+def run(scenario: Coroutine[Any, Any, None]) -> None:
+    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+        runner.run(scenario)
+
+
+def test_every_caller_gets_its_own_rows() -> None:
+    """What waited while the device was busy runs in one batch, and each caller gets its rows, in order."""
+
+    async def scenario() -> None:
+        bench = Bench()
+        answers = await asyncio.gather(bench.ask(1), bench.ask(2, 3), bench.ask(4))
+        assert answers == [[2], [4, 6], [8]]
+        assert bench.device.batches == [[1], [2, 3, 4]]
+        assert bench.observed.rows == [1, 3]
+
+    run(scenario())
+
+
+def test_an_oversized_request_comes_back_whole() -> None:
+    """Ten rows through batches of four are answered once, rejoined in their order."""
+
+    async def scenario() -> None:
+        bench = Bench()
+        assert await bench.ask(*range(10)) == [2 * n for n in range(10)]
+        assert [len(rows) for rows in bench.device.batches] == [4, 4, 2]
+
+    run(scenario())
+
+
+def test_the_timer_sends_what_nobody_joins() -> None:
+    """After a burst one caller comes alone: it waits exactly the batch timeout, not longer."""
+
+    async def scenario() -> None:
+        bench = Bench(batch=8, wait_s=0.01)
+        await asyncio.gather(*(bench.ask(n) for n in range(8)))
+        began_s = bench.now()
+        await bench.ask(1)
+        assert bench.device.started_s[-1] == pytest.approx(began_s + 0.01)
+
+    run(scenario())
+
+
+def test_a_deadline_is_answered_on_time_while_the_device_is_busy() -> None:
+    """A request whose deadline passes in the queue fails at its deadline, and is never run."""
+
+    async def scenario() -> None:
+        bench = Bench()
+        first = bench.send(1)
+        await asyncio.sleep(0)
+        began_s = bench.now()
+        with pytest.raises(DeadlineExceeded):
+            await bench.ask(2, deadline_s=began_s + 0.2)
+        assert bench.now() == pytest.approx(began_s + 0.2)
+        assert await first == [2]
+        assert bench.device.batches == [[1]]
+
+    run(scenario())
+
+
+def test_a_deadline_that_has_passed_is_refused_at_once() -> None:
+    """Work that nobody waits for any more is not queued."""
+
+    async def scenario() -> None:
+        bench = Bench()
+        with pytest.raises(DeadlineExceeded):
+            await bench.ask(1, deadline_s=bench.now())
+        assert bench.policy.queued_rows == 0
+
+    run(scenario())
+
+
+def test_a_caller_that_leaves_is_not_run() -> None:
+    """Cancelled while it waits, a request frees its place; its neighbours are answered."""
+
+    async def scenario() -> None:
+        bench = Bench()
+        first, leaving, staying = bench.send(1), bench.send(2), bench.send(3)
+        await asyncio.sleep(0)
+        leaving.cancel()
+        assert await first == [2]
+        assert await staying == [6]
+        assert bench.device.batches == [[1], [3]]
+
+    run(scenario())
+
+
+def test_a_caller_that_leaves_mid_batch_disturbs_nobody() -> None:
+    """Its rows run to the end, its answer goes nowhere, the others get theirs."""
+
+    async def scenario() -> None:
+        bench = Bench()
+        first, leaving, staying = bench.send(1), bench.send(2), bench.send(3)
+        await first
+        await asyncio.sleep(RUN_S / 2)
+        leaving.cancel()
+        assert await staying == [6]
+        assert bench.device.batches == [[1], [2, 3]]
+
+    run(scenario())
+
+
+def test_an_error_reaches_only_the_caller_that_caused_it() -> None:
+    """One part of a batch fails: its caller gets the error, the others their rows."""
+
+    async def scenario() -> None:
+        bench = Bench()
+        bench.device.fails = {2.0}
+        first, poison, good = bench.send(1), bench.send(2), bench.send(3)
+        assert await first == [2]
+        with pytest.raises(ModelFailed, match="poison"):
+            await poison
+        assert await good == [6]
+
+    run(scenario())
+
+
+def test_a_failing_slice_ends_an_oversized_request_once() -> None:
+    """The first failing slice answers the caller; the rows that still wait are dropped, the device is free."""
+
+    async def scenario() -> None:
+        bench = Bench()
+        bench.device.fails = {1.0}
+        with pytest.raises(ModelFailed):
+            await bench.ask(*range(10))
+        assert bench.policy.queued_rows == 0
+        assert await bench.ask(7) == [14]
+
+    run(scenario())
+
+
+def test_a_full_queue_refuses_the_newest_only() -> None:
+    """Those that were accepted are answered."""
+
+    async def scenario() -> None:
+        bench = Bench(queue=2)
+        accepted = [bench.send(1)]
+        await asyncio.sleep(0)
+        accepted += [bench.send(2), bench.send(3)]
+        await asyncio.sleep(0)
+        with pytest.raises(QueueFull):
+            await bench.ask(4)
+        assert await asyncio.gather(*accepted) == [[2], [4], [6]]
+
+    run(scenario())
+
+
+def test_abandoned_requests_are_told_to_come_again() -> None:
+    """At the end of a drain what has not begun is refused as retriable; what runs is finished."""
+
+    async def scenario() -> None:
+        bench = Bench()
+        running, waiting = bench.send(1), bench.send(2)
+        await asyncio.sleep(0)
+        bench.batcher.abandon()
+        with pytest.raises(Unavailable):
+            await waiting
+        assert await running == [2]
+
+    run(scenario())
+
+
+def test_flush_ends_the_wait() -> None:
+    """From then on rows go at once."""
+
+    async def scenario() -> None:
+        bench = Bench(batch=8, wait_s=5.0)
+        await asyncio.gather(*(bench.ask(n) for n in range(8)))
+        began_s = bench.now()
+        waiting = bench.send(1)
+        await asyncio.sleep(0)
+        bench.batcher.flush()
+        await waiting
+        assert bench.now() == pytest.approx(began_s + RUN_S)
+
+    run(scenario())

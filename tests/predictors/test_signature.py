@@ -1,0 +1,130 @@
+"""Declarations of tensors, and requests held against them."""
+
+import numpy as np
+import pytest
+from torpor.predictors.errors import InvalidInput, ModelFailed
+from torpor.predictors.signature import Signature, TensorSpec
+
+
+def signature(inputs: dict[str, str], outputs: dict[str, str] | None = None, **options: object) -> Signature:
+    return Signature(
+        tuple(inputs),
+        {name: TensorSpec.parse(name, text) for name, text in inputs.items() if text},
+        {name: TensorSpec.parse(name, text) for name, text in (outputs or {}).items()},
+        **options,  # type: ignore[arg-type]
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "datatype", "axes", "shape"),
+    [
+        ("float32[rows, 784]", "FP32", (784,), [-1, 784]),
+        ("int64[-1, tokens]", "INT64", ("tokens",), [-1, -1]),
+        ("bytes[rows]", "BYTES", (), [-1]),
+        ("FP16[rows, -1, 3]", "FP16", (-1, 3), [-1, -1, 3]),
+        ("uint8[rows,height,width,3]", "UINT8", ("height", "width", 3), [-1, -1, -1, 3]),
+    ],
+)
+def test_declarations_are_read(text: str, datatype: str, axes: tuple[object, ...], shape: list[int]) -> None:
+    """A dtype, then rows, then sizes, -1 and names."""
+    spec = TensorSpec.parse("x", text)
+    assert (spec.datatype, spec.axes, spec.shape) == (datatype, axes, shape)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("float32", "is not of the form"),
+        ("float33[rows]", "dtype 'float33' must be one of"),
+        ("float32[784]", "the first axis is '784', must be 'rows' or -1"),
+        ("float32[rows, a b]", "axis 'a b' must be a size, -1 or a name"),
+        ("float32[rows, -2]", "axis '-2' must be"),
+    ],
+)
+def test_a_wrong_declaration_says_what_is_wrong(text: str, message: str) -> None:
+    """The message names the part, and what it must be."""
+    with pytest.raises(ValueError, match=message):
+        TensorSpec.parse("x", text)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({}, "input 'a' is missing, the model takes 'a', 'b'"),
+        ({"a": np.zeros((2, 3), np.float32)}, "input 'b' is missing"),
+        ({"a": np.zeros((2, 3), np.float64)}, "input 'a': datatype = FP64, must be FP32"),
+        ({"a": np.zeros((2, 4), np.float32)}, r"input 'a': shape = \[2, 4\], must be \[-1, 3\]"),
+        ({"a": np.zeros(2, np.float32)}, r"input 'a': shape = \[2\], must be \[-1, 3\]"),
+        ({"a": np.zeros((), np.float32)}, r"input 'a': shape = \[\], must have rows on axis 0"),
+        (
+            {"a": np.zeros((2, 3), np.float32), "b": np.zeros((1, 5), np.int64)},
+            "input 'b': rows = 1, must be 2 as in 'a'",
+        ),
+        ({"a": np.zeros((0, 3), np.float32), "b": np.zeros((0, 5), np.int64)}, "rows = 0, must be at least 1"),
+        ({"a": np.zeros((1, 3), np.float32), "c": np.zeros(1)}, "input 'c' is unknown, must be one of 'a', 'b'"),
+    ],
+)
+def test_a_request_that_does_not_fit_is_refused_precisely(inputs: dict[str, np.ndarray], message: str) -> None:
+    """Input, value and what it must be."""
+    with pytest.raises(InvalidInput, match=message):
+        signature({"a": "float32[rows, 3]", "b": "int64[rows, n]"}).bind(inputs)
+
+
+def test_inputs_share_their_named_axes() -> None:
+    """Two inputs with the axis `tokens` must agree on its size."""
+    both = signature({"ids": "int64[rows, tokens]", "mask": "int64[rows, tokens]"})
+    with pytest.raises(InvalidInput, match="input 'mask': axis 'tokens' = 4, must be 3"):
+        both.bind({"ids": np.zeros((1, 3), np.int64), "mask": np.zeros((1, 4), np.int64)})
+
+
+def test_near_lengths_share_a_bucket_and_far_ones_do_not() -> None:
+    """Named axes are rounded up to steps of eight in the bucket; the request's own size is kept."""
+    ids = signature({"ids": "int64[rows, tokens]"})
+    three, eight, nine = (ids.bind({"ids": np.zeros((1, n), np.int64)}) for n in (3, 8, 9))
+    assert three.bucket == eight.bucket != nine.bucket
+    assert three.bucket.family == nine.bucket.family
+    assert (three.sizes, nine.sizes) == ((3,), (9,))
+
+
+def test_unnamed_free_axes_are_never_padded_together() -> None:
+    """-1 takes any size, and each size is a family of its own."""
+    free = signature({"x": "float32[rows, -1]"})
+    two, three = (free.bind({"x": np.zeros((1, n), np.float32)}) for n in (2, 3))
+    assert two.bucket.family != three.bucket.family
+
+
+def test_without_a_declaration_dtype_and_shape_decide_the_bucket() -> None:
+    """Anything is taken; only what is alike shares a batch."""
+    anything = signature({"x": ""})
+    a, b, c = (anything.bind({"x": array}) for array in (np.zeros((1, 2)), np.ones((5, 2)), np.zeros((1, 2), np.int64)))
+    assert a.bucket == b.bucket != c.bucket
+
+
+def test_optional_inputs_may_be_left_out() -> None:
+    """With and without them are different families."""
+    s = signature({"a": "float32[rows]", "b": "float32[rows]"}, optional=frozenset({"b"}))
+    one = s.bind({"a": np.zeros(1, np.float32)})
+    two = s.bind({"a": np.zeros(1, np.float32), "b": np.zeros(1, np.float32)})
+    assert one.bucket != two.bucket
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros((3, 2), np.float32), "output 'y': shape = .3, 2., must have 2 rows"),
+        (np.float32(1), "output 'y': shape = \\[\\], must have 2 rows"),
+        (np.zeros((2, 2)), "output 'y': datatype = FP64, must be FP32"),
+        (np.zeros((2, 5), np.float32), "output 'y': shape = .2, 5., must be .-1, 2."),
+        (np.zeros((2, 2), np.complex64), "output 'y': dtype complex64 has no Open Inference datatype"),
+    ],
+)
+def test_what_a_model_returns_must_fit_its_declaration(array: np.ndarray, message: str) -> None:
+    """Rows first, then dtype and shape."""
+    with pytest.raises(ModelFailed, match=message):
+        signature({"x": ""}, {"y": "float32[rows, 2]"}).check_output("y", np.asarray(array), 2)
+
+
+def test_an_output_axis_must_belong_to_an_input() -> None:
+    """Otherwise nobody could tell how far to cut it back."""
+    with pytest.raises(ValueError, match="output 'y': axis 'words' belongs to no input"):
+        signature({"x": "int64[rows, tokens]"}, {"y": "float32[rows, words]"})

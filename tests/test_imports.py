@@ -1,0 +1,91 @@
+"""The architecture as imports: who may import whom, and what the serving path must not cost."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+HEAVY = {"torch", "kserve", "kubernetes", "pandas", "fastapi", "grpc", "transformers", "uvicorn", "cloudevents"}
+
+FORBIDDEN = {
+    "predictors/batching": {"numpy", "asyncio", "time", *HEAVY, "protocol", "serving", "runtime"},
+    "predictors/protocol": {"asyncio", *HEAVY, "serving", "runtime", "batching"},
+    "predictors/serving": {*HEAVY, "runtime"},
+    "predictors/runtime": {"kserve", "kubernetes", "h2corn", "serving"},
+}
+"""What no module of a folder may import, outside packages and torpor's own."""
+
+
+def imported(file: Path) -> set[str]:
+    """Top-level packages, and for relative imports the folders that they go through."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names.update(alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            module = (node.module or "").split(".")
+            sibling = node.level == 1 and file.parent.name != "predictors"
+            names.update([] if sibling else module[:1])
+    return names
+
+
+@pytest.mark.parametrize("folder", FORBIDDEN)
+def test_folders_import_only_what_they_may(folder: str) -> None:
+    """The layout is the architecture."""
+    files = sorted((ROOT / folder).rglob("*.py"))
+    assert files
+    for file in files:
+        wrong = imported(file) & FORBIDDEN[folder]
+        assert not wrong, f"{file.relative_to(ROOT)} imports {', '.join(sorted(wrong))}"
+
+
+def test_only_the_composition_roots_bring_serving_and_runtime_together() -> None:
+    """The command, and the adapter to KServe's SDK, which alone imports kserve."""
+    both = {
+        str(file.relative_to(ROOT))
+        for file in (ROOT / "predictors").rglob("*.py")
+        if {"serving", "runtime"} <= imported(file)
+    }
+    assert both == {"predictors/command.py", "predictors/kserve_model.py"}
+    kserve = {str(f.relative_to(ROOT)) for f in (ROOT / "predictors").rglob("*.py") if "kserve" in imported(f)}
+    assert kserve == {"predictors/kserve_model.py"}
+
+
+def loaded_by(code: str) -> set[str]:
+    """The top-level modules that a fresh interpreter has after running `code`."""
+    script = f"{code}\nimport sys; print(*{{name.split('.')[0] for name in sys.modules}})"
+    done = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_the_serving_path_imports_nothing_heavy() -> None:
+    """All that a request goes through, and not one of the packages that make a cold start slow."""
+    modules = loaded_by(
+        "import torpor.predictors.command, torpor.predictors.serving.app, torpor.predictors.serving.lifecycle\n"
+        "import torpor.predictors.serving.server, torpor.predictors.runtime.executor"
+    )
+    assert not modules & (HEAVY | {"scipy", "prometheus_client", "h2", "httpx", "shtab"})
+
+
+def test_the_authors_import_is_nearly_free() -> None:
+    """`import torpor.predictors`, in a model's file, brings the errors and nothing else."""
+    assert not loaded_by("import torpor.predictors") & (HEAVY | {"numpy", "asyncio", "orjson", "h2corn"})
+
+
+def test_transformers_is_never_ours() -> None:
+    """Hugging Face's package keeps its name, from the repository's root too."""
+    code = "import transformers; print(transformers.__file__)"
+    done = subprocess.run([sys.executable, "-P", "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert str(ROOT / "transformers") not in done.stdout
+
+
+def test_the_committed_schemas_are_the_compiled_proto_files(tmp_path: Path) -> None:
+    """`make schemas` was run after the last change of a .proto file."""
+    folder = ROOT / "predictors/protocol/schemas"
+    out = tmp_path / "schemas.binpb"
+    command = [sys.executable, "-P", "-m", "grpc_tools.protoc", f"-I{folder}", f"--descriptor_set_out={out}"]
+    subprocess.run([*command, *sorted(map(str, folder.glob("*.proto")))], check=True)
+    assert out.read_bytes() == (folder / "schemas.binpb").read_bytes()
