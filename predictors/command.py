@@ -6,6 +6,7 @@ import gc
 import json
 import logging
 import os
+import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -72,7 +73,9 @@ def _parser() -> argparse.ArgumentParser:
         if setting.name == "port":
             flags = dict.fromkeys((*flags, "--http_port"))
         default = "" if setting.name == "drain_quiet_s" else f" (default {setting.default})"
-        serve.add_argument(*flags, dest=setting.name, metavar=setting.kind.__name__.upper(), help=setting.help + default)
+        serve.add_argument(
+            *flags, dest=setting.name, metavar=setting.kind.__name__.upper(), help=setting.help + default
+        )
     for flag in _KSERVE_FLAGS:
         serve.add_argument(f"--{flag}", dest="kserve_" + flag, nargs="?", const="", help=argparse.SUPPRESS)
     serve.set_defaults(run=_serve)
@@ -112,6 +115,8 @@ def _serve(options: argparse.Namespace, began_s: float) -> int:
     if ignored:
         logger.info("ignored, without meaning here: %s", ", ".join(f"--{flag}" for flag in ignored))
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    # While the model loads there is nothing to drain; and as process 1 of a container SIGTERM has no default action.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         return asyncio.run(_run(name, model_version, file, folder, code_folder, settings, began_s))
     except KeyboardInterrupt:

@@ -1,11 +1,11 @@
 """A torpor predictor as a `kserve.Model`, batched, under a stock `kserve.ModelServer`; the only place that imports kserve.
 
-    from kserve import ModelServer
-    from torpor.predictors.kserve_model import KServeModel
+from kserve import ModelServer
+from torpor.predictors.kserve_model import KServeModel
 
-    model = KServeModel("minilm", "examples/minilm")
-    model.load()
-    ModelServer().start([model])
+model = KServeModel("minilm", "examples/minilm")
+model.load()
+ModelServer().start([model])
 """
 
 import asyncio
@@ -14,16 +14,19 @@ from pathlib import Path
 from typing import Any
 
 import kserve
-import numpy as np
 import orjson
 from kserve.errors import InvalidInput as KServeInvalidInput
+from kserve.errors import ModelNotReady
+from kserve.protocol.infer_type import to_http_parameters
 
 from .batching.policy import BatchingPolicy, BatchingSettings
 from .batching.run_times import RunTimes
-from .errors import InvalidInput, TorporError
+from .errors import InvalidInput, TorporError, Unavailable
 from .protocol import v1
-from .protocol.datatypes import datatype_of
-from .protocol.inference import InferRequest
+from .protocol.datatypes import DTYPES, Array, datatype_of
+from .protocol.inference import InferRequest, InferResponse
+from .protocol.json_tensor import array_from_json
+from .protocol.v2_rest import object_array
 from .runtime.executor import Executor
 from .runtime.user_class import import_class, inspect_class
 from .serving.batcher import Batcher
@@ -70,19 +73,14 @@ class KServeModel(kserve.Model):  # type: ignore[misc]
         model = self._model()
         try:
             if isinstance(payload, kserve.InferRequest):
-                request = InferRequest({i.name: i.as_numpy() for i in payload.inputs}, id=payload.id or "")
-                response = await model.infer(request, headers)
-                outputs = []
-                for name, array in response.outputs.items():
-                    output = kserve.InferOutput(name, list(array.shape), datatype_of(array))
-                    output.set_data_from_numpy(np.ascontiguousarray(array), binary_data=bool(payload.from_grpc))
-                    outputs.append(output)
-                return kserve.InferResponse(payload.id, self.name, outputs, model_version=model.version)
+                return self._answer(payload, await model.infer(_request(payload), headers))
             datatypes = {spec.name: spec.datatype for spec in model.signature.inputs.values()}
             request = v1.decode(orjson.dumps(payload), model.signature.names, datatypes)
             return orjson.loads(v1.encode(await model.infer(request, headers)))
         except InvalidInput as error:
             raise KServeInvalidInput(str(error)) from error
+        except Unavailable as error:
+            raise ModelNotReady(self.name, str(error)) from error
         except TorporError as error:
             raise kserve.errors.InferenceError(str(error)) from error
 
@@ -97,6 +95,20 @@ class KServeModel(kserve.Model):  # type: ignore[misc]
         if self._device is not None:
             self._device.stop()
 
+    def _answer(self, payload: Any, response: InferResponse) -> Any:
+        outputs = []
+        for name, array in response.outputs.items():
+            output = kserve.InferOutput(name, list(array.shape), datatype_of(array))
+            if payload.from_grpc:
+                output.set_data_from_numpy(array, binary_data=True)
+            else:  # JSON or binary, as the SDK reads in the request
+                output.data = array
+            outputs.append(output)
+        return kserve.InferResponse(
+            payload.id, self.name, outputs, model_version=response.model_version,
+            use_binary_outputs=payload.use_binary_outputs, requested_outputs=payload.request_outputs,
+        )  # fmt: skip
+
     def _model(self) -> ServedModel:
         """The batcher belongs to the server's event loop, which exists when the first call comes."""
         if self._served is None:
@@ -104,8 +116,30 @@ class KServeModel(kserve.Model):  # type: ignore[misc]
             policy = self._policy
             metrics = ModelMetrics(self.name, self._version, lambda: policy.queued_rows)
             batcher = Batcher(policy, self._device, metrics)
-            self._served = ServedModel(
-                self.name, self._version, self._device.executor.signature, batcher, self._device
-            )
+            self._served = ServedModel(self.name, self._version, self._device.executor.signature, batcher, self._device)
         return self._served
 
+
+def _request(payload: Any) -> InferRequest:
+    outputs = tuple(output.name for output in payload.request_outputs or ())
+    parameters = to_http_parameters(payload.parameters) if payload.parameters else {}
+    return InferRequest(
+        {i.name: _array(i) for i in payload.inputs}, outputs, id=payload.id or "", parameters=parameters
+    )
+
+
+def _array(tensor: Any) -> Array:
+    """The SDK's own conversion cuts floats to integers and knows only its own errors."""
+    name, datatype, shape = tensor.name, tensor.datatype, tuple(tensor.shape)
+    if datatype not in DTYPES:
+        raise InvalidInput(f"input '{name}': datatype = {datatype}, must be one of {', '.join(DTYPES)}")
+    try:
+        if isinstance(tensor.data, list) and DTYPES[datatype].kind in "biu":
+            return array_from_json(name, tensor.data, datatype, shape)
+        array: Array = tensor.as_numpy()
+    except (ValueError, TypeError, OverflowError) as error:
+        raise InvalidInput(f"input '{name}': {error}") from None
+    if datatype == "BYTES":
+        elements = [element.encode() if isinstance(element, str) else element for element in array.ravel()]
+        return object_array(elements, shape)
+    return array

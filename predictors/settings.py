@@ -135,7 +135,9 @@ class ModelFile:
         for section, table in content.items():
             known = {setting.name for setting in SETTINGS if setting.section == section}
             if not known or not isinstance(table, dict):
-                raise SettingError(f"{path}: {section} is unknown, must be class, name, [batching], [device] or [parameters]")
+                raise SettingError(
+                    f"{path}: {section} is unknown, must be class, name, [batching], [device] or [parameters]"
+                )
             for key, value in table.items():
                 if key not in known:
                     raise SettingError(f"{path}: {section}.{key} is unknown, must be one of {', '.join(sorted(known))}")
@@ -184,5 +186,3 @@ def find_model_file(folder: Path, version_folder: Path) -> Path:
         if (place / "model.toml").is_file():
             return place / "model.toml"
     raise SettingError(f"{folder}: no model.toml in it{'' if folder == version_folder else f' or in {version_folder}'}")
-
-

@@ -79,7 +79,7 @@ class Request:
     id: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Bound:
     """A request that fits its model: the inputs by name in the model's order, and where they may be batched.
 
@@ -201,8 +201,7 @@ class Signature:
         if NAMES[array.dtype] != spec.datatype:
             raise ModelFailed(f"output '{name}': datatype = {NAMES[array.dtype]}, must be {spec.datatype}")
         fits = array.ndim == len(spec.axes) + 1 and all(
-            isinstance(axis, str) or axis in (-1, size)
-            for size, axis in zip(array.shape[1:], spec.axes, strict=True)
+            isinstance(axis, str) or axis in (-1, size) for size, axis in zip(array.shape[1:], spec.axes, strict=True)
         )
         if not fits:
             raise ModelFailed(f"output '{name}': shape = {list(array.shape)}, must be {spec.shape}")

@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from heapq import heappop, heappush
 from itertools import count
+from typing import NamedTuple
 
 from ..errors import InvalidInput, QueueFull
 from .bucket import Bucket
@@ -70,8 +71,7 @@ class Item:
     state: State = State.QUEUED
 
 
-@dataclass(frozen=True, slots=True)
-class Slice:
+class Slice(NamedTuple):
     """Rows `start` to `stop` of an item, as they stand in a batch."""
 
     item: Item
@@ -79,7 +79,7 @@ class Slice:
     stop: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Batch:
     """What runs at once: `rows` rows in `slices`, in order, padded to `bucket`; formed at `taken_s`."""
 
@@ -118,6 +118,8 @@ class BatchingPolicy:
         self.run_times = run_times
         self.queued_rows = 0
         self.running_rows = 0
+        self.queued_deadlines = 0
+        """How many items wait that have a deadline: most models never see one, and need not look."""
         self._queues: dict[Bucket, _Queue] = {}
         self._expected_rows = 0.0
         self._sequence = count()
@@ -149,18 +151,23 @@ class BatchingPolicy:
         self.queued_rows += item.rows
         if item.deadline_s is not None:
             heappush(queue.deadlines, (item.deadline_s, next(self._sequence), item))
+            self.queued_deadlines += 1
 
     def cancel(self, item: Item) -> None:
         """Drop the rows of the item that still wait; nothing for one that is taken or gone."""
         if item.state is not State.QUEUED:
             return
         item.state = State.GONE
+        if item.deadline_s is not None:
+            self.queued_deadlines -= 1
         queue = self._queues[item.bucket]
         self._remove_rows(queue, item.rows - item.taken_rows)
 
     def expire(self, now: float) -> list[Item]:
         """Drop and return the items whose deadline has come."""
         expired: list[Item] = []
+        if not self.queued_deadlines:
+            return expired
         for queue in list(self._queues.values()):
             while (deadline_s := queue.earliest_deadline_s()) is not None and deadline_s <= now:
                 item = heappop(queue.deadlines)[2]
@@ -208,6 +215,8 @@ class BatchingPolicy:
 
     def next_deadline_s(self) -> float | None:
         """The earliest deadline of an item that waits: when `expire` should be asked while no device is free."""
+        if not self.queued_deadlines:
+            return None
         deadlines = [d for queue in self._queues.values() if (d := queue.earliest_deadline_s()) is not None]
         return min(deadlines, default=None)
 
@@ -226,7 +235,7 @@ class BatchingPolicy:
         due_s = queue.oldest().arrival_s
         if queue.rows < settings.max_batch_size:
             due_s += settings.batch_timeout_s
-        deadline_s = queue.earliest_deadline_s()
+        deadline_s = queue.earliest_deadline_s() if self.queued_deadlines else None
         if deadline_s is not None:
             rows = min(queue.rows, settings.max_batch_size)
             due_s = min(due_s, deadline_s - self.run_times.estimate_s(rows, queue.bucket))
@@ -246,6 +255,8 @@ class BatchingPolicy:
             moved += rows
             if item.taken_rows == item.rows:
                 item.state = State.TAKEN
+                if item.deadline_s is not None:
+                    self.queued_deadlines -= 1
                 queue.items.popleft()
         self._remove_rows(queue, moved)
         return moved

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InvalidInput
+from ..errors import InvalidInput, ModelFailed
 
 Array = NDArray[Any]
 """A tensor between the wire and the device: C order, little-endian, BYTES as objects."""
@@ -39,12 +39,23 @@ def datatype_of(array: Array) -> str:
 
 
 def encode_bytes(array: Array) -> bytes:
-    """An object array of `bytes` (or `str`, as UTF-8) in the wire form of BYTES, in C order."""
+    """An object array of `bytes` (or `str`, as UTF-8) in the wire form of BYTES, in C order. Raises ModelFailed."""
     pieces: list[bytes] = []
-    for element in array.ravel():
-        data = element.encode() if isinstance(element, str) else bytes(element)
+    for data in map(element_bytes, array.ravel()):
         pieces += (len(data).to_bytes(4, "little"), data)
     return b"".join(pieces)
+
+
+def element_bytes(element: object) -> bytes:
+    """An element of a BYTES output. Raises ModelFailed for one that is neither `bytes` nor `str` of valid Unicode."""
+    if isinstance(element, bytes):
+        return element
+    if not isinstance(element, str):
+        raise ModelFailed(f"a BYTES output holds a {type(element).__name__}, must hold bytes or str")
+    try:
+        return element.encode()
+    except UnicodeEncodeError:
+        raise ModelFailed("a BYTES output holds a str that is not valid Unicode") from None
 
 
 def decode_bytes(data: memoryview, count: int, name: str) -> list[bytes]:

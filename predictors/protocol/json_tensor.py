@@ -6,7 +6,7 @@ from base64 import b64decode
 import numpy as np
 
 from ..errors import InvalidInput, ModelFailed
-from .datatypes import DTYPES, Array
+from .datatypes import DTYPES, Array, element_bytes
 
 _KINDS = {"b": "booleans", "i": "integers", "u": "integers", "f": "numbers"}
 
@@ -19,8 +19,10 @@ def array_from_json(name: str, data: object, datatype: str, shape: tuple[int, ..
     if shape is None:
         return array
     if array.size != math.prod(shape):
-        raise InvalidInput(f"input '{name}': shape {list(shape)} needs {math.prod(shape)} elements, data has {array.size}")
-    if array.ndim > 1 and array.shape != shape:
+        raise InvalidInput(
+            f"input '{name}': shape {list(shape)} needs {math.prod(shape)} elements, data has {array.size}"
+        )
+    if array.ndim > 1 and array.shape != (shape if array.size else shape[: array.ndim]):  # lists end at an empty axis
         raise InvalidInput(f"input '{name}': shape = {list(shape)}, data is nested as {list(array.shape)}")
     return array.reshape(shape)
 
@@ -64,8 +66,13 @@ def _numbers(name: str, data: list[object], datatype: str) -> Array:
     if not raw.size:
         return raw.astype(dtype)
     accepted = {"b": "b", "i": "iu", "u": "iu", "f": "fiu"}[dtype.kind]
-    if raw.dtype.kind not in accepted:
-        raise InvalidInput(f"input '{name}': elements must be {_KINDS[dtype.kind]} for {datatype}, in lists of equal lengths")
+    exact = _exact(data) if raw.dtype.kind == "f" and dtype.kind in "iu" else None
+    if exact is not None:
+        raw = exact
+    elif raw.dtype.kind not in accepted:
+        raise InvalidInput(
+            f"input '{name}': elements must be {_KINDS[dtype.kind]} for {datatype}, in lists of equal lengths"
+        )
     if raw.dtype == dtype:
         return raw
     if dtype.kind in "iu":
@@ -73,7 +80,9 @@ def _numbers(name: str, data: list[object], datatype: str) -> Array:
         low, high = int(raw.min()), int(raw.max())
         if low < limits.min or high > limits.max:
             wrong = low if low < limits.min else high
-            raise InvalidInput(f"input '{name}': element {wrong}, must be in [{limits.min}, {limits.max}] for {datatype}")
+            raise InvalidInput(
+                f"input '{name}': element {wrong}, must be in [{limits.min}, {limits.max}] for {datatype}"
+            )
         return raw.astype(dtype)
     with np.errstate(over="ignore"):
         array = raw.astype(dtype)
@@ -81,6 +90,12 @@ def _numbers(name: str, data: list[object], datatype: str) -> Array:
         largest = np.finfo(dtype).max
         raise InvalidInput(f"input '{name}': elements must be in [-{largest}, {largest}] for {datatype}")
     return array
+
+
+def _exact(data: list[object]) -> Array | None:
+    """Integers as objects: where some are 2**63 or more and others less, numpy makes float64 of all. None for others."""
+    exact = np.array(data, object)
+    return exact if all(type(element) is int for element in exact.flat) else None
 
 
 def _strings(name: str, data: list[object]) -> Array:
@@ -117,11 +132,7 @@ def _strings(name: str, data: list[object]) -> Array:
 
 
 def _text(value: object) -> str:
-    if isinstance(value, str):
-        return value
-    if not isinstance(value, bytes):
-        raise ModelFailed(f"a BYTES output holds a {type(value).__name__}, must hold bytes or str")
     try:
-        return value.decode()
+        return element_bytes(value).decode()
     except UnicodeDecodeError:
         raise ModelFailed("a BYTES output is no UTF-8, which JSON needs: ask for it as binary data") from None

@@ -12,7 +12,9 @@ from typing import Any
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 _POOL = descriptor_pool.DescriptorPool()
-_DESCRIPTORS = descriptor_pb2.FileDescriptorSet.FromString(files(__package__).joinpath("schemas/schemas.binpb").read_bytes())
+_DESCRIPTORS = descriptor_pb2.FileDescriptorSet.FromString(
+    files(__package__).joinpath("schemas/schemas.binpb").read_bytes()
+)
 
 FILES: dict[str, bytes] = {}
 """The schemas' serialized FileDescriptorProtos by file name, for reflection."""

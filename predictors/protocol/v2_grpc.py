@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from ..errors import InvalidInput
-from .datatypes import DTYPES, Array, datatype_of, decode_bytes, encode_bytes
+from .datatypes import DTYPES, Array, datatype_of, decode_bytes, element_bytes, encode_bytes
 from .inference import NO_PARAMETERS, InferRequest, InferResponse, Parameter, Parameters
 from .messages import message
-from .v2_rest import MAX_RANK, check_size, object_array
+from .v2_rest import check_shape, check_size, object_array
 
 ModelInferRequest = message("inference.ModelInferRequest")
 ModelInferResponse = message("inference.ModelInferResponse")
@@ -43,10 +43,11 @@ def decode(request: Any) -> InferRequest:
         if datatype not in DTYPES:
             raise InvalidInput(f"input '{name}': datatype = '{datatype}', must be one of {', '.join(DTYPES)}")
         shape = tuple(tensor.shape)
-        if len(shape) > MAX_RANK:
-            raise InvalidInput(f"input '{name}': shape has {len(shape)} axes, must be in [1, {MAX_RANK}]")
         if shape and min(shape) < 0:
             raise InvalidInput(f"input '{name}': shape = {list(shape)}, must be integers of at least 0")
+        check_shape(name, shape)
+        if raw and tensor.contents.ListFields():
+            raise InvalidInput(f"input '{name}': contents and raw_input_contents exclude one another")
         inputs[name] = _from_raw(name, datatype, shape, raw[position]) if raw else _from_typed(tensor, datatype, shape)
     outputs = tuple(output.name for output in request.outputs)
     if len(set(outputs)) != len(outputs) or "" in outputs:
@@ -57,9 +58,7 @@ def decode(request: Any) -> InferRequest:
 
 def encode(response: InferResponse, *, raw: bool) -> Any:
     """An `inference.ModelInferResponse`; FP16 has no typed field, so a response that holds it is raw in any case."""
-    answer = ModelInferResponse(
-        model_name=response.model_name, model_version=response.model_version, id=response.id
-    )
+    answer = ModelInferResponse(model_name=response.model_name, model_version=response.model_version, id=response.id)
     datatypes = {name: datatype_of(array) for name, array in response.outputs.items()}
     raw = raw or "FP16" in datatypes.values()
     for name, array in response.outputs.items():
@@ -68,7 +67,7 @@ def encode(response: InferResponse, *, raw: bool) -> Any:
         if raw:
             answer.raw_output_contents.append(encode_bytes(array) if datatype == "BYTES" else array.tobytes())
         elif datatype == "BYTES":
-            output.contents.bytes_contents.extend(v.encode() if isinstance(v, str) else v for v in array.ravel())
+            output.contents.bytes_contents.extend(map(element_bytes, array.ravel()))
         else:
             getattr(output.contents, _FIELDS[datatype]).extend(array.ravel().tolist())
     return answer

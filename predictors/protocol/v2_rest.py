@@ -9,7 +9,7 @@ kept (`_Layouts`) and found again by its bytes: a request then costs one look-up
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +22,9 @@ from .json_tensor import array_from_json, json_from_array
 
 MAX_RANK = 16
 """Most axes of a tensor; a limit of torpor's, against shapes that only cost time."""
+
+MAX_EMPTY_SIZE = 1 << 32
+"""Largest product of the other axes of a tensor that is empty; numpy's own limit is 2**63 bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +177,7 @@ def _read_input(entry: object, position: int, start: int) -> "tuple[str, _Binary
         raise InvalidInput(f"inputs[{position}].name must be a non-empty string")
     datatype = entry.get("datatype")
     if not isinstance(datatype, str) or datatype not in DTYPES:
-        raise InvalidInput(f"input '{name}': datatype = {datatype!r}, must be one of {', '.join(DTYPES)}")
+        raise InvalidInput(f"input '{name}': datatype = {_shown(datatype)}, must be one of {', '.join(DTYPES)}")
     shape = read_shape(name, entry.get("shape"))
     size = _parameters(entry.get("parameters"), f"input '{name}': parameters").get("binary_data_size")
     if size is None:
@@ -193,9 +196,18 @@ def read_shape(name: str, shape: object) -> tuple[int, ...]:
     """A shape as it came; raises InvalidInput."""
     if not isinstance(shape, list) or not all(type(n) is int and n >= 0 for n in shape):
         raise InvalidInput(f"input '{name}': shape = {_shown(shape)}, must be a list of integers of at least 0")
+    check_shape(name, shape)
+    return tuple(shape)
+
+
+def check_shape(name: str, shape: Sequence[int]) -> None:
+    """Sizes of at least 0 must make a shape that numpy can have, also where no data bound it. Raises InvalidInput."""
     if len(shape) > MAX_RANK:
         raise InvalidInput(f"input '{name}': shape has {len(shape)} axes, must be in [1, {MAX_RANK}]")
-    return tuple(shape)
+    if 0 in shape and math.prod(filter(None, shape)) > MAX_EMPTY_SIZE:
+        raise InvalidInput(
+            f"input '{name}': shape = {_shown(shape)}, must have a product of at most {MAX_EMPTY_SIZE} beside the 0"
+        )
 
 
 def check_size(name: str, datatype: str, shape: tuple[int, ...], size: int) -> None:
@@ -254,5 +266,9 @@ def _kind(value: object) -> str:
 
 
 def _shown(value: object) -> str:
+    if isinstance(value, list):  # it may be nested deeper than repr goes
+        value = [_kind(element) if isinstance(element, list | dict) else element for element in value[:20]]
+    elif isinstance(value, dict):
+        return "a JSON object"
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."

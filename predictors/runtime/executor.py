@@ -163,7 +163,9 @@ class Executor:
         for name, value in result.items():
             if self._torch is not None and isinstance(value, self._torch.Tensor):
                 if value.dtype is self._torch.bfloat16:
-                    raise ModelFailed(f"output '{name}': dtype bfloat16 has no datatype here, return float16 or float32")
+                    raise ModelFailed(
+                        f"output '{name}': dtype bfloat16 has no datatype here, return float16 or float32"
+                    )
                 value = value.detach().cpu().numpy()
             outputs[name] = value if isinstance(value, np.ndarray) else _array(name, value)
         return outputs
@@ -180,7 +182,9 @@ class Executor:
             answer = {name: array[start:stop] for name, array in outputs.items()}
             for name, axes in cuts.items():
                 whole = answer[name].shape[1:]
-                sizes = [size if at is None else min(size, part.sizes[at]) for size, at in zip(whole, axes, strict=True)]
+                sizes = [
+                    size if at is None else min(size, part.sizes[at]) for size, at in zip(whole, axes, strict=True)
+                ]
                 answer[name] = answer[name][(slice(None), *map(slice, sizes))]
             answers.append(answer)
             start = stop
@@ -229,5 +233,3 @@ def _array(name: str, value: Any) -> Array:
         return np.asarray(value)
     except ValueError:
         raise ModelFailed(f"output '{name}' is a {type(value).__name__}, must be a tensor or an array") from None
-
-

@@ -1,11 +1,14 @@
 """The ASGI application: gRPC goes one way, everything else is REST; neither knows which HTTP version it came by."""
 
 import asyncio
+import re
 
 from .data_plane import DataPlane
 from .exchange import Exchange, Message, Receive, Send
 from .grpc_wire import Grpc
 from .rest import Rest
+
+_GRPC = re.compile(rb"application/grpc(?![\w-])")  # +proto may follow; grpc-web is another protocol
 
 
 class App:
@@ -24,7 +27,7 @@ class App:
         if scope["type"] != "http":
             raise RuntimeError(f"scope type {scope['type']} is not served")
         exchange = Exchange(scope, receive, send, self._max_body_bytes, self._data_plane.is_draining)
-        is_grpc = exchange.headers.get(b"content-type", b"").startswith(b"application/grpc")
+        is_grpc = scope["http_version"] == "2" and _GRPC.match(exchange.headers.get(b"content-type", b""))
         if is_grpc and self._grpc.is_stream(exchange.path):
             await self._grpc.answer(exchange)  # a watch lasts as long as its caller: draining does not wait for it
             return
@@ -34,4 +37,3 @@ class App:
         finally:
             self.in_flight -= 1
             self.last_request_s = self._time()
-

@@ -59,7 +59,8 @@ class Batcher:
         future: asyncio.Future[Outputs] = self._loop.create_future()
         job = _Job(bound.rows, bound.bucket, deadline_s, bound=bound, future=future)
         self.policy.offer(job, now)
-        self._step(now)
+        if not self._busy or deadline_s is not None:  # else the end of the batch that runs is the next thing to happen
+            self._step(now)
         try:
             return await future
         except asyncio.CancelledError:
@@ -79,8 +80,9 @@ class Batcher:
     def _step(self, now: float) -> None:
         """Do what is due: expire, start a batch if the device is free, set the timer for what is due later."""
         policy = self.policy
-        for item in policy.expire(now):
-            self._fail(item, DeadlineExceeded("the deadline passed while the request waited for the model"))
+        if policy.queued_deadlines:
+            for item in policy.expire(now):
+                self._fail(item, DeadlineExceeded("the deadline passed while the request waited for the model"))
         if not self._busy:
             batch = policy.take(now, flush=self._flush)
             if batch is not None:

@@ -64,12 +64,8 @@ class ServedModel:
             "name": self.name,
             "versions": [self.version],
             "platform": PLATFORM,
-            "inputs": [
-                {"name": s.name, "datatype": s.datatype, "shape": s.shape} for s in signature.inputs.values()
-            ],
-            "outputs": [
-                {"name": s.name, "datatype": s.datatype, "shape": s.shape} for s in signature.outputs.values()
-            ],
+            "inputs": [{"name": s.name, "datatype": s.datatype, "shape": s.shape} for s in signature.inputs.values()],
+            "outputs": [{"name": s.name, "datatype": s.datatype, "shape": s.shape} for s in signature.outputs.values()],
         }
 
 
@@ -98,13 +94,19 @@ class DataPlane:
         metrics = ModelMetrics(name, version, lambda: policy.queued_rows)
         self.metrics.models.append(metrics)
         started_s = time.perf_counter()
-        for rows in (1, 1, min(4, settings.max_batch_size)):  # the first run allocates; the next two give the times' prior
+        for rows in (
+            1,
+            1,
+            min(4, settings.max_batch_size),
+        ):  # the first run allocates; the next two give the times' prior
             bound = executor.warm_up(rows)
             if bound is None:
                 break
             began_s = time.perf_counter()
             result = (await device.call(lambda batch=bound: executor.run([batch])))[0]  # type: ignore[misc]
-            if isinstance(result, ModelFailed | InvalidInput):
+            if isinstance(result, InvalidInput):  # zeros are not what it takes: then its first caller warms it up
+                break
+            if isinstance(result, ModelFailed):
                 raise result
             if rows != 1 or run_times.coefficients(bound.bucket.family) == (0.0, 0.0):
                 run_times.observe(rows, bound.bucket, time.perf_counter() - began_s)

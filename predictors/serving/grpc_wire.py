@@ -17,11 +17,13 @@ from ..protocol import v2_grpc
 from ..protocol.messages import FILES, SERVICES, SYMBOLS, message
 from .data_plane import EXTENSIONS, DataPlane
 from .exchange import CallerLeft, Exchange
-from .rest import MAX_ERROR_CHARACTERS, timeout_of
+from .rest import error_text, timeout_of
 
 logger = logging.getLogger("torpor.grpc")
 
+_GRPC = (b"content-type", b"application/grpc")
 _OK = [(b"grpc-status", b"0")]
+_INTERNAL = "internal error; the server's log has the details"
 _TIMEOUT_UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 _TIMEOUT = re.compile(r"(\d{1,8})([HMSmun])")
 
@@ -59,6 +61,9 @@ class Grpc:
 
     async def answer(self, exchange: Exchange) -> None:
         """Answer one call; every error becomes a status."""
+        if b"trailers" not in exchange.headers.get(b"te", b""):
+            await exchange.respond(200, b"", [_GRPC, *_status(GrpcCode.INVALID_ARGUMENT, "header te must be trailers")])
+            return
         try:
             unary = self._unary.get(exchange.path)
             if unary is not None:
@@ -76,7 +81,7 @@ class Grpc:
             await self._refuse(exchange, error.grpc_code, str(error))
         except Exception:
             logger.exception("%s failed", exchange.path)
-            await self._refuse(exchange, GrpcCode.INTERNAL, "internal error; the server's log has the details")
+            await self._refuse(exchange, GrpcCode.INTERNAL, _INTERNAL)
 
     async def _answer_unary(self, exchange: Exchange, request_type: str, method: Unary) -> None:
         body = await exchange.body()
@@ -92,6 +97,11 @@ class Grpc:
                 await exchange.send_message(_frame(response.SerializeToString()))
         except TorporError as error:
             await exchange.end_grpc(_status(error.grpc_code, str(error)))
+        except CallerLeft:
+            raise
+        except Exception:
+            logger.exception("%s failed", exchange.path)
+            await exchange.end_grpc(_status(GrpcCode.INTERNAL, _INTERNAL))
         else:
             await exchange.end_grpc(_OK)
 
@@ -106,13 +116,14 @@ class Grpc:
         decoded = v2_grpc.decode(request)
         if decoded.parameters:
             own_s = timeout_of(decoded.parameters)
-            timeout_s = min(filter(None, (own_s, timeout_s)), default=None)
+            timeout_s = min((s for s in (own_s, timeout_s) if s is not None), default=None)
         headers = None
         if model.signature.wants:
             headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in exchange.headers.items()}
         response = await model.infer(decoded, headers, timeout_s)
+        answer = v2_grpc.encode(response, raw=decoded.binary_outputs is None)
         self._requests["grpc", "OK"] += 1
-        return v2_grpc.encode(response, raw=decoded.binary_outputs is None)
+        return answer
 
     async def _server_live(self, request: Any, exchange: Exchange) -> Any:
         return message("inference.ServerLiveResponse")(live=True)
@@ -140,12 +151,15 @@ class Grpc:
         return self._health(request.service)
 
     async def _watch(self, requests: AsyncIterator[Any], exchange: Exchange) -> AsyncIterator[Any]:
-        request = await anext(requests)
+        request = await anext(requests, None)
+        if request is None:
+            raise InvalidInput("the call ended without a message")
         changed = self._data_plane.readiness_changed
-        async with changed:
-            while True:
-                yield self._health(request.service)
-                await changed.wait()
+        while True:
+            told = self._health(request.service)
+            yield told  # a caller that does not read holds this up, and nobody else
+            async with changed:
+                await changed.wait_for(lambda: self._health(request.service) != told)  # noqa: B023
 
     def _health(self, service: str) -> Any:
         """SERVING, NOT_SERVING, or (in a watch) SERVICE_UNKNOWN; a model's name is a service as well."""
@@ -226,10 +240,12 @@ def _timeout(exchange: Exchange) -> float | None:
         return None
     match = _TIMEOUT.fullmatch(header.decode("latin-1"))
     if match is None:
-        raise InvalidInput(f"grpc-timeout = {header.decode('latin-1')[:40]!r}, must be digits and one of H, M, S, m, u, n")
+        raise InvalidInput(
+            f"grpc-timeout = {header.decode('latin-1')[:40]!r}, must be digits and one of H, M, S, m, u, n"
+        )
     return int(match[1]) * _TIMEOUT_UNITS[match[2]]
 
 
 def _status(code: GrpcCode, text: str) -> list[tuple[bytes, bytes]]:
-    escaped = quote(text[:MAX_ERROR_CHARACTERS], safe=" !\"#$&'()*+,-./:;<=>?@[\\]^_`{|}~", errors="replace")
+    escaped = quote(error_text(text), safe=" !\"#$&'()*+,-./:;<=>?@[\\]^_`{|}~")
     return [(b"grpc-status", b"%d" % code), (b"grpc-message", escaped.encode())]

@@ -62,7 +62,9 @@ class Lifecycle:
         began_s = loop.time()
         self._data_plane.is_draining = True
         await self._data_plane.set_ready(False)
-        logger.info("draining: unready, still answering until quiet for %g s, at most %g s", quiet_s, self._drain_timeout_s)
+        logger.info(
+            "draining: unready, still answering until quiet for %g s, at most %g s", quiet_s, self._drain_timeout_s
+        )
         for model in self._data_plane.models.values():
             model.batcher.flush()
         end_s = began_s + self._drain_timeout_s

@@ -76,7 +76,9 @@ class Rest:
                 return self._reading(method, lambda: (200, {"models": [*self._data_plane.models]}))
             case ["v1", "models", name] if name.endswith(":predict"):
                 _allow(method, "POST")
-                return self._keep(path, partial(self._predict_v1, self._data_plane.model(name.removesuffix(":predict"))))
+                return self._keep(
+                    path, partial(self._predict_v1, self._data_plane.model(name.removesuffix(":predict")))
+                )
             case ["v1", "models", name] if name.endswith(":explain"):
                 raise NotSupported("explain is not supported")
             case ["v1", "models", name]:
@@ -154,8 +156,10 @@ class Rest:
         self._data_plane.check_accepting(model)
         _check_encoding(exchange)
         length = exchange.headers.get(_JSON_LENGTH)
-        if length is not None and not length.isdigit():
-            raise InvalidInput(f"Inference-Header-Content-Length = {length.decode('latin-1')[:40]!r}, must be an integer")
+        if length is not None and not (length.isdigit() and len(length) < 20):
+            raise InvalidInput(
+                f"Inference-Header-Content-Length = {length.decode('latin-1')[:40]!r}, must be an integer"
+            )
         body = await exchange.body()
         request = v2_rest.decode(body, None if length is None else int(length))
         headers = _headers(exchange) if model.signature.wants else None
@@ -194,9 +198,19 @@ def _allow(method: str, allowed: str) -> None:
         raise MethodNotAllowed(f"method {method} is not allowed, must be {allowed}")
 
 
+def error_text(message: str) -> str:
+    """An error's text, cut so that it stays short in any encoding, without characters that nobody can read."""
+    text = message.encode("utf-8", "replace")[:MAX_ERROR_BYTES].decode("utf-8", "ignore")
+    return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
+
+
 def _error_body(message: str) -> bytes:
-    return orjson.dumps({"error": message[:MAX_ERROR_CHARACTERS].encode("utf-8", "replace").decode()})
+    text = error_text(message)
+    while len(body := orjson.dumps({"error": text})) > MAX_ERROR_BODY_BYTES:  # it has many quotes
+        text = text[: len(text) * 3 // 4]
+    return body
 
 
-MAX_ERROR_CHARACTERS = 500
+MAX_ERROR_BYTES = 500
+MAX_ERROR_BODY_BYTES = 690
 """Error texts are cut here: Knative's in-memory broker crashes on bodies of about 770 bytes."""

@@ -22,12 +22,16 @@ import pytest
 MODELS = Path(__file__).parent / "models"
 TIMEOUT_S = 20
 
+Headers = Mapping[str, str]
+NONE: Headers = {}
+
 
 class Server:
     """A `torpor serve` process on a free port; `log` is what it wrote so far."""
 
     def __init__(self, model: str | Path, *options: str, **environment: str) -> None:
-        command = [Path(sys.executable).with_name("torpor"), "serve", model, "--host", "127.0.0.1", "--port", "0", *options]
+        torpor = Path(sys.executable).with_name("torpor")
+        command = [torpor, "serve", model, "--host", "127.0.0.1", "--port", "0", *options]
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("TORPOR_", "K_SERVICE", "PORT"))}
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=kept | environment)
         self.log: list[str] = []
@@ -91,7 +95,8 @@ class Reply:
         head, at, tensors = json.loads(self.body[:length]), length, {}
         for output in head["outputs"]:
             size = output["parameters"]["binary_data_size"]
-            tensors[output["name"]] = np.frombuffer(self.body[at : at + size], TYPES[output["datatype"]]).reshape(output["shape"])
+            data = np.frombuffer(self.body[at : at + size], TYPES[output["datatype"]])
+            tensors[output["name"]] = data.reshape(output["shape"])
             at += size
         assert at == len(self.body)
         return tensors
@@ -111,8 +116,8 @@ class Http1:
     def __init__(self, port: int) -> None:
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT_S)
 
-    def send(self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None) -> int:
-        self._connection.request(method, path, body, dict(headers or {}))
+    def send(self, method: str, path: str, body: bytes | None = None, headers: Headers = NONE) -> int:
+        self._connection.request(method, path, body, dict(headers))
         return 0
 
     def receive(self, stream: int) -> Reply:
@@ -120,7 +125,7 @@ class Http1:
         body = response.read()
         return Reply(response.status, {k.lower(): v for k, v in response.getheaders()}, body)
 
-    def request(self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None) -> Reply:
+    def request(self, method: str, path: str, body: bytes | None = None, headers: Headers = NONE) -> Reply:
         return self.receive(self.send(method, path, body, headers))
 
     def close(self) -> None:
@@ -140,17 +145,18 @@ class Http2:
         self._ended: dict[int, object] = {}
         self._flush()
 
-    def send(self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None) -> int:
+    def send(self, method: str, path: str, body: bytes | None = None, headers: Headers = NONE) -> int:
         """Send a request and give its stream; of a body that the server refuses, the rest is kept back."""
         stream = self._state.get_next_available_stream_id()
         fields = {":method": method, ":path": path, ":scheme": "http", ":authority": "torpor"}
         if body is not None:
             fields["content-length"] = str(len(body))
-        fields |= {k.lower(): v for k, v in (headers or {}).items()}
+        fields |= {k.lower(): v for k, v in headers.items()}
         self._state.send_headers(stream, list(fields.items()), end_stream=not body)
         at = 0
         while body and at < len(body) and stream not in self._ended:
-            room = min(self._state.local_flow_control_window(stream), self._state.max_outbound_frame_size, len(body) - at)
+            window = self._state.local_flow_control_window(stream)
+            room = min(window, self._state.max_outbound_frame_size, len(body) - at)
             if room:
                 self._state.send_data(stream, body[at : at + room], end_stream=at + room == len(body))
                 at += room
@@ -167,7 +173,7 @@ class Http2:
             raise ConnectionResetError(self._ended[stream])
         return self._replies[stream]
 
-    def request(self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None) -> Reply:
+    def request(self, method: str, path: str, body: bytes | None = None, headers: Headers = NONE) -> Reply:
         return self.receive(self.send(method, path, body, headers))
 
     def cancel(self, stream: int) -> None:

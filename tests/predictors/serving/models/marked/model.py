@@ -4,7 +4,6 @@ import os
 from pathlib import Path
 
 import numpy as np
-
 from torpor.predictors import InvalidInput
 
 RAISE, REFUSE, ONE_ROW_LESS, GIVE_NAN, EXIT, GIVE_LATIN_1, WAIT = range(1000, 1007)
@@ -31,4 +30,3 @@ class Marked:
             doubled = doubled[:-1]
         label = np.array([b"\xe9" if row[0] == GIVE_LATIN_1 else b"%d" % row[0] for row in x] + [None], object)[:-1]
         return {"doubled": doubled, "label": label, "batch_rows": np.full(len(x), len(x))}
-

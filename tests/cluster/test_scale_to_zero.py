@@ -1,0 +1,118 @@
+"""The example's InferenceService on a real cluster: to ready, to zero, and awake again with the first request.
+
+Needs $KUBECONFIG, kubectl, $INGRESS (the address of Knative's ingress, http://HOST:PORT) and the image $TORPOR_IMAGE
+(localhost/torpor:dev), which the Dockerfile makes.
+"""
+
+import json
+import os
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import grpc
+import numpy as np
+import pytest
+from kserve.protocol.grpc import grpc_predict_v2_pb2 as messages
+from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as services
+
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.skipif("KUBECONFIG" not in os.environ, reason="no cluster: $KUBECONFIG is not set"),
+    pytest.mark.skipif("INGRESS" not in os.environ, reason="no ingress: $INGRESS is not set"),
+]
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+NAMESPACE = "torpor-test-scale-to-zero"
+IMAGE = os.environ.get("TORPOR_IMAGE", "localhost/torpor:dev")
+TOKENS = [101, 7592, 2088, 102]
+WAKES = 10
+PODS = "serving.kserve.io/inferenceservice=minilm"
+
+
+def kubectl(*arguments: str, given: str | None = None, timeout_s: float = 120) -> str:
+    """Run kubectl in the test's namespace; its output. Fails the test with what it said."""
+    command = ["kubectl", "-n", NAMESPACE, *arguments]
+    done = subprocess.run(command, input=given, capture_output=True, text=True, timeout=timeout_s + 30, check=False)
+    if done.returncode:
+        pytest.fail(f"{' '.join(command)}:\n{done.stdout}{done.stderr}")
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[str]:
+    """The service's host name, once it is ready; the namespace goes at the end."""
+    subprocess.run(["kubectl", "create", "namespace", NAMESPACE], check=True, capture_output=True)
+    try:
+        yaml = (ROOT / "examples/minilm/inferenceservice.yaml").read_text().replace("localhost/torpor:dev", IMAGE)
+        kubectl("apply", "-f", "-", given=yaml)
+        # Sleep soon: the shortest window that Knative takes; a drain is cut at the request's timeout.
+        kubectl(
+            "patch", "inferenceservice", "minilm", "--type", "merge", "-p",
+            json.dumps({"spec": {"predictor": {"timeout": 20, "annotations": {"autoscaling.knative.dev/window": "6s"}}}}),
+        )  # fmt: skip
+        waited = subprocess.run(
+            ["kubectl", "-n", NAMESPACE, "wait", "--for=condition=Ready", "inferenceservice/minilm", "--timeout=180s"],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        if waited.returncode:
+            state = kubectl("get", "events", "--sort-by=.lastTimestamp") + kubectl("get", "pods", "-o", "wide")
+            pytest.fail(f"not ready; is the image {IMAGE} there (docker build -t {IMAGE} .)?\n{state}")
+        url = kubectl("get", "ksvc", "minilm-predictor", "-o", "jsonpath={.status.url}")
+        yield urlsplit(url).netloc
+    finally:
+        subprocess.run(["kubectl", "delete", "namespace", NAMESPACE, "--wait=false"], check=True, capture_output=True)
+
+
+def ask_rest(host: str) -> np.ndarray:
+    """The embedding of four tokens, by v2 JSON."""
+    inputs = [
+        {"name": name, "shape": [1, 4], "datatype": "INT64", "data": data}
+        for name, data in (("input_ids", TOKENS), ("attention_mask", [1] * 4))
+    ]
+    request = urllib.request.Request(
+        f"{os.environ['INGRESS']}/v2/models/minilm/infer",
+        json.dumps({"inputs": inputs}).encode(),
+        {"Host": host, "Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=60) as response:
+        return np.array(json.load(response)["outputs"][0]["data"], np.float32)
+
+
+def ask_grpc(host: str) -> np.ndarray:
+    """The same by gRPC's ModelInfer."""
+    request = messages.ModelInferRequest(model_name="minilm")
+    for name, data in (("input_ids", TOKENS), ("attention_mask", [1] * 4)):
+        request.inputs.add(name=name, datatype="INT64", shape=[1, 4])
+        request.raw_input_contents.append(np.array(data, np.int64).tobytes())
+    options = [("grpc.default_authority", host)]
+    with grpc.insecure_channel(urlsplit(os.environ["INGRESS"]).netloc, options=options) as channel:
+        response = services.GRPCInferenceServiceStub(channel).ModelInfer(request, timeout=60)
+    return np.frombuffer(response.raw_output_contents[0], np.float32)
+
+
+def wait_for_zero() -> float:
+    """Wait until no pod is left; the seconds that it took."""
+    began_s = time.monotonic()
+    kubectl("wait", "--for=delete", "pod", "-l", PODS, "--timeout=120s")
+    assert not kubectl("get", "pods", "-l", PODS, "-o", "name")
+    return time.monotonic() - began_s
+
+
+def test_it_sleeps_at_zero_and_wakes_with_each_request(host: str) -> None:
+    """One REST and one gRPC request while awake; then ten times to zero and back, every request answered."""
+    expected = ask_rest(host)
+    assert np.linalg.norm(expected) == pytest.approx(1.0, abs=1e-5)
+    np.testing.assert_allclose(ask_grpc(host), expected, atol=1e-5)
+    for wake in range(WAKES):
+        asleep_s = wait_for_zero()
+        ask = (ask_rest, ask_grpc)[wake % 2]
+        began_s = time.monotonic()
+        answer = ask(host)
+        print(
+            f"wake {wake + 1}: {ask.__name__} answered {time.monotonic() - began_s:.2f} s after zero ({asleep_s:.0f} s to it)"
+        )
+        np.testing.assert_allclose(answer, expected, atol=1e-5)
