@@ -87,9 +87,8 @@ def test_json_tensors_come_out_as_they_went_in(inputs: dict[str, np.ndarray]) ->
 @given(arrays(texts=True))
 def test_nested_json_data_equal_flat_data(array: np.ndarray) -> None:
     """Data may be nested as the shape says."""
-    nested = array.astype(str) if array.dtype == object and array.size else array
-    if array.dtype == object:
-        nested = np.vectorize(bytes.decode, otypes=[object])(array) if array.size else array
+    is_text = array.dtype == object and array.size
+    nested = np.vectorize(bytes.decode, otypes=[object])(array) if is_text else array
     data = {"name": "x", "datatype": datatype_of(array), "shape": array.shape, "data": nested.tolist()}
     assert same(decode(orjson.dumps({"inputs": [data]}), None).inputs, {"x": array})
 

@@ -1,5 +1,6 @@
 """Servers as `torpor serve` starts them, and one client for HTTP/1.1 and prior-knowledge HTTP/2."""
 
+import contextlib
 import http.client
 import json
 import os
@@ -13,11 +14,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import grpc
 import h2.config
 import h2.connection
 import h2.events
 import numpy as np
 import pytest
+from torpor.predictors.protocol.messages import message
 
 MODELS = Path(__file__).parent / "models"
 TIMEOUT_S = 20
@@ -290,3 +293,52 @@ def binary_request() -> Callable[..., tuple[bytes, dict[str, str]]]:
         return b"".join([head, *blobs]), {"inference-header-content-length": str(len(head))}
 
     return make
+
+
+class Gate:
+    """A model that is busy: what comes meanwhile waits in the queue, to be batched together afterwards."""
+
+    def __init__(self, metrics: Callable[[], str]) -> None:
+        self._metrics = metrics
+
+    def wait_for_rows(self, rows: int) -> None:
+        """Ask the server until so many rows wait."""
+        while not re.search(rf"^torpor_queued_rows{{.*}} {rows}\.0$", self._metrics(), re.MULTILINE):
+            pass
+
+
+@pytest.fixture
+def gated(gate_path: Path) -> Callable[[Server], contextlib.AbstractContextManager[Gate]]:
+    """Keep the model `marked` busy for as long as a `with` lasts."""
+
+    @contextlib.contextmanager
+    def hold(server: Server) -> Iterator[Gate]:
+        tensor = {"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1006, 0]}
+        body = json.dumps({"inputs": [tensor]}).encode()
+        asking, watching = Http1(server.port), Http1(server.port)
+        try:
+            stream = asking.send("POST", "/v2/models/marked/infer", body)
+            with gate_path.open("wb"):  # opens when the model has opened its end
+                yield Gate(lambda: watching.request("GET", "/metrics").body.decode())
+            assert asking.receive(stream).status == 200
+        finally:
+            asking.close()
+            watching.close()
+
+    return hold
+
+
+@pytest.fixture
+def grpc_channel() -> Iterator[Callable[[Server], grpc.Channel]]:
+    """Open grpcio's channels, closed with the test."""
+    with contextlib.ExitStack() as channels:
+        yield lambda server: channels.enter_context(grpc.insecure_channel(server.address))
+
+
+@pytest.fixture
+def grpc_infer(grpc_channel) -> Callable[[Server], Callable[..., object]]:
+    """ModelInfer as grpcio's own client calls it."""
+    response = message("inference.ModelInferResponse")
+    return lambda server: grpc_channel(server).unary_unary(
+        "/inference.GRPCInferenceService/ModelInfer", lambda m: m.SerializeToString(), response.FromString
+    )
