@@ -26,13 +26,22 @@ SERVICES: tuple[str, ...] = ()
 """The full names of the services."""
 
 
+def _add_symbols(scope: str, parent: Any, file_name: str) -> None:
+    """The messages and enums of a file or message, nested ones included."""
+    messages = parent.message_type if isinstance(parent, descriptor_pb2.FileDescriptorProto) else parent.nested_type
+    for child in (*messages, *parent.enum_type):
+        name = f"{scope}.{child.name}"
+        SYMBOLS[name] = file_name
+        if isinstance(child, descriptor_pb2.DescriptorProto):
+            _add_symbols(name, child, file_name)
+
+
 def _collect() -> tuple[str, ...]:
     services: list[str] = []
     for file in _DESCRIPTORS.file:
         _POOL.Add(file)
         FILES[file.name] = file.SerializeToString()
-        for message in file.message_type:
-            SYMBOLS[f"{file.package}.{message.name}"] = file.name
+        _add_symbols(file.package, file, file.name)
         for service in file.service:
             name = f"{file.package}.{service.name}"
             services.append(name)

@@ -183,7 +183,7 @@ class Grpc:
             elif kind == "file_by_filename":
                 file = request.file_by_filename
             elif kind == "file_containing_symbol":
-                file = SYMBOLS.get(request.file_containing_symbol, request.file_containing_symbol)
+                file = SYMBOLS.get(request.file_containing_symbol)
             if file in FILES:
                 response.file_descriptor_response.file_descriptor_proto.append(FILES[file])
             elif kind != "list_services":

@@ -18,6 +18,7 @@ import grpc
 import h2.config
 import h2.connection
 import h2.events
+import h2.settings
 import numpy as np
 import pytest
 from torpor.predictors.protocol.messages import message
@@ -183,6 +184,13 @@ class Http2:
         """Tell the server that nobody waits for the answer."""
         self._state.reset_stream(stream, 8)
         self._flush()
+
+    def close_windows(self) -> None:
+        """Let the server send no data on streams from now on; returns when it has taken note."""
+        self._state.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 0})
+        self._flush()
+        while self._state.local_settings.initial_window_size:
+            self._read()
 
     def close(self) -> None:
         self._socket.close()
