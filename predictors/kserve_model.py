@@ -8,7 +8,6 @@ model.load()
 ModelServer().start([model])
 """
 
-import asyncio
 import os
 from pathlib import Path
 from typing import Any
@@ -63,7 +62,7 @@ class KServeModel(kserve.Model):  # type: ignore[misc]
         )
         self._device = DeviceThread(self.name, executor)
         self._device.start()
-        asyncio.run(self._device.call(executor.load))
+        self._device.call(executor.load).result()
         self._policy = BatchingPolicy(batching, RunTimes())
         self.ready = True
         return True
@@ -80,7 +79,9 @@ class KServeModel(kserve.Model):  # type: ignore[misc]
         except InvalidInput as error:
             raise KServeInvalidInput(str(error)) from error
         except Unavailable as error:
-            raise ModelNotReady(self.name, str(error)) from error
+            refusal = ModelNotReady(self.name, str(error))
+            refusal.reason = str(error)  # the SDK's gRPC server reads it, and the SDK's class lacks it
+            raise refusal from error
         except TorporError as error:
             raise kserve.errors.InferenceError(str(error)) from error
 
@@ -104,8 +105,8 @@ class KServeModel(kserve.Model):  # type: ignore[misc]
             else:  # JSON or binary, as the SDK reads in the request
                 output.data = array
             outputs.append(output)
-        return kserve.InferResponse(
-            payload.id, self.name, outputs, model_version=response.model_version,
+        return kserve.InferResponse(  # its id must be a text: "" without one
+            response.id, self.name, outputs, model_version=response.model_version,
             use_binary_outputs=payload.use_binary_outputs, requested_outputs=payload.request_outputs,
         )  # fmt: skip
 

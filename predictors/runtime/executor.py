@@ -137,16 +137,16 @@ class Executor:
 
     def _gather(self, name: str, arrays: list[Array]) -> Array:
         """The arrays' rows in one writable array, each copied once."""
-        first = arrays[0]
+        first, rows = arrays[0], sum(map(len, arrays))
         row_shape = first.shape[1:]
         if all(array.shape[1:] == row_shape for array in arrays):
             if first.dtype == object:
                 return np.concatenate(arrays)
-            joined: Array = np.frombuffer(bytearray().join(arrays), first.dtype).reshape(-1, *row_shape)  # type: ignore[arg-type]
-            return joined
+            joined: Array = np.frombuffer(bytearray().join(arrays), first.dtype)  # type: ignore[arg-type]
+            return joined.reshape(rows, *row_shape)
         shape = tuple(map(max, *(array.shape[1:] for array in arrays)))
         pad = self.signature.inputs[name].pad
-        batch: Array = np.full((sum(map(len, arrays)), *shape), b"" if first.dtype == object else pad, first.dtype)
+        batch: Array = np.full((rows, *shape), b"" if first.dtype == object else pad, first.dtype)
         row = 0
         for array in arrays:
             batch[(slice(row, row + len(array)), *map(slice, array.shape[1:]))] = array

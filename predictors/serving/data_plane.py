@@ -87,7 +87,7 @@ class DataPlane:
         device = DeviceThread(name, executor)
         device.start()
         started_s = time.perf_counter()
-        await device.call(executor.load)
+        await asyncio.wrap_future(device.call(executor.load))
         self.metrics.start_phases["load"] = time.perf_counter() - started_s
         run_times = RunTimes()
         policy = BatchingPolicy(settings, run_times)
@@ -103,7 +103,7 @@ class DataPlane:
             if bound is None:
                 break
             began_s = time.perf_counter()
-            result = (await device.call(lambda batch=bound: executor.run([batch])))[0]  # type: ignore[misc]
+            result = (await asyncio.wrap_future(device.call(lambda batch=bound: executor.run([batch]))))[0]  # type: ignore[misc]
             if isinstance(result, InvalidInput):  # zeros are not what it takes: then its first caller warms it up
                 break
             if isinstance(result, ModelFailed):

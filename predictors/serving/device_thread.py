@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from queue import SimpleQueue
 from threading import Thread
 from typing import Protocol, TypeVar
@@ -48,21 +49,18 @@ class DeviceThread:
         """Let the thread end after what it has been given."""
         self._jobs.put(None)
 
-    async def call(self, function: Callable[[], T]) -> T:
-        """Run `function` on the thread and give its result, or raise its error here."""
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[T] = loop.create_future()
+    def call(self, function: Callable[[], T]) -> Future[T]:
+        """Run `function` on the thread; its result, or its error, comes with the future."""
+        future: Future[T] = Future()
 
         def job() -> None:
             try:
-                result = function()
-            except BaseException as error:
-                loop.call_soon_threadsafe(_fail, future, error)
-            else:
-                loop.call_soon_threadsafe(_succeed, future, result)
+                future.set_result(function())
+            except BaseException as error:  # a `load` that calls sys.exit fails like any other
+                future.set_exception(error)
 
         self._jobs.put(job)
-        return await future
+        return future
 
     def submit(self, parts: Sequence[Bound], done: Done, loop: asyncio.AbstractEventLoop) -> None:
         """Run a batch; `done` is called on `loop` whatever happens to it."""
@@ -81,13 +79,3 @@ class DeviceThread:
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
             job()
-
-
-def _succeed(future: "asyncio.Future[T]", result: T) -> None:
-    if not future.cancelled():
-        future.set_result(result)
-
-
-def _fail(future: "asyncio.Future[T]", error: BaseException) -> None:
-    if not future.cancelled():
-        future.set_exception(error)

@@ -9,6 +9,7 @@ import os
 import subprocess
 import time
 import urllib.request
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -26,7 +27,7 @@ pytestmark = [
 ]
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-NAMESPACE = "torpor-test-scale-to-zero"
+NAMESPACE = f"torpor-test-{uuid.uuid4().hex[:8]}"
 IMAGE = os.environ.get("TORPOR_IMAGE", "localhost/torpor:dev")
 TOKENS = [101, 7592, 2088, 102]
 WAKES = 10
@@ -42,27 +43,34 @@ def kubectl(*arguments: str, given: str | None = None, timeout_s: float = 120) -
     return done.stdout
 
 
+def state() -> str:
+    """What a person would look at when something went wrong."""
+    looks = (
+        ("get", "inferenceservice,ksvc,pods", "-o", "wide"),
+        ("get", "events", "--sort-by=.lastTimestamp"),
+        ("logs", "-l", PODS, "-c", "kserve-container", "--tail=50"),
+    )
+    done = [
+        subprocess.run(["kubectl", "-n", NAMESPACE, *look], capture_output=True, text=True, check=False)
+        for look in looks
+    ]
+    return "\n".join(look.stdout + look.stderr for look in done)
+
+
 @pytest.fixture(scope="module")
 def host() -> Iterator[str]:
     """The service's host name, once it is ready; the namespace goes at the end."""
-    subprocess.run(["kubectl", "create", "namespace", NAMESPACE], check=True, capture_output=True)
+    # Sleep soon: the shortest window that Knative takes; a drain is cut at the request's timeout.
+    quick = {"spec": {"predictor": {"timeout": 20, "annotations": {"autoscaling.knative.dev/window": "6s"}}}}
+    example = (ROOT / "examples/minilm/inferenceservice.yaml").read_text().replace("localhost/torpor:dev", IMAGE)
+    kubectl("create", "namespace", NAMESPACE)
     try:
-        yaml = (ROOT / "examples/minilm/inferenceservice.yaml").read_text().replace("localhost/torpor:dev", IMAGE)
-        kubectl("apply", "-f", "-", given=yaml)
-        # Sleep soon: the shortest window that Knative takes; a drain is cut at the request's timeout.
-        kubectl(
-            "patch", "inferenceservice", "minilm", "--type", "merge", "-p",
-            json.dumps({"spec": {"predictor": {"timeout": 20, "annotations": {"autoscaling.knative.dev/window": "6s"}}}}),
-        )  # fmt: skip
-        waited = subprocess.run(
-            ["kubectl", "-n", NAMESPACE, "wait", "--for=condition=Ready", "inferenceservice/minilm", "--timeout=180s"],
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        if waited.returncode:
-            state = kubectl("get", "events", "--sort-by=.lastTimestamp") + kubectl("get", "pods", "-o", "wide")
-            pytest.fail(f"not ready; is the image {IMAGE} there (docker build -t {IMAGE} .)?\n{state}")
-        url = kubectl("get", "ksvc", "minilm-predictor", "-o", "jsonpath={.status.url}")
-        yield urlsplit(url).netloc
+        patch = ("patch", "--local", "-f", "-", "--type", "merge", "-p", json.dumps(quick), "-o", "yaml")
+        kubectl("apply", "-f", "-", given=kubectl(*patch, given=example))
+        ready = ["wait", "--for=condition=Ready", "inferenceservice/minilm", "--timeout=180s"]
+        if subprocess.run(["kubectl", "-n", NAMESPACE, *ready], capture_output=True, check=False).returncode:
+            pytest.fail(f"not ready; does the cluster know the image {IMAGE}, made from the Dockerfile?\n{state()}")
+        yield urlsplit(kubectl("get", "ksvc", "minilm-predictor", "-o", "jsonpath={.status.url}")).netloc
     finally:
         subprocess.run(["kubectl", "delete", "namespace", NAMESPACE, "--wait=false"], check=True, capture_output=True)
 
@@ -111,7 +119,10 @@ def test_it_sleeps_at_zero_and_wakes_with_each_request(host: str) -> None:
         asleep_s = wait_for_zero()
         ask = (ask_rest, ask_grpc)[wake % 2]
         began_s = time.monotonic()
-        answer = ask(host)
+        try:
+            answer = ask(host)
+        except (OSError, grpc.RpcError) as error:
+            pytest.fail(f"wake {wake + 1}, {ask.__name__}: {error}\n{state()}")
         print(
             f"wake {wake + 1}: {ask.__name__} answered {time.monotonic() - began_s:.2f} s after zero ({asleep_s:.0f} s to it)"
         )

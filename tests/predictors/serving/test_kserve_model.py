@@ -1,0 +1,214 @@
+"""The adapter under a stock kserve.ModelServer, in a process of its own, asked over everything that it speaks."""
+
+import contextlib
+import http.client
+import importlib.util
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+
+import grpc
+import numpy as np
+import pytest
+from torpor.predictors.protocol.messages import message
+
+ROOT = Path(__file__).parents[3]
+MARKED = Path(__file__).parent / "models" / "marked"
+RAISE, GIVE_NAN, WAIT = 1000, 1003, 1006
+
+Infer = message("inference.ModelInferRequest")
+
+
+def free_ports() -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(2)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+@pytest.fixture(scope="module")
+def kserve(gate_path: Path) -> Iterator[SimpleNamespace]:
+    """The ports of a ModelServer with `mlp` and `marked`; the SDK cannot choose ports itself, so another pair is tried."""
+    if importlib.util.find_spec("kserve") is None:
+        pytest.skip("needs kserve")
+    script = Path(__file__).with_name("kserve_server.py")
+    for _ in range(3):
+        ports = free_ports()
+        process = subprocess.Popen(
+            [sys.executable, script, *map(str, ports), ROOT / "examples" / "mlp", MARKED],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | {"GATE": str(gate_path)},
+        )  # fmt: skip
+        log: list[str] = []
+        for line in process.stdout:
+            log.append(line)
+            if "Uvicorn running" in line:
+                break
+        else:
+            process.wait(20)
+            process.stdout.close()
+            continue
+        reader = threading.Thread(target=log.extend, args=(process.stdout,))
+        reader.start()
+        yield SimpleNamespace(http=ports[0], grpc=f"127.0.0.1:{ports[1]}")
+        process.terminate()
+        process.wait(30)
+        reader.join(20)
+        process.stdout.close()
+        return
+    pytest.fail("".join(log))
+
+
+@pytest.fixture(scope="module")
+def expected() -> tuple[np.ndarray, np.ndarray]:
+    """Inputs of mlp, and what torch makes of them."""
+    torch = pytest.importorskip("torch")
+    spec = importlib.util.spec_from_file_location("mlp_example", ROOT / "examples" / "mlp" / "model.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    model = module.Mlp()
+    model.load()
+    x = np.random.default_rng(0).standard_normal((32, 784), dtype=np.float32)
+    with torch.inference_mode():
+        return x, model.predict(torch.from_numpy(x)).numpy()
+
+
+def ask(port: int, path: str, body: bytes, headers: dict[str, str] | None = None) -> tuple[int, bytes, dict[str, str]]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    try:
+        connection.request("POST", path, body, {"content-type": "application/json"} | (headers or {}))
+        response = connection.getresponse()
+        return response.status, response.read(), {k.lower(): v for k, v in response.getheaders()}
+    finally:
+        connection.close()
+
+
+def get(port: int, path: str) -> int:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status
+    finally:
+        connection.close()
+
+
+def v2(name: str, /, **changes: object) -> bytes:
+    entry = {"name": name, "datatype": "FP32", "shape": [1, 2], "data": [1, 2]} | changes
+    return json.dumps({"inputs": [entry]}).encode()
+
+
+def v1_answer(server: SimpleNamespace, row: np.ndarray) -> object:
+    body = json.dumps({"instances": [row.tolist()]}).encode()
+    status, content, _ = ask(server.http, "/v1/models/mlp:predict", body)
+    assert status == 200, content
+    return json.loads(content)["predictions"][0]
+
+
+def v2_json_answer(server: SimpleNamespace, row: np.ndarray) -> object:
+    body = v2("input", shape=[1, 784], data=row.tolist())
+    status, content, _ = ask(server.http, "/v2/models/mlp/infer", body)
+    assert status == 200, content
+    return json.loads(content)["outputs"][0]["data"]
+
+
+def v2_binary_answer(server: SimpleNamespace, row: np.ndarray) -> object:
+    entry = {"name": "input", "datatype": "FP32", "shape": [1, 784], "parameters": {"binary_data_size": 3136}}
+    head = json.dumps({"inputs": [entry], "parameters": {"binary_data_output": True}}).encode()
+    headers = {"inference-header-content-length": str(len(head)), "content-type": "application/octet-stream"}
+    status, content, answered = ask(server.http, "/v2/models/mlp/infer", head + row.tobytes(), headers)
+    assert status == 200, content
+    return np.frombuffer(content[int(answered["inference-header-content-length"]) :], "<f4")
+
+
+def grpc_infer(server: SimpleNamespace, request: object):
+    response = message("inference.ModelInferResponse")
+    with grpc.insecure_channel(server.grpc) as channel:
+        method = "/inference.GRPCInferenceService/ModelInfer"
+        stub = channel.unary_unary(method, lambda m: m.SerializeToString(), response.FromString)
+        return stub(request, timeout=20, wait_for_ready=True)
+
+
+def grpc_answer(server: SimpleNamespace, row: np.ndarray) -> object:
+    tensor = {"name": "input", "datatype": "FP32", "shape": [1, 784]}
+    response = grpc_infer(server, Infer(model_name="mlp", inputs=[tensor], raw_input_contents=[row.tobytes()]))
+    return np.frombuffer(response.raw_output_contents[0], "<f4")
+
+
+@pytest.mark.parametrize("answer", [v1_answer, v2_json_answer, v2_binary_answer, grpc_answer])
+def test_requests_at_the_same_time_get_torchs_answers(kserve, expected, answer) -> None:
+    """Thirty-two callers, each with its own row."""
+    with ThreadPoolExecutor(32) as pool:
+        answers = list(pool.map(lambda row: answer(kserve, row), expected[0]))
+    np.testing.assert_allclose(answers, expected[1], rtol=1e-4, atol=1e-5)
+
+
+def test_requests_that_wait_run_as_one_batch(kserve, gate_path: Path) -> None:
+    """What comes while the model is busy is batched, a bad row in it costs only itself."""
+    firsts = [1, 2, 3, RAISE, 4, 5, 6, 7]
+    with ThreadPoolExecutor(9) as pool:
+        path = "/v2/models/marked/infer"
+        gate = pool.submit(ask, kserve.http, path, v2("x", data=[WAIT, 0]))
+        with gate_path.open("wb"):
+            calls = [pool.submit(ask, kserve.http, path, v2("x", data=[first, 0])) for first in firsts]
+            while len(calls) > sum(call.running() for call in calls):
+                pass
+            for _ in range(20):  # the server's loop goes round, and takes the calls in
+                assert get(kserve.http, "/v2/health/live") == 200
+        assert gate.result()[0] == 200
+        replies = [call.result() for call in calls]
+    batch_rows = []
+    for first, (status, content, _) in zip(firsts, replies, strict=True):
+        if first == RAISE:
+            assert status == 500
+            assert b"the model raised RuntimeError" in content
+        else:
+            outputs = {output["name"]: output["data"] for output in json.loads(content)["outputs"]}
+            assert outputs["doubled"] == [2 * first, 0]
+            assert outputs["label"] == [str(first)]
+            batch_rows += outputs["batch_rows"]
+    assert max(batch_rows) > 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"datatype": "FP64"}, "datatype = FP64, must be FP32"),
+        ({"datatype": "INT64", "data": [1.5, 2]}, "elements must be integers for INT64"),
+        ({"datatype": "INT8", "data": [1, 1000]}, "must be in [-128, 127] for INT8"),
+        ({"shape": [2, 2]}, "input 'x'"),
+        ({"data": ["a", "b"]}, "input 'x'"),
+        ({"name": "y"}, "input 'y' is unknown, must be one of 'x'"),
+    ],
+)
+def test_bad_requests_are_their_callers_error(kserve, changes: dict[str, object], text: str) -> None:
+    """400 with torpor's text; over gRPC INVALID_ARGUMENT."""
+    status, content, _ = ask(kserve.http, "/v2/models/marked/infer", v2("x", **changes))
+    assert status == 400
+    assert text in json.loads(content)["error"]
+
+
+def test_bad_grpc_requests_are_their_callers_error(kserve) -> None:
+    """INVALID_ARGUMENT with torpor's text."""
+    contents = {"fp32_contents": [1, 2, 3]}
+    tensor = {"name": "x", "datatype": "FP32", "shape": [1, 3], "contents": contents}
+    with pytest.raises(grpc.RpcError) as error:
+        grpc_infer(kserve, Infer(model_name="marked", inputs=[tensor]))
+    assert error.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert "input 'x': shape = [1, 3], must be [-1, 2]" in error.value.details()
+
+
+def test_outputs_are_those_asked_for(kserve) -> None:
+    """By name, binary where the caller wants it."""
+    body = json.loads(v2("x")) | {"outputs": [{"name": "doubled", "parameters": {"binary_data": True}}]}
+    status, content, headers = ask(kserve.http, "/v2/models/marked/infer", json.dumps(body).encode())
+    assert status == 200
+    length = int(headers["inference-header-content-length"])
+    assert [output["name"] for output in json.loads(content[:length])["outputs"]] == ["doubled"]
+    assert np.frombuffer(content[length:], "<f4").tolist() == [2.0, 4.0]

@@ -1,0 +1,138 @@
+"""Public clients as judges: tritonclient and KServe's SDK, each over what it speaks."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+DTYPES = {
+    "BOOL": np.bool_, "UINT8": np.uint8, "UINT16": np.uint16, "UINT32": np.uint32, "UINT64": np.uint64, "INT8": np.int8,
+    "INT16": np.int16, "INT32": np.int32, "INT64": np.int64, "FP16": np.float16, "FP32": np.float32, "FP64": np.float64,
+    "BYTES": np.object_,
+}  # fmt: skip
+
+
+def sample(datatype: str) -> np.ndarray:
+    if datatype == "BYTES":
+        return np.array([[b"a", b""], ["é".encode(), b"long" * 100]], object)
+    return np.array([[0, 1], [1, 0]], DTYPES[datatype])
+
+
+@pytest.fixture(params=["http", "grpc"])
+def triton(request: pytest.FixtureRequest, echo):
+    """The module and a client of tritonclient, by protocol."""
+    module = pytest.importorskip(f"tritonclient.{request.param}")
+    with module.InferenceServerClient(echo.address) as client:
+        yield module, client
+
+
+def test_tritonclient_reads_health_and_metadata(triton) -> None:
+    """Live, ready, and who the server and the model are."""
+    module, client = triton
+    assert client.is_server_live()
+    assert client.is_server_ready()
+    assert client.is_model_ready("echo")
+    assert client.is_model_ready("echo", "1")
+    as_json = {"as_json": True} if module.__name__.endswith("grpc") else {}
+    assert client.get_server_metadata(**as_json)["extensions"] == ["binary_tensor_data"]
+    assert client.get_model_metadata("echo", **as_json)["versions"] == ["1"]
+
+
+@pytest.mark.parametrize("datatype", DTYPES)
+def test_tritonclient_gets_back_what_it_sends(triton, datatype: str) -> None:
+    """Every datatype, binary or raw, with the request's id."""
+    module, client = triton
+    array = sample(datatype)
+    tensor = module.InferInput("x", list(array.shape), datatype)
+    tensor.set_data_from_numpy(array)
+    result = client.infer("echo", [tensor], request_id="9", outputs=[module.InferRequestedOutput("x")])
+    output = result.as_numpy("x")
+    assert output.dtype == array.dtype
+    np.testing.assert_array_equal(output, array)
+    response = result.get_response()
+    assert (response["id"] if isinstance(response, dict) else response.id) == "9"
+
+
+@pytest.mark.parametrize("datatype", [name for name in DTYPES if name != "FP16"])
+@pytest.mark.parametrize(("binary_in", "binary_out"), [(False, False), (False, True), (True, False)])
+def test_tritonclient_mixes_json_and_binary(echo, datatype: str, binary_in: bool, binary_out: bool) -> None:
+    """JSON and binary data in either direction."""
+    module = pytest.importorskip("tritonclient.http")
+    array = sample(datatype)
+    with module.InferenceServerClient(echo.address) as client:
+        tensor = module.InferInput("x", list(array.shape), datatype)
+        tensor.set_data_from_numpy(array, binary_data=binary_in)
+        output = module.InferRequestedOutput("x", binary_data=binary_out)
+        result = client.infer("echo", [tensor], outputs=[output]).as_numpy("x")
+    if datatype == "BYTES" and not binary_out:
+        result = np.vectorize(str.encode, otypes=[object])(result)
+    np.testing.assert_array_equal(result, array)
+
+
+def test_tritonclient_understands_errors(triton) -> None:
+    """Its exception carries the server's text."""
+    from tritonclient.utils import InferenceServerException
+
+    module, client = triton
+    tensor = module.InferInput("x", [1], "FP32")
+    tensor.set_data_from_numpy(np.zeros(1, np.float32))
+    with pytest.raises(InferenceServerException, match="model 'other' is unknown, must be one of echo"):
+        client.infer("other", [tensor])
+
+
+def test_tritonclient_sends_many_at_once(triton) -> None:
+    """Calls in flight together get their own answers."""
+    module, client = triton
+
+    def tensor(number: int):
+        made = module.InferInput("x", [1, 4], "INT32")
+        made.set_data_from_numpy(np.full((1, 4), number, np.int32))
+        return made
+
+    if module.__name__.endswith("http"):
+        with module.InferenceServerClient(
+            client._client_stub.host + f":{client._client_stub.port}", concurrency=8
+        ) as many:
+            results = [call.get_result() for call in [many.async_infer("echo", [tensor(n)]) for n in range(40)]]
+    else:
+        import queue
+
+        answers: queue.SimpleQueue = queue.SimpleQueue()
+        for number in range(40):
+            client.async_infer("echo", [tensor(number)], lambda result, error: answers.put((result, error)),
+                               request_id=str(number))  # fmt: skip
+        by_id = {}
+        for _ in range(40):
+            result, error = answers.get(timeout=20)
+            assert error is None
+            by_id[int(result.get_response().id)] = result
+        results = [by_id[number] for number in range(40)]
+    for number, result in enumerate(results):
+        assert result.as_numpy("x").tolist() == [[number] * 4]
+
+
+@pytest.fixture(scope="module")
+def kserve_answers(echo) -> dict[str, str]:
+    """What KServe's clients got, "" for what they had sent; another process, as its protobuf excludes tritonclient's."""
+    if importlib.util.find_spec("kserve") is None:
+        pytest.skip("needs kserve")
+    script = Path(__file__).with_name("kserve_client.py")
+    run = subprocess.run([sys.executable, script, echo.address], stdout=subprocess.PIPE, timeout=120, check=True)
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("datatype", DTYPES)
+@pytest.mark.parametrize("form", ["v2 REST JSON", "v2 REST binary", "gRPC typed", "gRPC raw"])
+def test_kserve_clients_get_back_what_they_send(kserve_answers, form: str, datatype: str) -> None:
+    """Health, then every datatype by the SDK's clients; FP16 is neither in its JSON nor in typed contents."""
+    if datatype != "FP16" or form in ("v2 REST binary", "gRPC raw"):
+        assert kserve_answers[f"{form} {datatype}"] == ""
+
+
+def test_kserve_rest_client_speaks_v1(kserve_answers) -> None:
+    """v1 by the SDK's REST client."""
+    assert kserve_answers["v1"] == ""
