@@ -115,6 +115,8 @@ def _serve(options: argparse.Namespace, began_s: float) -> int:
     if ignored:
         logger.info("ignored, without meaning here: %s", ", ".join(f"--{flag}" for flag in ignored))
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    # Before torch is loaded: OpenMP's threads would spin after each operation, on cores that the event loop needs.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # While the model loads there is nothing to drain; and as process 1 of a container SIGTERM has no default action.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:

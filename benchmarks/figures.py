@@ -1,0 +1,150 @@
+"""The figures: who is measured against whom, and by which factor torpor wants to be ahead.
+
+Like is compared with like: v1 JSON with v1 JSON, v2 JSON with v2 JSON. A peer without KServe's routes gets the v1
+body at its own path.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from measurements import Measurement, Offline, Served, ServedCallers, ServedGrpc
+from servers import Peer, Torpor
+from wires import Echo, ModelInfer, Raw, V1Json, V2Binary, V2Json
+
+TORPOR = Torpor("torpor")
+TRITON = Peer("triton", ("nvidia-pytriton", "torch"))
+MOSEC = Peer("mosec", ("mosec", "torch"))
+KSERVE = Peer("kserve", ("kserve", "torch"))
+LITSERVE = Peer("litserve", ("litserve", "torch"))
+TORCHSERVE = Peer("torchserve", ("torchserve", "torch"), warm_s=6.0)
+"""Its front is Java, compiled while it runs."""
+
+MLSERVER = Peer("mlserver", ("mlserver", "torch"))
+BENTOML = Peer("bentoml", ("bentoml", "torch"), warm_s=6.0)
+"""Its dispatcher learns the model's run time first."""
+
+RAY = Peer("ray", ("ray", "torch"))
+ECHO = Peer("echo", ("h2corn", "uvicorn", "grpcio"))
+
+
+@dataclass(frozen=True)
+class Claim:
+    """`subject` does at least `factor` times what `rival` does; a hope is printed and not counted."""
+
+    factor: float
+    rival: str
+    subject: str = "torpor"
+    is_hope: bool = False
+
+
+@dataclass(frozen=True)
+class Figure:
+    name: str
+    about: str
+    unit: str
+    measurements: Sequence[Measurement]
+    claims: Sequence[Claim]
+    absent: dict[str, str] = field(default_factory=dict)
+    """Peers that can't take part, with the reason."""
+
+    def subjects(self) -> list[str]:
+        return list(dict.fromkeys(claim.subject for claim in self.claims))
+
+
+def v2_binary() -> Figure:
+    wire = V2Binary("mlp")
+    return Figure(
+        "v2-binary",
+        "MLP, one row per request, binary tensors both ways, 64 HTTP/1.1 connections",
+        "requests/s",
+        [
+            Served("torpor", TORPOR, wire),
+            Served("triton", TRITON, wire),
+            Served("mosec", MOSEC, Raw("/inference"), form="raw"),
+            Served("kserve", KSERVE, wire),
+            Served("echo h2corn", ECHO, Echo(wire), form="h2corn"),
+            Served("echo uvicorn", ECHO, Echo(wire), form="uvicorn"),
+        ],
+        [Claim(1.4, "triton"), Claim(1.15, "mosec"), Claim(20, "kserve"), Claim(1.75, "mosec", is_hope=True)],
+    )
+
+
+def json_bodies() -> Figure:
+    v1, v2 = V1Json("/v1/models/mlp:predict"), V2Json("mlp")
+    first = {
+        "mosec": Served("mosec", MOSEC, V1Json("/inference"), form="json"),
+        "litserve": Served("litserve", LITSERVE, V1Json("/predict")),
+        "torchserve": Served("torchserve", TORCHSERVE, V1Json("/predictions/mlp"), form="json"),
+        "bentoml": Served("bentoml", BENTOML, V1Json("/predict", bare=True)),
+        "ray": Served("ray", RAY, V1Json("/predict"), form="json"),
+    }
+    second = {"triton": Served("triton", TRITON, v2), "mlserver": Served("mlserver", MLSERVER, v2)}
+    return Figure(
+        "json",
+        "MLP, one row per request as v1 JSON and as v2 JSON, 64 HTTP/1.1 connections",
+        "requests/s",
+        [
+            Served("torpor v1", TORPOR, v1),
+            Served("torpor v2", TORPOR, v2),
+            Served("kserve v1", KSERVE, v1),
+            Served("kserve v2", KSERVE, v2),
+            *first.values(),
+            *second.values(),
+        ],
+        [
+            Claim(4, "kserve v1", "torpor v1"),
+            *(Claim(1, rival, "torpor v1") for rival in first),
+            Claim(4, "kserve v2", "torpor v2"),
+            *(Claim(1, rival, "torpor v2") for rival in second),
+        ],
+    )
+
+
+def grpc() -> Figure:
+    wire = ModelInfer("mlp")
+    return Figure(
+        "grpc",
+        "MLP, ModelInfer with raw contents, 64 HTTP/2 connections of one call each",
+        "requests/s",
+        [
+            ServedGrpc("torpor", TORPOR, wire),
+            ServedGrpc("triton", TRITON, wire, port_offset=1),
+            ServedGrpc("kserve", KSERVE, wire, port_offset=1),
+            ServedGrpc("echo grpc.aio", ECHO, Echo(wire), form="grpc"),
+            ServedCallers("torpor, grpcio clients", TORPOR, wire),
+            ServedCallers("triton, grpcio clients", TRITON, wire, port_offset=1),
+        ],
+        [Claim(1.15, "triton"), Claim(5, "kserve"), Claim(2, "echo grpc.aio")],
+    )
+
+
+def minilm() -> Figure:
+    wire = V2Binary("minilm")
+    listed = V1Json("/predict")
+    peers = [
+        Served("triton", TRITON, wire, "minilm"),
+        Served("mosec", MOSEC, Raw("/inference"), "minilm", form="raw"),
+        Served("litserve", LITSERVE, listed, "minilm"),
+        Served("torchserve", TORCHSERVE, Raw("/predictions/minilm"), "minilm", form="raw"),
+        Served("ray", RAY, Raw("/predict"), "minilm", form="raw"),
+        Served("kserve", KSERVE, wire, "minilm"),
+    ]
+    return Figure(
+        "minilm",
+        "sentence embeddings, one sentence per request, 64 HTTP/1.1 connections, against raw torch offline",
+        "sentences/s",
+        [
+            Served("torpor", TORPOR, wire, "minilm"),
+            Offline("raw torch"),
+            *peers,
+            Served("torpor, batch 1", Torpor("torpor", batch_rows=1), wire, "minilm"),
+        ],
+        [Claim(0.8, "raw torch"), *(Claim(1.5, peer.label) for peer in peers)],
+        {
+            "mlserver": "its adaptive batching joins only inputs of equal shape",
+            "bentoml": "its batchable arrays are joined along one axis and can't be ragged",
+        },
+    )
+
+
+FIGURES = {"v2-binary": v2_binary, "json": json_bodies, "grpc": grpc, "minilm": minilm}

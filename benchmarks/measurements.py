@@ -1,0 +1,162 @@
+"""One line of a figure: what is started, which load it gets, how its answers are checked.
+
+Every measurement has a `label` and a `measure(seconds)` that starts, warms, measures and stops. A figure is a list of
+them and of claims about their ratios.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+import loads
+from bodies import Row
+from environments import BENCHMARKS, minilm_folder
+from loads import BadAnswerError, Rate
+from offline import COUNT, SEED
+from probe import Probe
+from rows import mlp_rows, sentences
+from servers import Peer, Running, running
+from wires import Wire
+
+CORES = os.cpu_count() or 1
+
+THREADS = {"mlp": 1, "minilm": CORES}
+"""torch's threads in each server. The MLP's products are too small to share; sentences use every core there is."""
+
+PROBES = 256
+
+
+class Measurement(Protocol):
+    @property
+    def label(self) -> str: ...
+
+    def measure(self, seconds: float) -> Rate: ...
+
+
+@cache
+def load_rows(model: str) -> list[Row]:
+    return mlp_rows(SEED, COUNT) if model == "mlp" else sentences(SEED, COUNT, minilm_folder())
+
+
+@cache
+def probe_rows(model: str) -> tuple[list[Row], np.ndarray]:
+    """Rows that the load never sends, and raw torch's outputs, each computed alone."""
+    # Imported late: only a run needs torch, `--list` doesn't.
+    from models import MODELS, run
+
+    if model == "minilm":
+        os.environ["BENCH_MINILM"] = str(minilm_folder())
+    rows = mlp_rows(SEED + 1, PROBES) if model == "mlp" else sentences(SEED + 1, PROBES, minilm_folder())
+    loaded = MODELS[model]()
+    return rows, np.concatenate([run(loaded, [row]) for row in rows])
+
+
+@dataclass(frozen=True)
+class Served:
+    """A server under wrk."""
+
+    label: str
+    peer: Peer
+    wire: Wire
+    model: str = "mlp"
+    form: str = ""
+    """What the peer's `assignment` gets as FORM."""
+
+    port_offset: int = 0
+    """gRPC on the next port, where a peer has two."""
+
+    @contextmanager
+    def ready(self) -> Iterator[tuple[Running, Probe, Path]]:
+        probe = Probe(self.wire, *probe_rows(self.model))
+        with (
+            tempfile.TemporaryDirectory(prefix="bench-load-") as folder,
+            running(self.peer, self.model, self.form, THREADS[self.model]) as server,
+        ):
+            probe.wait_ready(server, server.port + self.port_offset)
+            yield server, probe, Path(folder) / "bodies"
+
+    def measure(self, seconds: float) -> Rate:
+        loads.require("wrk")
+        with self.ready() as (server, probe, file):
+            loads.write_requests([self.wire.encode(row) for row in load_rows(self.model)], file)
+            loads.over_http1(server.port, file, self.peer.warm_s)
+            with probe.beside(server.port):
+                return loads.over_http1(server.port, file, seconds)
+
+
+@dataclass(frozen=True)
+class ServedGrpc(Served):
+    """A server under h2load."""
+
+    def measure(self, seconds: float) -> Rate:
+        loads.require("h2load")
+        with self.ready() as (server, probe, file):
+            port = server.port + self.port_offset
+            exchange = self.wire.encode(load_rows(self.model)[0])
+            with probe.beside(port):
+                return loads.over_grpc(port, exchange, probe.answer_bytes, file, self.peer.warm_s, seconds)
+
+
+@dataclass(frozen=True)
+class ServedCallers(Served):
+    """A server under real grpcio clients."""
+
+    def measure(self, seconds: float) -> Rate:
+        with self.ready() as (server, probe, file):
+            port = server.port + self.port_offset
+            exchange = self.wire.encode(load_rows(self.model)[0])
+            file.write_bytes(exchange.message)
+            self._call(port, exchange.path, file, probe.answer_bytes, self.peer.warm_s)
+            with probe.beside(port):
+                return Rate(self._call(port, exchange.path, file, probe.answer_bytes, seconds), np.nan, np.nan)
+
+    def _call(self, port: int, path: str, file: Path, answer_bytes: int, seconds: float) -> float:
+        arguments = [str(port), str(seconds), path, str(file), str(answer_bytes)]
+        return float(_script("callers.py", arguments))
+
+
+@dataclass
+class Offline:
+    """Raw torch on sorted sentences: the first round tries every choice, later rounds repeat the best.
+
+    A choice is batch, threads and how threads wait: alone on the machine spinning can be best, beside others it isn't.
+    """
+
+    label: str
+    tried: dict[str, float] = field(default_factory=dict)
+    """Sentences per second by `batch:threads policy`."""
+
+    def measure(self, seconds: float) -> Rate:
+        if not self.tried:
+            # Shorter looks: the winner is measured again at full length.
+            look = max(1.0, seconds / 3)
+            for threads, policy in [(1, "PASSIVE"), (CORES, "PASSIVE"), (CORES, "default")]:
+                rates = self._rates(look, [f"{batch}:{threads}" for batch in (1, 8, 16, 32, 64, 128)], policy)
+                self.tried |= {f"{choice} {policy}": rate for choice, rate in rates.items()}
+        best = max(self.tried, key=lambda choice: self.tried[choice])
+        choice, policy = best.split()
+        return Rate(self._rates(seconds, [choice], policy)[choice], np.nan, np.nan)
+
+    def _rates(self, seconds: float, choices: list[str], policy: str) -> dict[str, float]:
+        waiting = {} if policy == "default" else {"OMP_WAIT_POLICY": policy}
+        rates: dict[str, float] = json.loads(_script("offline.py", [str(seconds), *choices], waiting))
+        return rates
+
+
+def _script(name: str, arguments: list[str], variables: Mapping[str, str] | None = None) -> str:
+    command = [sys.executable, str(BENCHMARKS / name), *arguments]
+    environment = os.environ | (variables or {})
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise BadAnswerError(f"{name}: {(result.stderr.strip().splitlines() or ['no output'])[-1]}")
+    return result.stdout

@@ -1,0 +1,147 @@
+"""What a run prints and writes.
+
+A figure's value is torpor's median rate, its target the highest rate that any claim asks for (factor times the rival's
+median of the same run); it holds when the value reaches it. When a rival of a claim is missing, the figure can only
+fail or stay open (`holds` null), never hold.
+"""
+
+import math
+import os
+import platform
+import subprocess
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from environments import BENCHMARKS, versions_of
+from figures import Claim, Figure
+from loads import Rate
+from measurements import Offline, Served
+from servers import Torpor
+
+
+@dataclass
+class Result:
+    figure: Figure
+    rates: dict[str, list[Rate]] = field(default_factory=dict)
+    absent: dict[str, str] = field(default_factory=dict)
+    wrong: dict[str, str] = field(default_factory=dict)
+    """Lines whose answers were wrong or refused: no figure."""
+
+    def value(self, label: str) -> float | None:
+        """The median; none for a line without every round."""
+        taken = self.rates.get(label)
+        return median(rate.per_s for rate in taken) if taken else None
+
+    def holds(self, claim: Claim) -> bool | None:
+        ours, theirs = self.value(claim.subject), self.value(claim.rival)
+        if ours is None or theirs is None:
+            return None
+        # "Ahead of" is strict, "times" isn't; with measured rates nobody will see the difference.
+        return ours > theirs if claim.factor == 1 else ours >= claim.factor * theirs
+
+    def subject_holds(self, subject: str) -> bool | None:
+        verdicts = [self.holds(claim) for claim in self._counted(subject)]
+        if False in verdicts:
+            return False
+        return None if None in verdicts else True
+
+    def target(self, subject: str) -> float | None:
+        wanted = [
+            claim.factor * theirs for claim in self._counted(subject) if (theirs := self.value(claim.rival)) is not None
+        ]
+        return max(wanted, default=None)
+
+    def _counted(self, subject: str) -> list[Claim]:
+        return [claim for claim in self.figure.claims if claim.subject == subject and not claim.is_hope]
+
+    def table(self) -> str:
+        lines = [f"\n{self.figure.name}: {self.figure.about}"]
+        width = max(len(line.label) for line in self.figure.measurements)
+        for line in self.figure.measurements:
+            label = line.label
+            form = line.wire.form if isinstance(line, Served) else ""
+            if label in self.wrong:
+                text = f"WRONG: {self.wrong[label]}"
+            elif (value := self.value(label)) is None:
+                text = f"absent: {self.absent.get(label, 'left out by --peer')}"
+            else:
+                rounds = " ".join(f"{rate.per_s:.0f}" for rate in self.rates[label])
+                times = [rate for rate in self.rates[label] if not math.isnan(rate.p50_ms)]
+                quick = f"p50 {median(rate.p50_ms for rate in times):.1f} ms  " if times else ""
+                text = f"{value:10.0f} {self.figure.unit:<12} {quick}rounds {rounds}"
+            lines.append(f"  {label:<{width}}  {form:<10} {text}")
+        for name, reason in self.figure.absent.items():
+            lines.append(f"  {name:<{width}}  {'':<10} absent: {reason}")
+        for line in self.figure.measurements:
+            if isinstance(line, Offline) and line.tried:
+                each = ", ".join(f"{choice} {rate:.0f}" for choice, rate in line.tried.items())
+                lines.append(f"  {line.label} by batch:threads: {each}")
+        for claim in self.figure.claims:
+            ours, theirs = self.value(claim.subject), self.value(claim.rival)
+            ratio = f"{ours / theirs:8.2f} x" if ours and theirs else "       ? x"
+            verdict = {True: "holds", False: "MISSED", None: "open"}[self.holds(claim)]
+            kind = "hope  " if claim.is_hope else "target"
+            lines.append(f"  {ratio} {claim.rival:<{width}} {kind} {claim.factor:g} x for {claim.subject}: {verdict}")
+        return "\n".join(lines)
+
+    def entries(self) -> list[dict[str, Any]]:
+        """One for each of torpor's forms in the figure: the JSON figure has two."""
+        return [
+            {
+                "name": self.figure.name,
+                "subject": subject,
+                "value": self.value(subject),
+                "unit": self.figure.unit,
+                "target": self.target(subject),
+                "holds": self.subject_holds(subject),
+                "claims": [
+                    {"rival": claim.rival, "factor": claim.factor, "hope": claim.is_hope, "holds": self.holds(claim)}
+                    for claim in self.figure.claims
+                    if claim.subject == subject
+                ],
+                "peers": {label: self.value(label) for label in self.rates if label != subject},
+                "rounds": {label: [rate.per_s for rate in taken] for label, taken in self.rates.items()},
+                "absent": self.figure.absent | self.absent | self.wrong,
+                "machine": machine(),
+                "versions": self.versions(),
+            }
+            for subject in self.figure.subjects()
+        ]
+
+    def versions(self) -> dict[str, dict[str, str]]:
+        found = {"torpor": _ours()}
+        for line in self.figure.measurements:
+            if isinstance(line, Served) and not isinstance(line.peer, Torpor) and line.label in self.rates:
+                found[line.peer.name] = versions_of(line.peer.name, line.peer.packages)
+        return found
+
+
+def machine() -> dict[str, Any]:
+    models = [line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
+    memory = next((int(line.split()[1]) for line in _lines("/proc/meminfo") if line.startswith("MemTotal")), 0)
+    return {
+        "cpu": models[0] if models else platform.processor(),
+        "cores": os.cpu_count(),
+        "memory_gib": round(memory / 2**20, 1),
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+    }
+
+
+def _lines(path: str) -> list[str]:
+    return Path(path).read_text().splitlines() if Path(path).exists() else []
+
+
+def _ours() -> dict[str, str]:
+    command = ["git", "-C", str(BENCHMARKS), "describe", "--always", "--dirty"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    found = {"commit": result.stdout.strip() or "none"}
+    for package in ("torpor", "torch", "h2corn"):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

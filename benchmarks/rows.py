@@ -1,0 +1,47 @@
+"""The seeded inputs: images for the MLP, sentences for the sentence model.
+
+`mlp_rows` are 784 numbers with four decimals, so that the JSON form has the digits real pixels have. `sentences` are
+words from a short list through the model's own tokenizer, their lengths in tokens log-normal (median 20, sigma 0.6,
+clipped to 4 ... 128), which is roughly what search queries and paragraphs' sentences look like.
+"""
+
+import random
+from pathlib import Path
+
+import numpy as np
+
+from bodies import Row
+
+MEDIAN_TOKENS, SIGMA, SHORTEST, LONGEST = 20, 0.6, 4, 128
+
+VOCABULARY = """
+river winter engine garden market letter window summer doctor city music paper morning ocean silver village teacher
+kitchen mountain forest bridge station animal harbour captain science history language machine quiet broken distant
+yellow careful ancient gentle heavy narrow frozen early honest hollow modern opens carries follows repairs describes
+watches borrows measures forgets delivers paints answers gathers the a every this near under behind without across
+between and but because while
+"""
+WORDS = VOCABULARY.split()
+
+
+def mlp_rows(seed: int, count: int) -> list[Row]:
+    values = np.random.default_rng(seed).random((count, 1, 784)).round(4).astype(np.float32)
+    return [{"input": value} for value in values]
+
+
+def sentences(seed: int, count: int, folder: Path) -> list[Row]:
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.no_padding()
+    choice = random.Random(seed)
+    rows: list[Row] = []
+    for _ in range(count):
+        drawn = round(choice.lognormvariate(np.log(MEDIAN_TOKENS), SIGMA))
+        length = min(max(drawn, SHORTEST), LONGEST)
+        # A word is at least one token, so that as many words reach the length; the tokenizer cuts the rest.
+        tokenizer.enable_truncation(length)
+        encoded = tokenizer.encode(" ".join(choice.choices(WORDS, k=length)))
+        ids = np.array([encoded.ids], dtype=np.int64)
+        rows.append({"input_ids": ids, "attention_mask": np.ones_like(ids)})
+    return rows

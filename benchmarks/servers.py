@@ -1,0 +1,157 @@
+"""Starting and stopping one server: torpor itself, or a peer in its own environment.
+
+Each is a session of its own, so that everything it started can be found and ended, in a scratch folder which is removed
+afterwards. Servers run one at a time and are started anew for each round: an idle server is never quite idle (pollers,
+garbage collection), and two of them don't fit two cores.
+
+A peer is the folder `peers/NAME`: `requirements.txt` and `server.py`, which reads `assignment`.
+"""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from assignment import MAX_WAIT_S, variables
+from environments import BENCHMARKS, UnavailableError, minilm_folder, python_of
+
+PORTS = range(21_000, 29_000, 10)
+"""Candidates for a server's first port; it may use the four above as well."""
+
+
+@dataclass(frozen=True)
+class Peer:
+    name: str
+    packages: tuple[str, ...] = ()
+    """Whose versions are reported."""
+
+    warm_s: float = 2.0
+    """Load before the measurement; longer where the server compiles itself while it runs."""
+
+    options: Mapping[str, str] = field(default_factory=dict)
+    """More environment variables."""
+
+    def command(self, model: str, port: int) -> list[str]:
+        return [str(python_of(self.name)), str(BENCHMARKS / "peers" / self.name / "server.py")]
+
+
+@dataclass(frozen=True)
+class Torpor(Peer):
+    """The checkout's own server, from the environment this benchmark runs in."""
+
+    batch_rows: int = 64
+    """The connections; unlike the peers torpor needs no smaller bound for sentences, as it batches by length."""
+
+    def command(self, model: str, port: int) -> list[str]:
+        executable = Path(sys.executable).with_name("torpor")
+        if not executable.exists():
+            raise UnavailableError(f"{executable.name} is not installed beside this Python")
+        example = BENCHMARKS.parent / "examples" / model
+        return [
+            str(executable), "serve", str(example), "--port", str(port), "--max-batch-size", str(self.batch_rows),
+            "--batch-timeout-micros", str(round(MAX_WAIT_S * 1e6)), "--log-level", "warning",
+        ]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Running:
+    port: int
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def check_alive(self) -> None:
+        if self.process.poll() is not None:
+            lines = self.log.read_text(errors="replace").strip().splitlines()
+            raise UnavailableError(
+                f"it ended with {self.process.returncode}: {lines[-1][:200] if lines else 'no output'}"
+            )
+
+
+@contextmanager
+def running(peer: Peer, model: str, form: str, threads: int) -> Iterator[Running]:
+    """A started process that doesn't need to answer yet."""
+    port = _free_port()
+    command = peer.command(model, port)
+    environment = os.environ | variables(model, form, port) | dict(peer.options)
+    environment |= {
+        "PYTHONPATH": str(BENCHMARKS),
+        # torch takes its threads from here, whichever process it runs in.
+        "OMP_NUM_THREADS": str(threads),
+        # Threads that spin while they wait fight with the load on a small machine: a tenth of the rate was seen.
+        "OMP_WAIT_POLICY": "PASSIVE",
+    }
+    if isinstance(peer, Torpor):
+        del environment["PYTHONPATH"]
+    if model == "minilm":
+        weights = minilm_folder()
+        environment["BENCH_MINILM"] = str(weights)
+        if isinstance(peer, Torpor):
+            # The example imports the weights' package.
+            environment["PYTHONPATH"] = str(weights.parents[1])
+    scratch = Path(tempfile.mkdtemp(prefix=f"bench-{peer.name}-"))
+    # Sockets and pid files of fixed names, such as TorchServe's, stay inside.
+    environment["TMPDIR"] = str(scratch)
+    log = scratch / "server.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, cwd=scratch, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )  # fmt: skip
+    try:
+        yield Running(port, process, log)
+    finally:
+        _stop(process)
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _free_port() -> int:
+    for port in PORTS:
+        try:
+            for offset in range(5):
+                with socket.socket() as attempt:
+                    attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                    attempt.bind(("127.0.0.1", port + offset))
+        except OSError:
+            continue
+        return port
+    raise UnavailableError("no free port")
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """Ends every process of the session: politely, then for good."""
+    members = _session(process.pid)
+    for signum, patience_s in ((signal.SIGTERM, 10.0), (signal.SIGKILL, 5.0)):
+        for pid in members:
+            try:
+                os.kill(pid, signum)
+            except ProcessLookupError:
+                continue
+        limit = time.monotonic() + patience_s
+        while members and time.monotonic() < limit:
+            process.poll()
+            members = _session(process.pid)
+            time.sleep(0.05)
+    process.wait()
+
+
+def _session(leader: int) -> list[int]:
+    """Living processes of that session: some peers put their children into process groups of their own."""
+    members = []
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdigit():
+            continue
+        try:
+            state, _, _, session = (folder / "stat").read_text().rpartition(")")[2].split()[:4]
+        except OSError:
+            continue
+        if int(session) == leader and state != "Z":
+            members.append(int(folder.name))
+    return members
