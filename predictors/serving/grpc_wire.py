@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from google.protobuf.message import DecodeError
 
-from ..errors import GrpcCode, InvalidInput, NotFound, NotSupported, PayloadTooLarge, TorporError
+from ..errors import GrpcCode, InvalidInput, NotFound, NotSupported, PayloadTooLarge, TorporError, Unavailable
 from ..protocol import v2_grpc
 from ..protocol.messages import FILES, SERVICES, SYMBOLS, message
 from .data_plane import EXTENSIONS, DataPlane
@@ -158,6 +158,8 @@ class Grpc:
         while True:
             told = self._health(request.service)
             yield told  # a caller that does not read holds this up, and nobody else
+            if self._data_plane.is_draining:  # an open stream would hold up the server's end
+                raise Unavailable("the server is shutting down")
             async with changed:
                 await changed.wait_for(lambda: self._health(request.service) != told)  # noqa: B023
 

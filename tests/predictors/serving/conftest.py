@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -311,8 +312,9 @@ class Gate:
 
     def wait_for_rows(self, rows: int) -> None:
         """Ask the server until so many rows wait."""
-        while not re.search(rf"^torpor_queued_rows{{.*}} {rows}\.0$", self._metrics(), re.MULTILINE):
-            pass
+        end_s = time.monotonic() + TIMEOUT_S
+        while not re.search(rf"^torpor_queued_rows{{.*}} {rows}\.0$", metrics := self._metrics(), re.MULTILINE):
+            assert time.monotonic() < end_s, metrics
 
 
 @pytest.fixture

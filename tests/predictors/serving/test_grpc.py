@@ -160,7 +160,7 @@ def test_reflection_is_enough_to_call(grpc_channel, echo) -> None:
 
 
 def test_a_server_that_leaves_says_so_first(serve, grpc_channel, connect) -> None:
-    """At SIGTERM readiness turns, watchers learn of it, requests are answered still, and the process ends with 0."""
+    """At SIGTERM readiness turns, watches end with it, requests are answered still, and the process ends with 0."""
     server = serve("echo", "--drain-quiet-s", "2")
     watch = health_pb2_grpc.HealthStub(grpc_channel(server)).Watch(health_pb2.HealthCheckRequest())
     assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
@@ -168,7 +168,9 @@ def test_a_server_that_leaves_says_so_first(serve, grpc_channel, connect) -> Non
     assert connection.request("GET", "/v2/health/ready").status == 200
     server.process.terminate()
     assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
-    watch.cancel()
+    with pytest.raises(grpc.RpcError) as error:
+        next(watch)
+    assert error.value.code() == grpc.StatusCode.UNAVAILABLE
     ready = connection.request("GET", "/v2/health/ready")
     assert (ready.status, ready.json()) == (503, {"ready": False})
     assert ("connection" in ready.headers) == (connection.version == "HTTP/1.1")
