@@ -1,5 +1,5 @@
 # Two commands do all the set-up on a fresh machine: `make demo` and `make test`. Both keep their environment in .venv.
-PYTHON ?= python3.11
+PYTHON ?= python3
 ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin

@@ -2,8 +2,6 @@
 
 It travels in the environment, since several peers start workers which import the server's file anew, or read the
 command line themselves. `run.py`'s side writes it with `variables`; a peer's `server.py` reads the constants.
-
-The batch settings are the same for every peer.
 """
 
 import os
@@ -13,9 +11,7 @@ MAX_WAIT_S = 0.002
 
 MODEL = os.environ.get("BENCH_MODEL", "mlp")
 
-MAX_BATCH_ROWS = {"mlp": 64, "minilm": 8}[MODEL]
-"""For the MLP one row for each of the 64 connections. Peers pad sentences to the longest of whatever arrives together,
-so that large batches are mostly padding: with mosec and Triton 64 gave 60/s where 4 and 8 gave 75 to 110/s."""
+MAX_BATCH_ROWS = int(os.environ.get("BENCH_BATCH_ROWS", "64"))
 
 FORM = os.environ.get("BENCH_FORM", "")
 """Which body the requests carry, where a peer needs another handler for each: `raw` or `json`; for echoes which."""
@@ -24,5 +20,10 @@ PORT = int(os.environ.get("BENCH_PORT", "8080"))
 """HTTP; the next three ports are the server's as well (gRPC, management)."""
 
 
-def variables(model: str, form: str, port: int) -> dict[str, str]:
-    return {"BENCH_MODEL": model, "BENCH_FORM": form, "BENCH_PORT": str(port)}
+def variables(model: str, form: str, port: int, batch_rows: int) -> dict[str, str]:
+    return {
+        "BENCH_MODEL": model,
+        "BENCH_FORM": form,
+        "BENCH_PORT": str(port),
+        "BENCH_BATCH_ROWS": str(batch_rows),
+    }

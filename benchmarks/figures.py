@@ -7,7 +7,7 @@ body at its own path.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from measurements import Measurement, Offline, Served, ServedCallers, ServedGrpc
+from measurements import Measurement, Offline, Served, ServedCallers, ServedGrpc, Tuned
 from servers import Peer, Torpor
 from wires import Echo, ModelInfer, Raw, V1Json, V2Binary, V2Json
 
@@ -122,11 +122,11 @@ def minilm() -> Figure:
     wire = V2Binary("minilm")
     listed = V1Json("/predict")
     peers = [
-        Served("triton", TRITON, wire, "minilm"),
-        Served("mosec", MOSEC, Raw("/inference"), "minilm", form="raw"),
-        Served("litserve", LITSERVE, listed, "minilm"),
-        Served("torchserve", TORCHSERVE, Raw("/predictions/minilm"), "minilm", form="raw"),
-        Served("ray", RAY, Raw("/predict"), "minilm", form="raw"),
+        Tuned("triton", TRITON, wire, "minilm"),
+        Tuned("mosec", MOSEC, Raw("/inference"), "minilm", form="raw"),
+        Tuned("litserve", LITSERVE, listed, "minilm"),
+        Tuned("torchserve", TORCHSERVE, Raw("/predictions/minilm"), "minilm", form="raw"),
+        Tuned("ray", RAY, Raw("/predict"), "minilm", form="raw"),
         Served("kserve", KSERVE, wire, "minilm"),
     ]
     return Figure(
@@ -137,7 +137,7 @@ def minilm() -> Figure:
             Served("torpor", TORPOR, wire, "minilm"),
             Offline("raw torch"),
             *peers,
-            Served("torpor, batch 1", Torpor("torpor", batch_rows=1), wire, "minilm"),
+            Served("torpor, batch 1", TORPOR, wire, "minilm", batch_rows=1),
         ],
         [Claim(0.8, "raw torch"), *(Claim(1.5, peer.label) for peer in peers)],
         {

@@ -21,7 +21,7 @@ import numpy as np
 import loads
 from bodies import Row
 from environments import BENCHMARKS, minilm_folder
-from loads import BadAnswerError, Rate
+from loads import CONNECTIONS, BadAnswerError, Rate
 from offline import COUNT, SEED
 from probe import Probe
 from rows import mlp_rows, sentences
@@ -75,12 +75,15 @@ class Served:
     port_offset: int = 0
     """gRPC on the next port, where a peer has two."""
 
+    batch_rows: int = CONNECTIONS
+    """The batch's bound: a row for each connection, more can't arrive."""
+
     @contextmanager
     def ready(self) -> Iterator[tuple[Running, Probe, Path]]:
         probe = Probe(self.wire, *probe_rows(self.model))
         with (
             tempfile.TemporaryDirectory(prefix="bench-load-") as folder,
-            running(self.peer, self.model, self.form, THREADS[self.model]) as server,
+            running(self.peer, self.model, self.form, self.batch_rows, THREADS[self.model]) as server,
         ):
             probe.wait_ready(server, server.port + self.port_offset)
             yield server, probe, Path(folder) / "bodies"
@@ -92,6 +95,26 @@ class Served:
             loads.over_http1(server.port, file, self.peer.warm_s)
             with probe.beside(server.port):
                 return loads.over_http1(server.port, file, seconds)
+
+
+@dataclass(frozen=True)
+class Tuned(Served):
+    """A server that pads sentences to the longest of whatever arrives together: large batches are mostly padding.
+
+    Which bound is best depends on the server and the machine, so the first round tries several and the best stands.
+    """
+
+    tried: dict[str, float] = field(default_factory=dict)
+    """Sentences per second by bound."""
+
+    def measure(self, seconds: float) -> Rate:
+        if not self.tried:
+            for rows in (4, 16, CONNECTIONS):
+                self.tried[str(rows)] = self._bounded(rows).measure(max(2.0, seconds / 2)).per_s
+        return self._bounded(int(max(self.tried, key=lambda rows: self.tried[rows]))).measure(seconds)
+
+    def _bounded(self, rows: int) -> Served:
+        return Served(self.label, self.peer, self.wire, self.model, self.form, batch_rows=rows)
 
 
 @dataclass(frozen=True)

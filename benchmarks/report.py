@@ -18,7 +18,7 @@ from typing import Any
 from environments import BENCHMARKS, versions_of
 from figures import Claim, Figure
 from loads import Rate
-from measurements import Offline, Served
+from measurements import Offline, Served, Tuned
 from servers import Torpor
 
 
@@ -76,9 +76,10 @@ class Result:
         for name, reason in self.figure.absent.items():
             lines.append(f"  {name:<{width}}  {'':<10} absent: {reason}")
         for line in self.figure.measurements:
-            if isinstance(line, Offline) and line.tried:
+            if isinstance(line, Offline | Tuned) and line.tried:
+                unit = "batch:threads" if isinstance(line, Offline) else "batch bound"
                 each = ", ".join(f"{choice} {rate:.0f}" for choice, rate in line.tried.items())
-                lines.append(f"  {line.label} by batch:threads: {each}")
+                lines.append(f"  {line.label} by {unit}: {each}")
         for claim in self.figure.claims:
             ours, theirs = self.value(claim.subject), self.value(claim.rival)
             ratio = f"{ours / theirs:8.2f} x" if ours and theirs else "       ? x"
@@ -103,6 +104,9 @@ class Result:
                     if claim.subject == subject
                 ],
                 "peers": {label: self.value(label) for label in self.rates if label != subject},
+                "tried": {
+                    line.label: line.tried for line in self.figure.measurements if isinstance(line, Offline | Tuned)
+                },
                 "rounds": {label: [rate.per_s for rate in taken] for label, taken in self.rates.items()},
                 "absent": self.figure.absent | self.absent | self.wrong,
                 "machine": machine(),

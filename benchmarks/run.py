@@ -11,6 +11,7 @@ It ends with 0 when every measured target holds, 1 when one is missed, 2 when an
 
 import argparse
 import json
+import signal
 import sys
 from pathlib import Path
 
@@ -58,6 +59,8 @@ def main() -> int:
     parser.add_argument("--peer", action="append", default=[], metavar="NAME",
                         help="measure only this peer beside torpor; may be repeated")  # fmt: skip
     options = parser.parse_args()
+    # A run that is ended from outside must still end the server it has started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     if options.list:
         for name, make in FIGURES.items():
             print(f"{name:<10} {make().about}")

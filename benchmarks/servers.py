@@ -15,9 +15,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from assignment import MAX_WAIT_S, variables
@@ -36,10 +36,7 @@ class Peer:
     warm_s: float = 2.0
     """Load before the measurement; longer where the server compiles itself while it runs."""
 
-    options: Mapping[str, str] = field(default_factory=dict)
-    """More environment variables."""
-
-    def command(self, model: str, port: int) -> list[str]:
+    def command(self, model: str, port: int, batch_rows: int) -> list[str]:
         return [str(python_of(self.name)), str(BENCHMARKS / "peers" / self.name / "server.py")]
 
 
@@ -47,16 +44,13 @@ class Peer:
 class Torpor(Peer):
     """The checkout's own server, from the environment this benchmark runs in."""
 
-    batch_rows: int = 64
-    """The connections; unlike the peers torpor needs no smaller bound for sentences, as it batches by length."""
-
-    def command(self, model: str, port: int) -> list[str]:
+    def command(self, model: str, port: int, batch_rows: int) -> list[str]:
         executable = Path(sys.executable).with_name("torpor")
         if not executable.exists():
             raise UnavailableError(f"{executable.name} is not installed beside this Python")
         example = BENCHMARKS.parent / "examples" / model
         return [
-            str(executable), "serve", str(example), "--port", str(port), "--max-batch-size", str(self.batch_rows),
+            str(executable), "serve", str(example), "--port", str(port), "--max-batch-size", str(batch_rows),
             "--batch-timeout-micros", str(round(MAX_WAIT_S * 1e6)), "--log-level", "warning",
         ]  # fmt: skip
 
@@ -76,11 +70,11 @@ class Running:
 
 
 @contextmanager
-def running(peer: Peer, model: str, form: str, threads: int) -> Iterator[Running]:
+def running(peer: Peer, model: str, form: str, batch_rows: int, threads: int) -> Iterator[Running]:
     """A started process that doesn't need to answer yet."""
     port = _free_port()
-    command = peer.command(model, port)
-    environment = os.environ | variables(model, form, port) | dict(peer.options)
+    command = peer.command(model, port, batch_rows)
+    environment = os.environ | variables(model, form, port, batch_rows)
     environment |= {
         "PYTHONPATH": str(BENCHMARKS),
         # torch takes its threads from here, whichever process it runs in.
