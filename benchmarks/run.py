@@ -10,9 +10,13 @@ It ends with 0 when every measured target holds, 1 when one is missed, 2 when an
 """
 
 import argparse
+import fcntl
 import json
 import signal
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from environments import UnavailableError
@@ -24,6 +28,18 @@ from report import Result
 
 def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """One run at a time on a machine: two would measure each other."""
+    with (Path(tempfile.gettempdir()) / "torpor-benchmarks.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("another run is under way; waiting for its end ...")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def measured(figure: Figure, rounds: int, seconds: float, peers: set[str]) -> Result:
@@ -68,9 +84,10 @@ def main() -> int:
     if unknown := [name for name in options.names if name not in FIGURES]:
         parser.error(f"unknown figure {unknown[0]}, must be one of {', '.join(FIGURES)}")
     results = []
-    for name in options.names or FIGURES:
-        results.append(measured(FIGURES[name](), options.rounds, options.seconds, set(options.peer)))
-        print(results[-1].table(), flush=True)
+    with alone():
+        for name in options.names or FIGURES:
+            results.append(measured(FIGURES[name](), options.rounds, options.seconds, set(options.peer)))
+            print(results[-1].table(), flush=True)
     entries = [entry for result in results for entry in result.entries()]
     if options.json:
         options.json.write_text(json.dumps(entries, indent=2) + "\n")

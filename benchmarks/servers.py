@@ -8,6 +8,7 @@ A peer is the folder `peers/NAME`: `requirements.txt` and `server.py`, which rea
 """
 
 import os
+import random
 import shutil
 import signal
 import socket
@@ -107,12 +108,13 @@ def running(peer: Peer, model: str, form: str, batch_rows: int, threads: int) ->
 
 
 def _free_port() -> int:
-    for port in PORTS:
+    # In random order: a server that others start in this moment would take the first one as well.
+    for port in random.sample(PORTS, len(PORTS)):
         try:
             for offset in range(5):
                 with socket.socket() as attempt:
                     attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                    attempt.bind(("127.0.0.1", port + offset))
+                    attempt.bind(("", port + offset))
         except OSError:
             continue
         return port

@@ -17,8 +17,7 @@ from urllib.parse import urlsplit
 import grpc
 import numpy as np
 import pytest
-from kserve.protocol.grpc import grpc_predict_v2_pb2 as messages
-from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as services
+from torpor.predictors.protocol.v2_grpc import ModelInferRequest, ModelInferResponse
 
 pytestmark = [
     pytest.mark.cluster,
@@ -92,13 +91,18 @@ def ask_rest(host: str) -> np.ndarray:
 
 def ask_grpc(host: str) -> np.ndarray:
     """The same by gRPC's ModelInfer."""
-    request = messages.ModelInferRequest(model_name="minilm")
+    request = ModelInferRequest(model_name="minilm")
     for name, data in (("input_ids", TOKENS), ("attention_mask", [1] * 4)):
         request.inputs.add(name=name, datatype="INT64", shape=[1, 4])
         request.raw_input_contents.append(np.array(data, np.int64).tobytes())
     options = [("grpc.default_authority", host)]
     with grpc.insecure_channel(urlsplit(os.environ["INGRESS"]).netloc, options=options) as channel:
-        response = services.GRPCInferenceServiceStub(channel).ModelInfer(request, timeout=60)
+        call = channel.unary_unary(
+            "/inference.GRPCInferenceService/ModelInfer",
+            ModelInferRequest.SerializeToString,
+            ModelInferResponse.FromString,
+        )
+        response = call(request, timeout=60)
     return np.frombuffer(response.raw_output_contents[0], np.float32)
 
 
