@@ -127,7 +127,7 @@ def minilm() -> Figure:
         Tuned("litserve", LITSERVE, listed, "minilm"),
         Tuned("torchserve", TORCHSERVE, Raw("/predictions/minilm"), "minilm", form="raw"),
         Tuned("ray", RAY, Raw("/predict"), "minilm", form="raw"),
-        Served("kserve", KSERVE, wire, "minilm"),
+        Tuned("kserve", KSERVE, wire, "minilm", bounds=(1,)),
     ]
     return Figure(
         "minilm",

@@ -20,7 +20,7 @@ import numpy as np
 
 import loads
 from bodies import Row
-from environments import BENCHMARKS, minilm_folder
+from environments import BENCHMARKS, UnavailableError, minilm_folder
 from loads import CONNECTIONS, BadAnswerError, Rate
 from offline import COUNT, SEED
 from probe import Probe
@@ -34,6 +34,10 @@ THREADS = {"mlp": 1, "minilm": CORES}
 """torch's threads in each server. The MLP's products are too small to share; sentences use every core there is."""
 
 PROBES = 256
+
+
+class TooSlowError(UnavailableError):
+    """Not one answer to the load in the time there was."""
 
 
 class Measurement(Protocol):
@@ -78,12 +82,15 @@ class Served:
     batch_rows: int = CONNECTIONS
     """The batch's bound: a row for each connection, more can't arrive."""
 
+    waiting: str = ""
+    """How torch's threads wait for each other (OMP_WAIT_POLICY); empty for the library's default, which is to spin."""
+
     @contextmanager
     def ready(self) -> Iterator[tuple[Running, Probe, Path]]:
         probe = Probe(self.wire, *probe_rows(self.model))
         with (
             tempfile.TemporaryDirectory(prefix="bench-load-") as folder,
-            running(self.peer, self.model, self.form, self.batch_rows, THREADS[self.model]) as server,
+            running(self.peer, self.model, self.form, self.batch_rows, THREADS[self.model], self.waiting) as server,
         ):
             probe.wait_ready(server, server.port + self.port_offset)
             yield server, probe, Path(folder) / "bodies"
@@ -94,27 +101,46 @@ class Served:
             loads.write_requests([self.wire.encode(row) for row in load_rows(self.model)], file)
             loads.over_http1(server.port, file, self.peer.warm_s)
             with probe.beside(server.port):
-                return loads.over_http1(server.port, file, seconds)
+                rate = loads.over_http1(server.port, file, seconds)
+        if not rate.per_s:
+            # Right, since the probe was content, but slower than the time there is: 64 padded rows can take seconds.
+            raise TooSlowError(f"no answer to the load within {seconds:g} s; --seconds must be longer")
+        return rate
 
 
 @dataclass(frozen=True)
 class Tuned(Served):
-    """A server that pads sentences to the longest of whatever arrives together: large batches are mostly padding.
+    """A peer with sentences, at its best settings: the first round tries several, later rounds repeat the best.
 
-    Which bound is best depends on the server and the machine, so the first round tries several and the best stands.
+    Peers pad to the longest of whatever arrives together, so that large batches are mostly padding. Threads that spin are
+    fastest on a quiet machine and slowest where a front process wants their core. Neither is known beforehand.
     """
 
+    bounds: tuple[int, ...] = (4, 16, CONNECTIONS)
     tried: dict[str, float] = field(default_factory=dict)
-    """Sentences per second by bound."""
+    """Sentences per second by `bound policy`."""
 
     def measure(self, seconds: float) -> Rate:
         if not self.tried:
-            for rows in (4, 16, CONNECTIONS):
-                self.tried[str(rows)] = self._bounded(rows).measure(max(2.0, seconds / 2)).per_s
-        return self._bounded(int(max(self.tried, key=lambda rows: self.tried[rows]))).measure(seconds)
+            for bound in self.bounds:
+                self._try(bound, "default", seconds)
+            self._try(self._best()[0], "PASSIVE", seconds)
+        return self._with(*self._best()).measure(seconds)
 
-    def _bounded(self, rows: int) -> Served:
-        return Served(self.label, self.peer, self.wire, self.model, self.form, batch_rows=rows)
+    def _try(self, bound: int, policy: str, seconds: float) -> None:
+        try:
+            rate = self._with(bound, policy).measure(max(4.0, seconds / 2)).per_s
+        except TooSlowError:
+            rate = 0.0
+        self.tried[f"{bound} {policy}"] = rate
+
+    def _best(self) -> tuple[int, str]:
+        bound, policy = max(self.tried, key=lambda choice: self.tried[choice]).split()
+        return int(bound), policy
+
+    def _with(self, bound: int, policy: str) -> Served:
+        waiting = "" if policy == "default" else policy
+        return Served(self.label, self.peer, self.wire, self.model, self.form, batch_rows=bound, waiting=waiting)
 
 
 @dataclass(frozen=True)

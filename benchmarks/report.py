@@ -77,7 +77,7 @@ class Result:
             lines.append(f"  {name:<{width}}  {'':<10} absent: {reason}")
         for line in self.figure.measurements:
             if isinstance(line, Offline | Tuned) and line.tried:
-                unit = "batch:threads" if isinstance(line, Offline) else "batch bound"
+                unit = "batch:threads" if isinstance(line, Offline) else "batch bound and threads' waiting"
                 each = ", ".join(f"{choice} {rate:.0f}" for choice, rate in line.tried.items())
                 lines.append(f"  {line.label} by {unit}: {each}")
         for claim in self.figure.claims:

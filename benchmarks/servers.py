@@ -71,7 +71,7 @@ class Running:
 
 
 @contextmanager
-def running(peer: Peer, model: str, form: str, batch_rows: int, threads: int) -> Iterator[Running]:
+def running(peer: Peer, model: str, form: str, batch_rows: int, threads: int, waiting: str) -> Iterator[Running]:
     """A started process that doesn't need to answer yet."""
     port = _free_port()
     command = peer.command(model, port, batch_rows)
@@ -80,9 +80,9 @@ def running(peer: Peer, model: str, form: str, batch_rows: int, threads: int) ->
         "PYTHONPATH": str(BENCHMARKS),
         # torch takes its threads from here, whichever process it runs in.
         "OMP_NUM_THREADS": str(threads),
-        # Threads that spin while they wait fight with the load on a small machine: a tenth of the rate was seen.
-        "OMP_WAIT_POLICY": "PASSIVE",
     }
+    if waiting:
+        environment["OMP_WAIT_POLICY"] = waiting
     if isinstance(peer, Torpor):
         del environment["PYTHONPATH"]
     if model == "minilm":
