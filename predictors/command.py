@@ -32,7 +32,8 @@ _KSERVE_FLAGS = (
 
 SWITCH_INTERVAL_S = 0.0005
 """How long the event loop may keep the interpreter from the device thread, which needs it after every operation of a
-model. Python's 5 ms cost a fifth of the throughput (MLP, 64 connections: 19 600 requests/s against 24 900)."""
+model. Python's 5 ms cost a sketch of the pump a fifth of its throughput; in the server the gain was not seen again
+(docs/status.md)."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -135,9 +136,8 @@ async def _run(
     began_s: float,
 ) -> int:
     """Import the class, load and warm it, serve until a signal. The status is 1 if the model or the port fails."""
-    from .batching.policy import BatchingSettings
-    from .runtime.executor import Executor
-    from .runtime.user_class import UserClassError, import_class, inspect_class
+    from .runtime.assembly import assemble
+    from .runtime.user_class import UserClassError
     from .serving.app import App
     from .serving.data_plane import DataPlane
     from .serving.lifecycle import Lifecycle
@@ -149,15 +149,8 @@ async def _run(
     logger.info("loading %s version %s: %s", name, model_version, file.class_path)
     try:
         import_began_s = time.perf_counter()
-        user_class = inspect_class(import_class(file.class_path, code_folder))
+        executor, batching = assemble(file, folder, code_folder, settings)
         phases["import"] = time.perf_counter() - import_began_s
-        executor = Executor(
-            user_class, folder,
-            device=settings["device"], threads=settings["threads"], parameters=file.parameters,
-        )  # fmt: skip
-        batching = BatchingSettings(
-            settings["max_batch_size"], settings["batch_timeout_micros"] / 1e6, settings["max_queue_rows"]
-        )
         await data_plane.add(name, model_version, executor, batching, settings["request_timeout_s"])
     except UserClassError as error:
         logger.error("%s", error)

@@ -1,11 +1,8 @@
 """A torpor predictor as a `kserve.Model`, batched, under a stock `kserve.ModelServer`; the only place that imports kserve.
 
-from kserve import ModelServer
-from torpor.predictors.kserve_model import KServeModel
-
 model = KServeModel("minilm", "examples/minilm")
 model.load()
-ModelServer().start([model])
+kserve.ModelServer().start([model])
 """
 
 import os
@@ -18,16 +15,14 @@ from kserve.errors import InvalidInput as KServeInvalidInput
 from kserve.errors import ModelNotReady
 from kserve.protocol.infer_type import to_http_parameters
 
-from .batching.policy import BatchingPolicy, BatchingSettings
+from .batching.policy import BatchingPolicy
 from .batching.run_times import RunTimes
 from .errors import InvalidInput, TorporError, Unavailable
 from .protocol import v1
-from .protocol.datatypes import DTYPES, Array, datatype_of
+from .protocol.datatypes import DTYPES, Array, datatype_of, object_array
 from .protocol.inference import InferRequest, InferResponse
 from .protocol.json_tensor import array_from_json
-from .protocol.v2_rest import object_array
-from .runtime.executor import Executor
-from .runtime.user_class import import_class, inspect_class
+from .runtime.assembly import assemble
 from .serving.batcher import Batcher
 from .serving.data_plane import ServedModel
 from .serving.device_thread import DeviceThread
@@ -52,14 +47,7 @@ class KServeModel(kserve.Model):  # type: ignore[misc]
         path = find_model_file(self._folder, version_folder)
         file = ModelFile.read(path)
         settings = resolve({}, os.environ, file.settings)
-        user_class = inspect_class(import_class(file.class_path, path.parent))
-        executor = Executor(
-            user_class, version_folder,
-            device=settings["device"], threads=settings["threads"], parameters=file.parameters,
-        )  # fmt: skip
-        batching = BatchingSettings(
-            settings["max_batch_size"], settings["batch_timeout_micros"] / 1e6, settings["max_queue_rows"]
-        )
+        executor, batching = assemble(file, version_folder, path.parent, settings)
         self._device = DeviceThread(self.name, executor)
         self._device.start()
         self._device.call(executor.load).result()
@@ -117,7 +105,7 @@ class KServeModel(kserve.Model):  # type: ignore[misc]
             policy = self._policy
             metrics = ModelMetrics(self.name, self._version, lambda: policy.queued_rows)
             batcher = Batcher(policy, self._device, metrics)
-            self._served = ServedModel(self.name, self._version, self._device.executor.signature, batcher, self._device)
+            self._served = ServedModel(self.name, self._version, self._device.executor.signature, batcher)
         return self._served
 
 

@@ -1,5 +1,6 @@
 """Which rows may share a batch."""
 
+import math
 from collections.abc import Hashable
 from typing import NamedTuple
 
@@ -21,7 +22,4 @@ class Bucket(NamedTuple):
     @property
     def cells(self) -> int:
         """The padded size of one row, the measure of its cost: the product of its axes, 1 without any."""
-        cells = 1
-        for size in self.axes:
-            cells *= size
-        return cells
+        return math.prod(self.axes)

@@ -9,7 +9,7 @@ Two estimates of the seconds that a batch takes:
 Warm-up gives both their prior: its batches are observed like any other.
 """
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable
 from dataclasses import dataclass
 
 from .bucket import Bucket
@@ -91,11 +91,6 @@ class RunTimes:
         """(overhead_s, slope_s per row and cell) of a family; zeros while nothing of it has run."""
         line = self._lines.get(family)
         return line.coefficients() if line is not None else (0.0, 0.0)
-
-    def __iter__(self) -> Iterator[tuple[int, Bucket, float]]:
-        """What was learned: (rows, bucket, seconds)."""
-        for (rows, bucket), seconds in self._means.items():
-            yield rows, bucket, seconds
 
 
 def _make_room(remembered: dict) -> None:  # type: ignore[type-arg]

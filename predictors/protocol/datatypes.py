@@ -4,6 +4,8 @@ Source: the Open Inference Protocol's "Tensor Data Types" (https://github.com/ks
 object arrays of `bytes`; on the wire each element is preceded by its length as a little-endian uint32.
 """
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -36,6 +38,26 @@ NAMES: dict[np.dtype[Any], str] = {dtype: name for name, dtype in DTYPES.items()
 def datatype_of(array: Array) -> str:
     """The protocol's name for an array's dtype; KeyError for one that the protocol has no name for."""
     return NAMES[array.dtype]
+
+
+def object_array(elements: Sequence[object], shape: Sequence[int]) -> Array:
+    """An array of dtype object; numpy would make fixed-length strings of a list of bytes."""
+    array = np.empty(len(elements), object)
+    array[:] = elements
+    return array.reshape(shape)
+
+
+def array_from_raw(name: str, datatype: str, shape: tuple[int, ...], data: bytes, start: int, size: int) -> Array:
+    """The tensor in `size` bytes of `data` at `start`: a read-only view, or for BYTES an object array.
+
+    The size must have been checked against datatype and shape. Raises InvalidInput naming `name`.
+    """
+    if datatype == "BYTES":
+        return object_array(decode_bytes(memoryview(data)[start : start + size], math.prod(shape), name), shape)
+    array: Array = np.ndarray(shape, DTYPES[datatype], data, start)
+    if datatype == "BOOL" and array.view(np.uint8).max(initial=0) > 1:
+        raise InvalidInput(f"input '{name}': BOOL data must be bytes of 0 or 1")
+    return array
 
 
 def encode_bytes(array: Array) -> bytes:

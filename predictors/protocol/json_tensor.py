@@ -6,7 +6,7 @@ from base64 import b64decode
 import numpy as np
 
 from ..errors import InvalidInput, ModelFailed
-from .datatypes import DTYPES, Array, element_bytes
+from .datatypes import DTYPES, Array, element_bytes, object_array
 
 _KINDS = {"b": "booleans", "i": "integers", "u": "integers", "f": "numbers"}
 
@@ -126,9 +126,7 @@ def _strings(name: str, data: list[object]) -> Array:
             raise InvalidInput(f"input '{name}': elements must be strings, or objects with b64 alone, for BYTES")
 
     walk(data, 0)
-    array = np.empty(len(flat), object)
-    array[:] = flat
-    return array.reshape(shape)
+    return object_array(flat, shape)
 
 
 def _text(value: object) -> str:

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from ..errors import InvalidInput
-from .datatypes import DTYPES, Array, datatype_of, decode_bytes, element_bytes, encode_bytes
+from .datatypes import DTYPES, Array, array_from_raw, datatype_of, element_bytes, encode_bytes, object_array
 from .inference import NO_PARAMETERS, InferRequest, InferResponse, Parameter, Parameters
 from .messages import message
-from .v2_rest import check_shape, check_size, object_array
+from .v2_rest import check_shape, check_size
 
 ModelInferRequest = message("inference.ModelInferRequest")
 ModelInferResponse = message("inference.ModelInferResponse")
@@ -75,12 +75,7 @@ def encode(response: InferResponse, *, raw: bool) -> Any:
 
 def _from_raw(name: str, datatype: str, shape: tuple[int, ...], data: bytes) -> Array:
     check_size(name, datatype, shape, len(data))
-    if datatype == "BYTES":
-        return object_array(decode_bytes(memoryview(data), math.prod(shape), name), shape)
-    array: Array = np.ndarray(shape, DTYPES[datatype], data)
-    if datatype == "BOOL" and array.view(np.uint8).max(initial=0) > 1:
-        raise InvalidInput(f"input '{name}': BOOL data must be bytes of 0 or 1")
-    return array
+    return array_from_raw(name, datatype, shape, data, 0, len(data))
 
 
 def _from_typed(tensor: Any, datatype: str, shape: tuple[int, ...]) -> Array:

@@ -12,11 +12,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import orjson
 
 from ..errors import InvalidInput
-from .datatypes import DTYPES, Array, datatype_of, decode_bytes, encode_bytes
+from .datatypes import DTYPES, Array, array_from_raw, datatype_of, encode_bytes
 from .inference import NO_PARAMETERS, InferRequest, InferResponse, Parameters
 from .json_tensor import array_from_json, json_from_array
 
@@ -39,14 +38,7 @@ class _BinaryTensor:
 
     def array(self, body: bytes, json_length: int) -> Array:
         """The tensor: a read-only view of the body, or for BYTES an object array."""
-        at = json_length + self.start
-        if self.datatype == "BYTES":
-            elements = decode_bytes(memoryview(body)[at : at + self.size], math.prod(self.shape), self.name)
-            return object_array(elements, self.shape)
-        array: Array = np.ndarray(self.shape, DTYPES[self.datatype], body, at)
-        if self.datatype == "BOOL" and array.view(np.uint8).max(initial=0) > 1:
-            raise InvalidInput(f"input '{self.name}': BOOL data must be bytes of 0 or 1")
-        return array
+        return array_from_raw(self.name, self.datatype, self.shape, body, json_length + self.start, self.size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,13 +130,6 @@ def parse_object(text: bytes) -> dict[str, object]:
     if not isinstance(value, dict):
         raise InvalidInput(f"the body is a JSON {_kind(value)}, must be an object")
     return value
-
-
-def object_array(elements: list[bytes], shape: tuple[int, ...]) -> Array:
-    """An array of dtype object; numpy would make fixed-length strings of a list of bytes."""
-    array = np.empty(len(elements), object)
-    array[:] = elements
-    return array.reshape(shape)
 
 
 def _read_layout(text: bytes) -> _Layout:

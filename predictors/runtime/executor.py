@@ -11,13 +11,14 @@ import inspect
 import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..errors import InvalidInput, ModelFailed, TorporError
-from ..protocol.datatypes import DTYPES, Array
+from ..protocol.datatypes import DTYPES, Array, object_array
 from ..signature import Bound, Request
 from .cores import usable_cores
 from .user_class import UserClass
@@ -85,8 +86,9 @@ class Executor:
             shape = (rows, *(axis if isinstance(axis, int) else _WARM_UP_SIZE for axis in spec.axes))
             arrays[name] = np.full(shape, b"" if spec.datatype == "BYTES" else 0, DTYPES[spec.datatype])
         bound = signature.bind(arrays)
-        request = Request({}, {}, "") if signature.wants else None
-        return Bound(bound.arrays, bound.rows, bound.bucket, bound.sizes, request)
+        if signature.wants:
+            bound.request = Request({}, {}, "")
+        return bound
 
     def run(self, parts: Sequence[Bound]) -> list[Outputs | TorporError]:
         """The outputs of each part, or the error that it alone caused."""
@@ -208,27 +210,12 @@ class Executor:
         return "cuda" if self._torch.cuda.is_available() else "cpu"
 
     def _inference_mode(self) -> Any:
-        return self._torch.inference_mode() if self._torch is not None else _NO_MODE
-
-
-class _NoMode:
-    """Stands in for torch.inference_mode() where there is no torch."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, *exception: object) -> None:
-        return None
-
-
-_NO_MODE = _NoMode()
+        return self._torch.inference_mode() if self._torch is not None else nullcontext()
 
 
 def _array(name: str, value: Any) -> Array:
     if isinstance(value, list) and value and all(isinstance(element, str | bytes) for element in value):
-        array = np.empty(len(value), object)
-        array[:] = value
-        return array
+        return object_array(value, [len(value)])
     try:
         return np.asarray(value)
     except ValueError:

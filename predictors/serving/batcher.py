@@ -5,6 +5,7 @@ batches that it forms to the device thread, and gives each caller the rows that 
 """
 
 import asyncio
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -112,13 +113,13 @@ class Batcher:
         for piece, result in zip(batch.slices, results, strict=True):
             job = piece.item
             assert isinstance(job, _Job) and job.bound is not None
-            cells += (piece.stop - piece.start) * _product(job.bound.sizes)
+            cells += (piece.stop - piece.start) * math.prod(job.bound.sizes)
             if isinstance(result, TorporError):
                 self._fail(job, result)
             else:
                 self._answer(job, piece.start, piece.stop, result)
         longest = tuple(map(max, zip(*(s.item.bound.sizes for s in batch.slices), strict=True)))  # type: ignore[attr-defined]
-        self._observer.batch_ran(batch, seconds, batch.rows * _product(longest), cells)
+        self._observer.batch_ran(batch, seconds, batch.rows * math.prod(longest), cells)
         self._step(self._loop.time())
 
     def _answer(self, job: _Job, start: int, stop: int, outputs: Outputs) -> None:
@@ -141,10 +142,3 @@ class Batcher:
         self.policy.cancel(item)
         if item.future is not None and not item.future.done():
             item.future.set_exception(error)
-
-
-def _product(sizes: tuple[int, ...]) -> int:
-    product = 1
-    for size in sizes:
-        product *= size
-    return product

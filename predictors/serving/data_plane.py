@@ -9,7 +9,7 @@ from ..batching.policy import BatchingPolicy, BatchingSettings
 from ..batching.run_times import RunTimes
 from ..errors import InvalidInput, ModelFailed, NotFound, Unavailable
 from ..protocol.inference import InferRequest, InferResponse
-from ..signature import Bound, Request, Signature
+from ..signature import Request, Signature
 from .batcher import Batcher
 from .device_thread import DeviceThread, Executor
 from .metrics import ModelMetrics, ServerMetrics
@@ -26,7 +26,6 @@ class ServedModel:
     version: str
     signature: Signature
     batcher: Batcher
-    device: DeviceThread
     default_timeout_s: float = 0.0
 
     async def infer(
@@ -42,10 +41,9 @@ class ServedModel:
             signature.ask(request.outputs)
         bound = signature.bind(request.inputs)
         if signature.wants:
-            own = Request(headers or {}, request.parameters, request.id)
-            bound = Bound(bound.arrays, bound.rows, bound.bucket, bound.sizes, own)
+            bound.request = Request(headers or {}, request.parameters, request.id)
             if signature.wants == "request":  # rows of one request only share a batch
-                bound = Bound(bound.arrays, bound.rows, bound.bucket._replace(family=object()), bound.sizes, own)
+                bound.bucket = bound.bucket._replace(family=object())
         if timeout_s is None and self.default_timeout_s:
             timeout_s = self.default_timeout_s
         deadline_s = None if timeout_s is None else asyncio.get_running_loop().time() + timeout_s
@@ -112,7 +110,7 @@ class DataPlane:
                 run_times.observe(rows, bound.bucket, time.perf_counter() - began_s)
         self.metrics.start_phases["warm_up"] = time.perf_counter() - started_s
         batcher = Batcher(policy, device, metrics)
-        model = ServedModel(name, version, executor.signature, batcher, device, default_timeout_s)
+        model = ServedModel(name, version, executor.signature, batcher, default_timeout_s)
         self.models[name] = model
         return model
 
@@ -136,8 +134,3 @@ class DataPlane:
         async with self.readiness_changed:
             self.is_ready = ready
             self.readiness_changed.notify_all()
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether no row waits or runs."""
-        return not any(m.batcher.policy.queued_rows or m.batcher.policy.running_rows for m in self.models.values())

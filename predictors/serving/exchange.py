@@ -30,28 +30,28 @@ class Exchange:
         self._receive = receive
         self._send = send
 
+    def text_headers(self) -> dict[str, str]:
+        """The headers as a user's class sees them."""
+        return {name.decode("latin-1"): value.decode("latin-1") for name, value in self.headers.items()}
+
     async def body(self) -> bytes:
         """The whole body. Raises PayloadTooLarge, before the body is read where its length is announced."""
         length = self.headers.get(b"content-length")
         if length is not None and int(length) > self.max_body_bytes:
             raise self._too_large(int(length))
-        message = await self._receive()
-        if message["type"] == "http.disconnect":
-            raise CallerLeft
-        body: bytes = message.get("body", b"")
-        if not message.get("more_body"):
-            if len(body) > self.max_body_bytes:
-                raise self._too_large(len(body))
-            return body
-        pieces, size = [body], len(body)
-        while message.get("more_body"):
-            message = await self._receive()
-            if message["type"] == "http.disconnect":
-                raise CallerLeft
-            pieces.append(message.get("body", b""))
-            size += len(pieces[-1])
+        body, more = await self.chunk()
+        size = len(body)
+        pieces = [body]
+        while more:
+            piece, more = await self.chunk()
+            pieces.append(piece)
+            size += len(piece)
             if size > self.max_body_bytes:
                 raise self._too_large(size)
+        if size > self.max_body_bytes:
+            raise self._too_large(size)
+        if len(pieces) == 1:
+            return body
         if length is not None and size != int(length):
             raise InvalidInput(f"Content-Length = {int(length)}, the body has {size} bytes")
         return b"".join(pieces)

@@ -117,9 +117,7 @@ class Grpc:
         if decoded.parameters:
             own_s = timeout_of(decoded.parameters)
             timeout_s = min((s for s in (own_s, timeout_s) if s is not None), default=None)
-        headers = None
-        if model.signature.wants:
-            headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in exchange.headers.items()}
+        headers = exchange.text_headers() if model.signature.wants else None
         response = await model.infer(decoded, headers, timeout_s)
         answer = v2_grpc.encode(response, raw=decoded.binary_outputs is None)
         self._requests["grpc", "OK"] += 1

@@ -28,6 +28,10 @@ _JSON = ((b"content-type", b"application/json"),)
 _OCTETS = (b"content-type", b"application/octet-stream")
 _JSON_LENGTH = b"inference-header-content-length"
 
+MAX_ERROR_BYTES = 500
+MAX_ERROR_BODY_BYTES = 690
+"""Error texts are cut here: Knative's in-memory broker crashes on bodies of about 770 bytes."""
+
 Handler = Callable[[Exchange], Awaitable[None]]
 
 
@@ -148,7 +152,7 @@ class Rest:
         _check_encoding(exchange)
         datatypes = {spec.name: spec.datatype for spec in model.signature.inputs.values()}
         request = v1.decode(await exchange.body(), model.signature.names, datatypes)
-        response = await model.infer(request, _headers(exchange) if model.signature.wants else None)
+        response = await model.infer(request, exchange.text_headers() if model.signature.wants else None)
         await exchange.respond(200, v1.encode(response), _JSON)
         self._requests["rest", "200"] += 1
 
@@ -162,7 +166,7 @@ class Rest:
             )
         body = await exchange.body()
         request = v2_rest.decode(body, None if length is None else int(length))
-        headers = _headers(exchange) if model.signature.wants else None
+        headers = exchange.text_headers() if model.signature.wants else None
         timeout_s = timeout_of(request.parameters) if request.parameters else None
         response = await model.infer(request, headers, timeout_s)
         content, json_length = v2_rest.encode(response, request.binary_outputs)
@@ -181,10 +185,6 @@ def timeout_of(parameters: Parameters) -> float | None:
     if type(timeout) is not int or timeout <= 0:
         raise InvalidInput(f"parameter timeout = {timeout!r}, must be a positive integer of microseconds")
     return timeout / 1e6
-
-
-def _headers(exchange: Exchange) -> dict[str, str]:
-    return {name.decode("latin-1"): value.decode("latin-1") for name, value in exchange.headers.items()}
 
 
 def _check_encoding(exchange: Exchange) -> None:
@@ -209,8 +209,3 @@ def _error_body(message: str) -> bytes:
     while len(body := orjson.dumps({"error": text})) > MAX_ERROR_BODY_BYTES:  # it has many quotes
         text = text[: len(text) * 3 // 4]
     return body
-
-
-MAX_ERROR_BYTES = 500
-MAX_ERROR_BODY_BYTES = 690
-"""Error texts are cut here: Knative's in-memory broker crashes on bodies of about 770 bytes."""

@@ -20,8 +20,7 @@ class HttpServer:
             grpc=True,
             lifespan="off",
             access_log=False,
-            # One thread moves bytes, the other core is for Python and the model: 25 000 requests/s against 21 000 with
-            # two (MLP, 64 connections, two cores).
+            # One thread moves bytes, the other core is for Python and the model. Two are not shown to be worse: docs/status.md.
             runtime_threads=1,
             max_request_body_size=0,  # the exchange counts, and answers in the protocol's form
             limit_request_head_size=64 << 10,
