@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from ..batching.policy import BatchingPolicy, BatchingSettings
 from ..batching.run_times import RunTimes
@@ -92,21 +93,17 @@ class DataPlane:
         metrics = ModelMetrics(name, version, lambda: policy.queued_rows)
         self.metrics.models.append(metrics)
         started_s = time.perf_counter()
-        for rows in (
-            1,
-            1,
-            min(4, settings.max_batch_size),
-        ):  # the first run allocates; the next two give the times' prior
+        for rows, is_first in ((1, True), (1, False), (min(4, settings.max_batch_size), False)):
             bound = executor.warm_up(rows)
             if bound is None:
                 break
             began_s = time.perf_counter()
-            result = (await asyncio.wrap_future(device.call(lambda batch=bound: executor.run([batch]))))[0]  # type: ignore[misc]
+            (result,) = await asyncio.wrap_future(device.call(partial(executor.run, [bound])))
             if isinstance(result, InvalidInput):  # zeros are not what it takes: then its first caller warms it up
                 break
             if isinstance(result, ModelFailed):
                 raise result
-            if rows != 1 or run_times.coefficients(bound.bucket.family) == (0.0, 0.0):
+            if not is_first:  # it allocates, and would make every later batch look dear
                 run_times.observe(rows, bound.bucket, time.perf_counter() - began_s)
         self.metrics.start_phases["warm_up"] = time.perf_counter() - started_s
         batcher = Batcher(policy, device, metrics)
