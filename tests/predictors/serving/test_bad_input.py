@@ -171,6 +171,18 @@ def test_a_request_larger_than_the_queue_is_its_callers_error(connect, marked, b
     assert reply.error() == "rows = 17, must be in [1, 16]"
 
 
+@pytest.mark.parametrize("path", ["/v1/models/marked:predict", "/v2/models/marked/infer"])
+def test_a_full_queue_refuses_before_it_reads_the_body(connect, marked, gated, binary_request, path: str) -> None:
+    """Refusing is cheapest before decoding: even a body that is no JSON gets 503, not 400."""
+    with gated(marked) as gate:
+        filling = connect(marked)
+        stream = filling.send("POST", "/v2/models/marked/infer", *binary_request({"x": np.zeros((16, 2), "<f4")}))
+        gate.wait_for_rows(16)
+        assert connect(marked).request("POST", path, b"{").status == 503
+    assert filling.receive(stream).status == 200
+    assert connect(marked).request("POST", path, b"{").status == 400
+
+
 def test_a_deadline_that_passes_in_the_queue_is_answered_at_once(connect, marked, gated) -> None:
     """504 while the model is still busy with others."""
     with gated(marked):
