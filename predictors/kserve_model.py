@@ -28,6 +28,7 @@ from .serving.data_plane import ServedModel
 from .serving.device_thread import DeviceThread
 from .serving.metrics import ModelMetrics
 from .settings import ModelFile, find_model_file, find_model_folder, resolve
+from .signature import Bound
 
 
 class KServeModel(kserve.Model):  # type: ignore[misc]
@@ -38,7 +39,7 @@ class KServeModel(kserve.Model):  # type: ignore[misc]
         self._folder = Path(folder).resolve()
         self._served: ServedModel | None = None
         self._device: DeviceThread | None = None
-        self._policy: BatchingPolicy | None = None
+        self._policy: BatchingPolicy[Bound] | None = None
         self._version = "1"
 
     def load(self) -> bool:

@@ -8,8 +8,10 @@ it, and every tensor with that name of axis has one size there. An output is cut
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from .batching.bucket import Bucket
+from .batching.policy import Item
 from .errors import InvalidInput, ModelFailed
 from .protocol.datatypes import DTYPES, NAMES, Array
 from .protocol.inference import Parameters
@@ -79,23 +81,43 @@ class Request:
     id: str
 
 
-@dataclass(slots=True, eq=False)
-class Bound:
-    """A request that fits its model: the inputs by name in the model's order, and where they may be batched.
+class Fit(NamedTuple):
+    """How a request fits its model: a matter of names, dtypes and shapes alone, so that requests alike share one.
 
     sizes: the request's own sizes of the named axes, in the signature's order; its bucket's are rounded up.
     """
 
-    arrays: dict[str, Array]
     rows: int
     bucket: Bucket
     sizes: tuple[int, ...]
+
+
+class Bound(Item):
+    """A request that fits its model, as the batching policy queues it: inputs by name, and where they may be batched.
+
+    request: what a class that asks for its request gets. answer: who waits for the outputs, the batcher's own.
+    """
+
     request: Request | None = None
+    answer: Any = None
+
+    def __init__(
+        self,
+        arrays: dict[str, Array],
+        rows: int,
+        bucket: Bucket,
+        sizes: tuple[int, ...],
+        request: Request | None = None,
+    ) -> None:
+        self.arrays = arrays
+        self.rows = rows
+        self.bucket = bucket
+        self.sizes = sizes
+        if request is not None:
+            self.request = request
 
     def part(self, start: int, stop: int) -> "Bound":
         """Rows `start` to `stop` of it, as views."""
-        if stop - start == self.rows:
-            return self
         arrays = {name: array[start:stop] for name, array in self.arrays.items()}
         return Bound(arrays, stop - start, self.bucket, self.sizes, self.request)
 
@@ -130,28 +152,17 @@ class Signature:
             for axis in spec.axes:
                 if isinstance(axis, str) and axis not in self.named_axes:
                     raise ValueError(f"output '{spec.name}': axis '{axis}' belongs to no input")
-        # (name, dtype, shape of a row) of a single input that is all fixed: its check is two comparisons.
-        self._fixed: tuple[str, object, tuple[int | str, ...]] | None = None
-        if len(names) == 1 and not optional and names[0] in self.inputs:
-            spec = self.inputs[names[0]]
-            if all(isinstance(axis, int) and axis >= 0 for axis in spec.axes):
-                self._fixed = (spec.name, DTYPES[spec.datatype], spec.axes)
 
-    def bind(self, inputs: Mapping[str, Array]) -> Bound:
+    def bind(self, inputs: dict[str, Array]) -> Bound:
         """Check a request's inputs against the declaration. Raises InvalidInput naming input, value and what it must be."""
-        if self._fixed is not None and len(inputs) == 1:
-            name, dtype, row_shape = self._fixed
-            array = inputs.get(name)
-            if array is not None and array.dtype == dtype and array.shape[1:] == row_shape and array.size:
-                return Bound({name: array}, len(array), _FIXED_BUCKET, ())
-        return self._bind(inputs)
+        return Bound(inputs, *self.fit(inputs))
 
-    def _bind(self, inputs: Mapping[str, Array]) -> Bound:
+    def fit(self, inputs: Mapping[str, Array]) -> Fit:
+        """The same check without the rows. Raises InvalidInput."""
         names = self.names or tuple(inputs)
         unknown = [name for name in inputs if name not in names]
         if unknown:
             raise InvalidInput(f"input '{unknown[0]}' is unknown, must be one of {_listed(names)}")
-        arrays: dict[str, Array] = {}
         sizes: dict[str, int] = {}
         key: list[object] = []
         rows = -1
@@ -173,12 +184,11 @@ class Signature:
                 _check(spec, array, sizes)
                 free = tuple(n for n, axis in zip(array.shape[1:], spec.axes, strict=True) if axis == -1)
                 key += (name, free)
-            arrays[name] = array
         if rows < 1:
             raise InvalidInput(f"rows = {max(rows, 0)}, must be at least 1")
         own = tuple(sizes.get(axis, 0) for axis in self.named_axes)
         rounded = tuple(-(-size // _AXIS_STEP) * _AXIS_STEP for size in own)
-        return Bound(arrays, rows, Bucket(tuple(key), rounded), own)
+        return Fit(rows, Bucket(tuple(key), rounded), own)
 
     def ask(self, wanted: tuple[str, ...]) -> None:
         """Refuse a request for outputs that the model does not declare; nothing to check without a declaration."""
@@ -205,9 +215,6 @@ class Signature:
         )
         if not fits:
             raise ModelFailed(f"output '{name}': shape = {list(array.shape)}, must be {spec.shape}")
-
-
-_FIXED_BUCKET = Bucket("fixed")
 
 
 def _check(spec: TensorSpec, array: Array, sizes: dict[str, int]) -> None:

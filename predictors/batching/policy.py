@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from heapq import heappop, heappush
 from itertools import count
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 from ..errors import InvalidInput, QueueFull
 from .bucket import Bucket
@@ -59,46 +59,55 @@ class State(Enum):
     GONE = 3
 
 
-@dataclass(slots=True, eq=False)
 class Item:
-    """The rows of one request: `rows` >= 1 of them, of one `bucket`; `deadline_s` on the clock of `now`, or None."""
+    """The rows of one request: `rows` >= 1 of them, of one `bucket`; `deadline_s` on the clock of `now`, or None.
 
-    rows: int
-    bucket: Bucket
+    What most items never change is an attribute of the class: one is made for every request.
+    """
+
     deadline_s: float | None = None
     arrival_s: float = 0.0
     taken_rows: int = 0
     state: State = State.QUEUED
 
+    def __init__(self, rows: int, bucket: Bucket, deadline_s: float | None = None) -> None:
+        self.rows = rows
+        self.bucket = bucket
+        if deadline_s is not None:
+            self.deadline_s = deadline_s
 
-class Slice(NamedTuple):
+
+ItemT = TypeVar("ItemT", bound=Item)
+
+
+class Slice(NamedTuple, Generic[ItemT]):
     """Rows `start` to `stop` of an item, as they stand in a batch."""
 
-    item: Item
+    item: ItemT
     start: int
     stop: int
 
 
 @dataclass(slots=True, eq=False)
-class Batch:
+class Batch(Generic[ItemT]):
     """What runs at once: `rows` rows in `slices`, in order, padded to `bucket`; formed at `taken_s`."""
 
-    slices: list[Slice]
+    slices: list[Slice[ItemT]]
     rows: int
     bucket: Bucket
     taken_s: float
 
 
 @dataclass(slots=True)
-class _Queue:
+class _Queue(Generic[ItemT]):
     """The items of one bucket in order of arrival; those that are GONE are skipped when they come to the front."""
 
     bucket: Bucket
     rows: int = 0
-    items: deque[Item] = field(default_factory=deque)
-    deadlines: list[tuple[float, int, Item]] = field(default_factory=list)
+    items: deque[ItemT] = field(default_factory=deque)
+    deadlines: list[tuple[float, int, ItemT]] = field(default_factory=list)
 
-    def oldest(self) -> Item:
+    def oldest(self) -> ItemT:
         """The item that has waited longest; the queue must hold rows."""
         while self.items[0].state is State.GONE:
             self.items.popleft()
@@ -110,7 +119,7 @@ class _Queue:
         return self.deadlines[0][0] if self.deadlines else None
 
 
-class BatchingPolicy:
+class BatchingPolicy(Generic[ItemT]):
     """One model's queue; `now` must not go back between calls."""
 
     def __init__(self, settings: BatchingSettings, run_times: RunTimes) -> None:
@@ -120,14 +129,9 @@ class BatchingPolicy:
         self.running_rows = 0
         self.queued_deadlines = 0
         """How many items wait that have a deadline: most models never see one, and need not look."""
-        self._queues: dict[Bucket, _Queue] = {}
+        self._queues: dict[Bucket, _Queue[ItemT]] = {}
         self._expected_rows = 0.0
         self._sequence = count()
-
-    @property
-    def is_full(self) -> bool:
-        """Whether even one row more would be refused: asked before a request is decoded."""
-        return self.queued_rows >= self.settings.max_queue_rows
 
     def refusal(self) -> QueueFull:
         """The error for a request that does not fit, with the time that the queue needs to empty."""
@@ -135,7 +139,7 @@ class BatchingPolicy:
         seconds = sum(self.run_times.estimate_s(queue.rows, queue.bucket) for queue in self._queues.values())
         return QueueFull(f"queued rows = {self.queued_rows}, must stay within {limit}", max(1.0, seconds))
 
-    def offer(self, item: Item, now: float) -> None:
+    def offer(self, item: ItemT, now: float) -> None:
         """Queue the item. Raises QueueFull; InvalidInput for one that even an empty queue could not hold."""
         limit = self.settings.max_queue_rows
         if item.rows > limit:
@@ -153,7 +157,7 @@ class BatchingPolicy:
             heappush(queue.deadlines, (item.deadline_s, next(self._sequence), item))
             self.queued_deadlines += 1
 
-    def cancel(self, item: Item) -> None:
+    def cancel(self, item: ItemT) -> None:
         """Drop the rows of the item that still wait; nothing for one that is taken or gone."""
         if item.state is not State.QUEUED:
             return
@@ -163,9 +167,9 @@ class BatchingPolicy:
         queue = self._queues[item.bucket]
         self._remove_rows(queue, item.rows - item.taken_rows)
 
-    def expire(self, now: float) -> list[Item]:
+    def expire(self, now: float) -> list[ItemT]:
         """Drop and return the items whose deadline has come."""
-        expired: list[Item] = []
+        expired: list[ItemT] = []
         if not self.queued_deadlines:
             return expired
         for queue in list(self._queues.values()):
@@ -175,14 +179,14 @@ class BatchingPolicy:
                 expired.append(item)
         return expired
 
-    def clear(self) -> list[Item]:
+    def clear(self) -> list[ItemT]:
         """Drop and return all items of which rows wait."""
         items = [item for queue in self._queues.values() for item in queue.items if item.state is State.QUEUED]
         for item in items:
             self.cancel(item)
         return items
 
-    def take(self, now: float, *, flush: bool = False) -> Batch | None:
+    def take(self, now: float, *, flush: bool = False) -> Batch[ItemT] | None:
         """The batch that a free device should run now, or None if waiting is better.
 
         flush: wait for nobody, the server is draining. Expired items must have been dropped (`expire`) before.
@@ -194,7 +198,7 @@ class BatchingPolicy:
             return None
         outstanding = self.queued_rows + self.running_rows
         self._expected_rows = max(outstanding, _DECAY * self._expected_rows + (1 - _DECAY) * outstanding)
-        slices: list[Slice] = []
+        slices: list[Slice[ItemT]] = []
         room = self.settings.max_batch_size - self._fill(first, slices, self.settings.max_batch_size)
         bucket = first.bucket
         if room and bucket.axes and self._queues:
@@ -220,7 +224,7 @@ class BatchingPolicy:
         deadlines = [d for queue in self._queues.values() if (d := queue.earliest_deadline_s()) is not None]
         return min(deadlines, default=None)
 
-    def complete(self, batch: Batch, seconds: float | None) -> None:
+    def complete(self, batch: Batch[ItemT], seconds: float | None) -> None:
         """The batch left its device after `seconds`; None if it failed and its time says nothing."""
         self.running_rows -= batch.rows
         if seconds is not None:
@@ -229,7 +233,7 @@ class BatchingPolicy:
     def _nobody_is_missing(self) -> bool:
         return self.queued_rows + self.running_rows > self._expected_rows - 0.5  # a mean: half a row is nobody
 
-    def _due_s(self, queue: _Queue) -> float:
+    def _due_s(self, queue: _Queue[ItemT]) -> float:
         """When the queue's first batch must go, at the latest; its oldest item's arrival if it is full already."""
         settings = self.settings
         due_s = queue.oldest().arrival_s
@@ -241,27 +245,32 @@ class BatchingPolicy:
             due_s = min(due_s, deadline_s - self.run_times.estimate_s(rows, queue.bucket))
         return due_s
 
-    def _fill(self, queue: _Queue, slices: list[Slice], room: int) -> int:
+    def _fill(self, queue: _Queue[ItemT], slices: list[Slice[ItemT]], room: int) -> int:
         """Move items from the queue's front into `slices` while they fit into `room` rows; the rows moved."""
         moved = 0
+        items = queue.items
         while queue.rows > moved and moved < room:
-            item = queue.oldest()
-            waiting = item.rows - item.taken_rows
-            rows = min(waiting, room - moved)
-            if rows < waiting and item.rows <= self.settings.max_batch_size:
-                break
-            slices.append(Slice(item, item.taken_rows, item.taken_rows + rows))
-            item.taken_rows += rows
-            moved += rows
-            if item.taken_rows == item.rows:
+            item = items[0]
+            if item.state is State.GONE:
+                items.popleft()
+                continue
+            start, stop = item.taken_rows, item.rows
+            if stop - start > room - moved:
+                if item.rows <= self.settings.max_batch_size:
+                    break
+                stop = start + room - moved
+            slices.append(Slice(item, start, stop))
+            item.taken_rows = stop
+            moved += stop - start
+            if stop == item.rows:
                 item.state = State.TAKEN
                 if item.deadline_s is not None:
                     self.queued_deadlines -= 1
-                queue.items.popleft()
+                items.popleft()
         self._remove_rows(queue, moved)
         return moved
 
-    def _join_neighbours(self, bucket: Bucket, slices: list[Slice], room: int) -> tuple[Bucket, int]:
+    def _join_neighbours(self, bucket: Bucket, slices: list[Slice[ItemT]], room: int) -> tuple[Bucket, int]:
         """Let other buckets of the family join where their padding costs less than a batch of their own."""
         overhead_s, slope_s = self.run_times.coefficients(bucket.family)
         rows = self.settings.max_batch_size - room
@@ -278,11 +287,11 @@ class BatchingPolicy:
                 break
         return bucket, room
 
-    def _nearest(self, bucket: Bucket) -> Iterable[_Queue]:
+    def _nearest(self, bucket: Bucket) -> Iterable[_Queue[ItemT]]:
         family = [queue for queue in self._queues.values() if queue.bucket.family == bucket.family]
         return sorted(family, key=lambda queue: abs(queue.bucket.cells - bucket.cells))
 
-    def _remove_rows(self, queue: _Queue, rows: int) -> None:
+    def _remove_rows(self, queue: _Queue[ItemT], rows: int) -> None:
         queue.rows -= rows
         self.queued_rows -= rows
         if not queue.rows:

@@ -1,14 +1,26 @@
 """A request and a response between the wire and the batcher, the same for every protocol."""
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
+from ..errors import InvalidInput
 from .datatypes import Array
 
 Parameter = bool | int | float | str
 Parameters = Mapping[str, Parameter]
 
-NO_PARAMETERS: Parameters = {}
+NO_PARAMETERS: Parameters = MappingProxyType({})
+
+
+def timeout_of(parameters: Parameters) -> float | None:
+    """Seconds from the request parameter `timeout`, microseconds as Triton has it; None without. Raises InvalidInput."""
+    timeout = parameters.get("timeout")
+    if timeout is None:
+        return None
+    if type(timeout) is not int or timeout <= 0:
+        raise InvalidInput(f"parameter timeout = {timeout!r}, must be a positive integer of microseconds")
+    return timeout / 1e6
 
 
 @dataclass(slots=True)
@@ -20,6 +32,9 @@ class InferRequest:
     outputs: the names that the caller asks for, in its order; () for all.
     binary_outputs: of these, the ones to send as binary data (REST); None: all, as `binary_data_output` says.
     id: the caller's, "" without one; it comes back with the response.
+    timeout_s: what the caller gives it, None if it does not say.
+    layout: of requests with the same one everything but the tensors' data is equal, so that checks need not be made
+        again; None if the protocol does not know.
     """
 
     inputs: dict[str, Array]
@@ -27,6 +42,8 @@ class InferRequest:
     binary_outputs: frozenset[str] | None = frozenset()
     id: str = ""
     parameters: Parameters = field(default_factory=lambda: NO_PARAMETERS)
+    timeout_s: float | None = None
+    layout: Hashable = None
 
 
 @dataclass(slots=True)

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import InvalidInput
 from .datatypes import DTYPES, Array, array_from_raw, datatype_of, element_bytes, encode_bytes, object_array
-from .inference import NO_PARAMETERS, InferRequest, InferResponse, Parameter, Parameters
+from .inference import NO_PARAMETERS, InferRequest, InferResponse, Parameter, Parameters, timeout_of
 from .messages import message
 from .v2_rest import check_shape, check_size
 
@@ -53,7 +53,9 @@ def decode(request: Any) -> InferRequest:
     if len(set(outputs)) != len(outputs) or "" in outputs:
         raise InvalidInput("outputs must each have a name, and each name once only")
     parameters = _parameters(request.parameters) if request.parameters else NO_PARAMETERS
-    return InferRequest(inputs, outputs, None if raw else frozenset(), request.id, parameters)
+    timeout_s = timeout_of(parameters) if parameters else None
+    layout = (tuple([(name, array.dtype, array.shape) for name, array in inputs.items()]), outputs)
+    return InferRequest(inputs, outputs, None if raw else frozenset(), request.id, parameters, timeout_s, layout)
 
 
 def encode(response: InferResponse, *, raw: bool) -> Any:

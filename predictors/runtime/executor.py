@@ -141,7 +141,8 @@ class Executor:
         """The arrays' rows in one writable array, each copied once."""
         first, rows = arrays[0], sum(map(len, arrays))
         row_shape = first.shape[1:]
-        if all(array.shape[1:] == row_shape for array in arrays):
+        # Without named axes a bucket's rows are all of one shape.
+        if not self.signature.named_axes or all(array.shape[1:] == row_shape for array in arrays):
             if first.dtype == object:
                 return np.concatenate(arrays)
             joined: Array = np.frombuffer(bytearray().join(arrays), first.dtype)  # type: ignore[arg-type]
@@ -177,11 +178,14 @@ class Executor:
         for name, array in outputs.items():
             self.signature.check_output(name, array, rows)
         cuts = self._cuts(outputs)
+        items = outputs.items()
         answers: list[Outputs] = []
         start = 0
         for part in parts:
             stop = start + part.rows
-            answer = {name: array[start:stop] for name, array in outputs.items()}
+            answer = {}
+            for name, array in items:
+                answer[name] = array[start:stop]
             for name, axes in cuts.items():
                 whole = answer[name].shape[1:]
                 sizes = [

@@ -2,21 +2,25 @@
 
 import asyncio
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 
 from ..batching.policy import BatchingPolicy, BatchingSettings
 from ..batching.run_times import RunTimes
 from ..errors import InvalidInput, ModelFailed, NotFound, Unavailable
 from ..protocol.inference import InferRequest, InferResponse
-from ..signature import Request, Signature
+from ..signature import Bound, Fit, Request, Signature
 from .batcher import Batcher
 from .device_thread import DeviceThread, Executor
 from .metrics import ModelMetrics, ServerMetrics
 
 EXTENSIONS = ("binary_tensor_data",)
 PLATFORM = "torpor"
+
+
+_MOST_FITS = 512
+"""As many layouts as the protocol keeps."""
 
 
 @dataclass(slots=True)
@@ -28,33 +32,49 @@ class ServedModel:
     signature: Signature
     batcher: Batcher
     default_timeout_s: float = 0.0
+    _fits: dict[Hashable, Fit] = field(default_factory=dict)
 
     async def infer(
         self, request: InferRequest, headers: Mapping[str, str] | None = None, timeout_s: float | None = None
     ) -> InferResponse:
         """Check, batch, run, and pick what was asked for.
 
-        headers: given on to a class that asks for its request. timeout_s: what the caller still has; None if it did not
-        say. Raises a TorporError.
+        headers: given on to a class that asks for its request. timeout_s: what the caller still has by its transport,
+        None if that did not say; its request may say less. Raises a TorporError.
         """
-        signature = self.signature
-        if request.outputs and signature.outputs:
-            signature.ask(request.outputs)
-        bound = signature.bind(request.inputs)
-        if signature.wants:
+        fit = self._fits.get(request.layout) or self._fit(request)
+        bound = Bound(request.inputs, *fit)
+        wants = self.signature.wants
+        if wants:
             bound.request = Request(headers or {}, request.parameters, request.id)
-            if signature.wants == "request":  # rows of one request only share a batch
+            if wants == "request":  # rows of one request only share a batch
                 bound.bucket = bound.bucket._replace(family=object())
+        if request.timeout_s is not None and (timeout_s is None or request.timeout_s < timeout_s):
+            timeout_s = request.timeout_s
         if timeout_s is None and self.default_timeout_s:
             timeout_s = self.default_timeout_s
-        deadline_s = None if timeout_s is None else asyncio.get_running_loop().time() + timeout_s
-        outputs = await self.batcher.infer(bound, deadline_s)
+        answer = self.batcher.submit(bound, timeout_s)
+        try:
+            outputs = await answer
+        except asyncio.CancelledError:
+            self.batcher.cancel(bound)
+            raise
         if request.outputs:
             missing = [name for name in request.outputs if name not in outputs]
             if missing:
                 raise InvalidInput(f"output '{missing[0]}' is unknown, must be one of {', '.join(outputs)}")
             outputs = {name: outputs[name] for name in request.outputs}
         return InferResponse(self.name, self.version, outputs, request.id)
+
+    def _fit(self, request: InferRequest) -> Fit:
+        """Check the outputs and inputs. What is only a matter of the request's layout is checked once for all alike."""
+        self.signature.ask(request.outputs)
+        fit = self.signature.fit(request.inputs)
+        if request.layout is not None:
+            if len(self._fits) >= _MOST_FITS:
+                self._fits.clear()
+            self._fits[request.layout] = fit
+        return fit
 
     def metadata(self) -> dict[str, object]:
         """The v2 metadata object: names, datatypes and shapes of what is declared."""
@@ -89,7 +109,7 @@ class DataPlane:
         await asyncio.wrap_future(device.call(executor.load))
         self.metrics.start_phases["load"] = time.perf_counter() - started_s
         run_times = RunTimes()
-        policy = BatchingPolicy(settings, run_times)
+        policy: BatchingPolicy[Bound] = BatchingPolicy(settings, run_times)
         metrics = ModelMetrics(name, version, lambda: policy.queued_rows)
         self.metrics.models.append(metrics)
         started_s = time.perf_counter()
@@ -122,10 +142,11 @@ class DataPlane:
 
     def check_accepting(self, model: ServedModel) -> None:
         """Refuse in the cheapest place, before a body is read: Unavailable, or QueueFull."""
-        if not self.models or not (self.is_ready or self.is_draining):
+        if not (self.is_ready or self.is_draining):
             raise Unavailable("the server is not ready")
-        if model.batcher.policy.is_full:
-            raise model.batcher.policy.refusal()
+        policy = model.batcher.policy
+        if policy.queued_rows >= policy.settings.max_queue_rows:
+            raise policy.refusal()
 
     async def set_ready(self, ready: bool) -> None:
         async with self.readiness_changed:

@@ -17,7 +17,7 @@ from ..protocol import v2_grpc
 from ..protocol.messages import FILES, SERVICES, SYMBOLS, message
 from .data_plane import EXTENSIONS, DataPlane
 from .exchange import CallerLeft, Exchange
-from .rest import error_text, timeout_of
+from .rest import error_text
 
 logger = logging.getLogger("torpor.grpc")
 
@@ -114,9 +114,6 @@ class Grpc:
         self._data_plane.check_accepting(model)
         timeout_s = _timeout(exchange)
         decoded = v2_grpc.decode(request)
-        if decoded.parameters:
-            own_s = timeout_of(decoded.parameters)
-            timeout_s = min((s for s in (own_s, timeout_s) if s is not None), default=None)
         headers = exchange.text_headers() if model.signature.wants else None
         response = await model.infer(decoded, headers, timeout_s)
         answer = v2_grpc.encode(response, raw=decoded.binary_outputs is None)

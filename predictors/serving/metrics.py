@@ -4,12 +4,14 @@ Counting is additions to plain numbers on the event loop; Prometheus's own types
 have KServe's name where KServe has one (`request_predict_seconds`); the others begin with `torpor_`.
 """
 
+import math
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from ..batching.policy import Batch
+from ..signature import Bound
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
@@ -26,6 +28,18 @@ class Histogram:
     def observe(self, value: float) -> None:
         self.counts[bisect_left(self.bounds, value)] += 1
         self.sum += value
+
+    def observe_sorted(self, values: Sequence[float]) -> None:
+        """Observe ascending values; those of a batch mostly fall under one bound."""
+        if not values:
+            return
+        at = bisect_left(self.bounds, values[0])
+        if at == bisect_left(self.bounds, values[-1]):
+            self.counts[at] += len(values)
+            self.sum += sum(values)
+        else:
+            for value in values:
+                self.observe(value)
 
     def cumulative(self) -> list[tuple[str, int]]:
         """(upper bound, observations up to it), as Prometheus has it."""
@@ -49,14 +63,20 @@ class ModelMetrics:
         self.padded_cells = 0
         self.cells = 0
 
-    def batch_ran(self, batch: Batch, seconds: float, padded_cells: int, cells: int) -> None:
+    def batch_ran(self, batch: Batch[Bound], seconds: float) -> None:
         self.batch_seconds.observe(seconds)
         self.batch_rows.observe(batch.rows)
-        self.padded_cells += padded_cells
-        self.cells += cells
-        for piece in batch.slices:
-            if not piece.start:
-                self.queue_seconds.observe(batch.taken_s - piece.item.arrival_s)
+        if batch.bucket.axes:
+            longest = map(max, zip(*[piece.item.sizes for piece in batch.slices], strict=True))
+            self.padded_cells += batch.rows * math.prod(longest)
+            self.cells += sum((piece.stop - piece.start) * math.prod(piece.item.sizes) for piece in batch.slices)
+        else:
+            self.padded_cells += batch.rows
+            self.cells += batch.rows
+        taken_s = batch.taken_s
+        self.queue_seconds.observe_sorted(
+            sorted([taken_s - item.arrival_s for item, start, _ in batch.slices if not start])
+        )
 
 
 class ServerMetrics:

@@ -18,7 +18,6 @@ from ..errors import (
     UnsupportedMedia,
 )
 from ..protocol import v1, v2_rest
-from ..protocol.inference import Parameters
 from .data_plane import EXTENSIONS, DataPlane, ServedModel
 from .exchange import CallerLeft, Exchange
 
@@ -149,7 +148,8 @@ class Rest:
 
     async def _predict_v1(self, model: ServedModel, exchange: Exchange) -> None:
         self._data_plane.check_accepting(model)
-        _check_encoding(exchange)
+        if b"content-encoding" in exchange.headers:
+            _check_encoding(exchange)
         datatypes = {spec.name: spec.datatype for spec in model.signature.inputs.values()}
         request = v1.decode(await exchange.body(), model.signature.names, datatypes)
         response = await model.infer(request, exchange.text_headers() if model.signature.wants else None)
@@ -158,7 +158,8 @@ class Rest:
 
     async def _infer_v2(self, model: ServedModel, exchange: Exchange) -> None:
         self._data_plane.check_accepting(model)
-        _check_encoding(exchange)
+        if b"content-encoding" in exchange.headers:
+            _check_encoding(exchange)
         length = exchange.headers.get(_JSON_LENGTH)
         if length is not None and not (length.isdigit() and len(length) < 20):
             raise InvalidInput(
@@ -166,9 +167,7 @@ class Rest:
             )
         body = await exchange.body()
         request = v2_rest.decode(body, None if length is None else int(length))
-        headers = exchange.text_headers() if model.signature.wants else None
-        timeout_s = timeout_of(request.parameters) if request.parameters else None
-        response = await model.infer(request, headers, timeout_s)
+        response = await model.infer(request, exchange.text_headers() if model.signature.wants else None)
         content, json_length = v2_rest.encode(response, request.binary_outputs)
         if json_length is None:
             await exchange.respond(200, content, _JSON)
@@ -177,18 +176,8 @@ class Rest:
         self._requests["rest", "200"] += 1
 
 
-def timeout_of(parameters: Parameters) -> float | None:
-    """Seconds from the request parameter `timeout`, microseconds as Triton has it; None without. Raises InvalidInput."""
-    timeout = parameters.get("timeout")
-    if timeout is None:
-        return None
-    if type(timeout) is not int or timeout <= 0:
-        raise InvalidInput(f"parameter timeout = {timeout!r}, must be a positive integer of microseconds")
-    return timeout / 1e6
-
-
 def _check_encoding(exchange: Exchange) -> None:
-    encoding = exchange.headers.get(b"content-encoding", b"identity")
+    encoding = exchange.headers[b"content-encoding"]
     if encoding != b"identity":
         raise UnsupportedMedia(f"Content-Encoding = {encoding.decode('latin-1')[:40]}, must be identity")
 

@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from torpor.predictors.batching.bucket import Bucket
+import uvloop
 from torpor.predictors.batching.policy import Batch, BatchingPolicy, BatchingSettings
 from torpor.predictors.batching.run_times import RunTimes
 from torpor.predictors.errors import DeadlineExceeded, ModelFailed, QueueFull, Unavailable
+from torpor.predictors.protocol.inference import InferRequest
 from torpor.predictors.serving.batcher import Batcher
-from torpor.predictors.signature import Bound
+from torpor.predictors.serving.data_plane import ServedModel
+from torpor.predictors.signature import Bound, Signature
 
 RUN_S = 0.5
 
@@ -62,7 +64,7 @@ class Observed:
     def __init__(self) -> None:
         self.rows: list[int] = []
 
-    def batch_ran(self, batch: Batch, seconds: float, padded_cells: int, cells: int) -> None:
+    def batch_ran(self, batch: Batch[Bound], seconds: float) -> None:
         self.rows.append(batch.rows)
 
 
@@ -72,14 +74,15 @@ class Bench:
     def __init__(self, batch: int = 4, wait_s: float = 0.01, queue: int = 100) -> None:
         self.device = Device()
         self.observed = Observed()
-        self.policy = BatchingPolicy(BatchingSettings(batch, wait_s, queue), RunTimes())
+        self.policy: BatchingPolicy[Bound] = BatchingPolicy(BatchingSettings(batch, wait_s, queue), RunTimes())
         self.batcher = Batcher(self.policy, self.device, self.observed)  # type: ignore[arg-type]
+        self.model = ServedModel("m", "1", Signature(("x",)), self.batcher)
         self.now = asyncio.get_running_loop().time
 
     async def ask(self, *rows: float, deadline_s: float | None = None) -> list[float]:
-        array = np.array(rows)
-        answer = await self.batcher.infer(Bound({"x": array}, len(rows), Bucket("x"), ()), deadline_s)
-        return [float(v) for v in answer["y"]]
+        timeout_s = None if deadline_s is None else deadline_s - self.now()
+        answer = await self.model.infer(InferRequest({"x": np.array(rows)}), None, timeout_s)
+        return [float(v) for v in answer.outputs["y"]]
 
     def send(self, *rows: float, deadline_s: float | None = None) -> "asyncio.Task[list[float]]":
         return asyncio.ensure_future(self.ask(*rows, deadline_s=deadline_s))
@@ -260,3 +263,15 @@ def test_flush_ends_the_wait() -> None:
         assert bench.now() == pytest.approx(began_s + RUN_S)
 
     run(scenario())
+
+
+def test_a_timer_that_is_due_at_once_is_a_timer_too() -> None:
+    """uvloop, which the server runs on, gives a plain handle for a time that has come; the next arrival finds it set."""
+
+    async def scenario() -> None:
+        bench = Bench(wait_s=1e-9)
+        bench.policy._expected_rows = 4.0
+        assert await asyncio.gather(*(bench.ask(n) for n in range(4))) == [[0], [2], [4], [6]]
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(scenario())
