@@ -1,12 +1,20 @@
 """Tensors as JSON lists, read strictly: a number that the datatype cannot hold is an error, never rounded into another."""
 
 import math
+import struct
 from base64 import b64decode
+from itertools import chain
+from typing import Any
 
 import numpy as np
 
 from ..errors import InvalidInput, ModelFailed
 from .datatypes import DTYPES, Array, element_bytes, object_array
+
+_FLOATS = {"FP32": "f", "FP64": "d"}
+"""The struct module's letter for a datatype."""
+
+_MAX_DEPTH = 16
 
 _KINDS = {"b": "booleans", "i": "integers", "u": "integers", "f": "numbers"}
 
@@ -60,7 +68,28 @@ def _raw(name: str, data: list[object]) -> Array:
         raise InvalidInput(f"input '{name}': data must be numbers in lists of equal lengths") from None
 
 
+def _floats(data: list[Any], datatype: str) -> Array | None:
+    """Floats in a well-formed list, the common case, at a fifth of numpy's price; None for whatever needs a closer look."""
+    shape = [len(data)]
+    while data and type(data[0]) is list:
+        width = len(data[0])
+        if len(shape) == _MAX_DEPTH or not all(type(row) is list and len(row) == width for row in data):
+            return None
+        shape.append(width)
+        data = list(chain.from_iterable(data))
+    if not data or type(data[0]) is not float:
+        return None
+    try:  # a number too large is an OverflowError, what is no number a struct.error
+        packed = struct.pack(f"<{len(data)}{_FLOATS[datatype]}", *data)
+    except (struct.error, OverflowError):
+        return None
+    return np.frombuffer(packed, DTYPES[datatype]).reshape(shape)
+
+
 def _numbers(name: str, data: list[object], datatype: str) -> Array:
+    floats = _floats(data, datatype) if datatype in _FLOATS else None
+    if floats is not None:
+        return floats
     raw = _raw(name, data)
     dtype = DTYPES[datatype]
     if not raw.size:
@@ -106,8 +135,10 @@ def _strings(name: str, data: list[object]) -> Array:
     def walk(value: object, depth: int) -> None:
         if isinstance(value, list):
             if depth == len(shape):
-                if flat or depth >= 16:
-                    raise InvalidInput(f"input '{name}': strings must stand in lists of equal lengths, at most 16 deep")
+                if flat or depth >= _MAX_DEPTH:
+                    raise InvalidInput(
+                        f"input '{name}': strings must stand in lists of equal lengths, at most {_MAX_DEPTH} deep"
+                    )
                 shape.append(len(value))
             elif shape[depth] != len(value):
                 raise InvalidInput(f"input '{name}': strings must stand in lists of equal lengths")

@@ -91,7 +91,7 @@ def decode(body: bytes, json_length: int | None) -> InferRequest:
     elif json_length > len(body):
         raise InvalidInput(f"Inference-Header-Content-Length = {json_length}, must be in [0, {len(body)}]")
     text = body[:json_length] if json_length < len(body) else body
-    layout = _LAYOUTS.get(text)
+    layout = _LAYOUTS.get(text) if len(text) <= _LAYOUTS.LARGEST_BYTES else None
     if layout is None:
         layout = _read_layout(text)
         _LAYOUTS.keep(text, layout)

@@ -13,6 +13,7 @@ from hypothesis.extra import numpy as hnp
 from torpor.predictors.errors import InvalidInput, ModelFailed
 from torpor.predictors.protocol.datatypes import DTYPES, datatype_of, encode_bytes
 from torpor.predictors.protocol.inference import InferResponse
+from torpor.predictors.protocol.json_tensor import array_from_json
 from torpor.predictors.protocol.v2_rest import decode, encode
 
 SHAPES = hnp.array_shapes(min_dims=1, max_dims=4, min_side=0, max_side=4)
@@ -359,3 +360,47 @@ def test_elements_that_are_no_bytes_fail_the_model(element: object, as_json: str
         else:
             with pytest.raises(ModelFailed, match=message):
                 encode(InferResponse("m", "1", {"y": array}), binary)
+
+
+@given(
+    st.lists(
+        st.lists(
+            st.floats(width=32, allow_nan=False, allow_infinity=False) | st.integers(-9, 9), min_size=2, max_size=2
+        ),
+        min_size=1,
+    ),
+    st.sampled_from(["FP32", "FP64"]),
+)
+def test_nested_numbers_are_read_as_numpy_reads_them(rows: list[list[float]], datatype: str) -> None:
+    """Floats take a shorter way than other lists of numbers: both end at the same tensor."""
+    read = array_from_json("x", rows, datatype, (len(rows), 2))
+    assert same({"x": read}, {"x": np.array(rows, np.float64).astype(DTYPES[datatype])})
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        [1.5, None],
+        [1.5, "2"],
+        [1.5, [2.5]],
+        [[1.5], 2.5],
+        [[1.5], [2.5, 3.5]],
+        [1.5, {}],
+        [True, False],
+        [1e39, 2.5],
+        [],
+    ],
+)
+def test_a_list_that_begins_with_floats_is_read_to_its_end(data: list[object]) -> None:
+    """What is no float32 after the first element, or makes the lists uneven, is refused all the same."""
+    with pytest.raises(InvalidInput, match="input 'x': "):
+        array_from_json("x", data, "FP32", (2,))
+
+
+def test_responses_alike_in_all_but_their_data_keep_their_own() -> None:
+    """The JSON object is kept by what it says: another shape, dtype, name or version is another object."""
+    arrays = [np.zeros((1, 2), "<f4"), np.ones((1, 2), "<f4"), np.ones((2, 1), "<f4"), np.ones((1, 1), "<f8")]
+    for version, name, array in [*(("1", "y", a) for a in arrays), ("2", "y", arrays[0]), ("2", "z", arrays[0])] * 2:
+        body, length = encode(InferResponse("m", version, {name: array}), None)
+        assert same(read_response(body, length), {name: array})
+        assert orjson.loads(body[:length])["model_version"] == version

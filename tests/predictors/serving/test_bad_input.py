@@ -70,6 +70,16 @@ def test_bad_v2_requests_are_their_callers_error(connect, marked, body: bytes, m
     assert message in reply.error()
 
 
+def test_a_layout_is_refused_as_often_as_it_comes(connect, marked, binary_request) -> None:
+    """What is checked once for all requests of a layout is what fits: the same misfit is refused again and again."""
+    connection = connect(marked)
+    for _ in range(3):
+        reply = connection.request("POST", PATH, *binary_request({"x": np.zeros((1, 3), "<f4")}))
+        assert reply.status == 400
+        assert "shape = [1, 3], must be [-1, 2]" in reply.error()
+        assert connection.request("POST", PATH, *binary_request({"x": rows(1.0)})).status == 200
+
+
 @pytest.mark.parametrize(
     ("body", "message"),
     [
