@@ -1,8 +1,10 @@
 """The architecture as imports: who may import whom, and what the serving path must not cost."""
 
 import ast
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -89,3 +91,12 @@ def test_the_committed_schemas_are_the_compiled_proto_files(tmp_path: Path) -> N
     command = [sys.executable, "-P", "-m", "grpc_tools.protoc", f"-I{folder}", f"--descriptor_set_out={out}"]
     subprocess.run([*command, *sorted(map(str, folder.glob("*.proto")))], check=True)
     assert out.read_bytes() == (folder / "schemas.binpb").read_bytes()
+
+
+def test_the_image_has_every_dependency() -> None:
+    """The Dockerfile names what it takes from the lock; a dependency that it forgets is missed by the first start."""
+    needed = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    taken = re.search(r"grep -i -E '\^\(([^)]*)\)==", (ROOT / "Dockerfile").read_text())
+    assert taken is not None
+    named = {name.replace("_", "-").lower() for name in taken[1].split("|")}
+    assert {re.split(r"[^\w-]", need)[0] for need in needed} <= named
