@@ -118,6 +118,8 @@ class Bound(Item):
 
     def part(self, start: int, stop: int) -> "Bound":
         """Rows `start` to `stop` of it, as views."""
+        if stop - start == self.rows:
+            return self
         arrays = {name: array[start:stop] for name, array in self.arrays.items()}
         return Bound(arrays, stop - start, self.bucket, self.sizes, self.request)
 

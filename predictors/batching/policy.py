@@ -133,6 +133,11 @@ class BatchingPolicy(Generic[ItemT]):
         self._expected_rows = 0.0
         self._sequence = count()
 
+    @property
+    def is_full(self) -> bool:
+        """Whether even one row more would be refused: asked before a request is decoded."""
+        return self.queued_rows >= self.settings.max_queue_rows
+
     def refusal(self) -> QueueFull:
         """The error for a request that does not fit, with the time that the queue needs to empty."""
         limit = self.settings.max_queue_rows
@@ -248,12 +253,8 @@ class BatchingPolicy(Generic[ItemT]):
     def _fill(self, queue: _Queue[ItemT], slices: list[Slice[ItemT]], room: int) -> int:
         """Move items from the queue's front into `slices` while they fit into `room` rows; the rows moved."""
         moved = 0
-        items = queue.items
         while queue.rows > moved and moved < room:
-            item = items[0]
-            if item.state is State.GONE:
-                items.popleft()
-                continue
+            item = queue.oldest()
             start, stop = item.taken_rows, item.rows
             if stop - start > room - moved:
                 if item.rows <= self.settings.max_batch_size:
@@ -266,7 +267,7 @@ class BatchingPolicy(Generic[ItemT]):
                 item.state = State.TAKEN
                 if item.deadline_s is not None:
                     self.queued_deadlines -= 1
-                items.popleft()
+                queue.items.popleft()
         self._remove_rows(queue, moved)
         return moved
 

@@ -12,6 +12,7 @@ Warm-up gives both their prior: its batches are observed like any other.
 from collections.abc import Hashable
 from dataclasses import dataclass
 
+from ..remembered import Remembered
 from .bucket import Bucket
 
 MAX_ENTRIES = 1024
@@ -58,21 +59,20 @@ class RunTimes:
     """Learned run times of one model on one kind of device; seconds throughout."""
 
     def __init__(self) -> None:
-        self._lines: dict[Hashable, Line] = {}
-        self._means: dict[tuple[int, Bucket], float] = {}
+        self._lines: Remembered[Hashable, Line] = Remembered(MAX_ENTRIES)
+        self._means: Remembered[tuple[int, Bucket], float] = Remembered(MAX_ENTRIES)
 
     def observe(self, rows: int, bucket: Bucket, seconds: float) -> None:
         """A batch of `rows` rows padded to `bucket` took `seconds`."""
         line = self._lines.get(bucket.family)
         if line is None:
-            _make_room(self._lines)
-            line = self._lines[bucket.family] = Line()
+            line = Line()
+            self._lines.keep(bucket.family, line)
         line.observe(rows * bucket.cells, seconds)
         key = (rows, bucket)
         mean = self._means.get(key)
         if mean is None:
-            _make_room(self._means)
-            self._means[key] = seconds
+            self._means.keep(key, seconds)
         else:
             self._means[key] = mean + _WEIGHT * (seconds - mean)
 
@@ -91,8 +91,3 @@ class RunTimes:
         """(overhead_s, slope_s per row and cell) of a family; zeros while nothing of it has run."""
         line = self._lines.get(family)
         return line.coefficients() if line is not None else (0.0, 0.0)
-
-
-def _make_room(remembered: dict) -> None:  # type: ignore[type-arg]
-    if len(remembered) >= MAX_ENTRIES:
-        del remembered[next(iter(remembered))]

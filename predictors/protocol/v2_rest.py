@@ -5,19 +5,18 @@ Sources: https://github.com/kserve/open-inference-protocol (inference_rest.md) a
 header Inference-Header-Content-Length says where the JSON ends.
 
 Callers send the same JSON object with every request, only the binary data differ. So the layout read from an object is
-kept (`_Layouts`) and found again by its bytes: a request then costs one look-up and one view per tensor. A response's
+kept (`_LAYOUTS`) and found again by its bytes: a request then costs one look-up and one view per tensor. A response's
 object is kept likewise, by what it says.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
 import orjson
 
 from ..errors import InvalidInput
+from ..remembered import Remembered
 from .datatypes import DTYPES, Array, array_from_raw, datatype_of, encode_bytes
 from .inference import NO_PARAMETERS, InferRequest, InferResponse, Parameters, timeout_of
 from .json_tensor import array_from_json, json_from_array
@@ -49,9 +48,6 @@ class _Layout:
     """What the JSON object of a request says: tensors in JSON are arrays already, the others tell where they lie."""
 
     tensors: tuple[tuple[str, "_BinaryTensor | Array"], ...]
-    views: tuple[tuple[str, np.dtype[Any], tuple[int, ...], int], ...] | None
-    """(name, dtype, shape, start) of each tensor where a view of the body is all that it takes, else None."""
-
     binary_size: int
     outputs: tuple[str, ...]
     binary_outputs: frozenset[str] | None
@@ -59,26 +55,20 @@ class _Layout:
     parameters: Parameters
     timeout_s: float | None
 
-
-class _Layouts(dict[bytes, _Layout]):
-    """Layouts by the bytes of their JSON object; emptied when full, as callers with an id in each request would fill it."""
-
-    MOST, LARGEST_BYTES = 512, 2048
-
-    def keep(self, text: bytes, layout: _Layout) -> None:
-        if len(text) > self.LARGEST_BYTES or not all(isinstance(t, _BinaryTensor) for _, t in layout.tensors):
-            return
-        if len(self) >= self.MOST:
-            self.clear()
-        self[text] = layout
+    @property
+    def holds_data(self) -> bool:
+        """Whether it is one request's own, with tensors from its JSON in it."""
+        return not all(isinstance(tensor, _BinaryTensor) for _, tensor in self.tensors)
 
 
-_LAYOUTS = _Layouts()
+_LAYOUTS: Remembered[bytes, _Layout] = Remembered(512)
+"""Layouts without data by the bytes of their JSON object."""
 
-_HEADS: dict[tuple[object, ...], bytes] = {}
+_LARGEST_KEPT_BYTES = 2048
+"""Longer objects are mostly data: they are neither kept nor looked up, which would cost a hash of them."""
+
+_HEADS: Remembered[tuple[object, ...], bytes] = Remembered(1024)
 """JSON objects of responses whose tensors are all binary, by model, version and the tensors' names, dtypes and shapes."""
-
-_MOST_HEADS = 1024
 
 
 def decode(body: bytes, json_length: int | None) -> InferRequest:
@@ -91,24 +81,23 @@ def decode(body: bytes, json_length: int | None) -> InferRequest:
     elif json_length > len(body):
         raise InvalidInput(f"Inference-Header-Content-Length = {json_length}, must be in [0, {len(body)}]")
     text = body[:json_length] if json_length < len(body) else body
-    layout = _LAYOUTS.get(text) if len(text) <= _LAYOUTS.LARGEST_BYTES else None
+    kept = layout = _LAYOUTS.get(text) if len(text) <= _LARGEST_KEPT_BYTES else None
     if layout is None:
         layout = _read_layout(text)
-        _LAYOUTS.keep(text, layout)
+        if len(text) <= _LARGEST_KEPT_BYTES and not layout.holds_data:
+            kept = layout
+            _LAYOUTS.keep(text, layout)
     if layout.binary_size != len(body) - json_length:
         raise InvalidInput(
             f"binary data: the inputs' binary_data_size add up to {layout.binary_size} bytes, "
             f"{len(body) - json_length} follow the JSON object"
         )
-    inputs: dict[str, Array] = {}
-    if layout.views is not None:
-        for name, dtype, shape, start in layout.views:
-            inputs[name] = np.ndarray(shape, dtype, body, json_length + start)
-    else:
-        for name, tensor in layout.tensors:
-            inputs[name] = tensor.array(body, json_length) if isinstance(tensor, _BinaryTensor) else tensor
+    inputs = {
+        name: tensor.array(body, json_length) if isinstance(tensor, _BinaryTensor) else tensor
+        for name, tensor in layout.tensors
+    }
     return InferRequest(
-        inputs, layout.outputs, layout.binary_outputs, layout.id, layout.parameters, layout.timeout_s, layout
+        inputs, layout.outputs, layout.binary_outputs, layout.id, layout.parameters, layout.timeout_s, kept
     )
 
 
@@ -146,9 +135,7 @@ def encode(response: InferResponse, binary_outputs: frozenset[str] | None) -> tu
     if not blobs:
         return text, None
     if key is not None and not any(array.dtype == object for array in outputs.values()):
-        if len(_HEADS) >= _MOST_HEADS:
-            _HEADS.clear()
-        _HEADS[key] = text
+        _HEADS.keep(key, text)
     return b"".join((text, *blobs)), len(text)
 
 
@@ -183,11 +170,7 @@ def _read_layout(text: bytes) -> _Layout:
     parameters = _parameters(head.get("parameters"), "parameters")
     outputs, binary_outputs = _read_outputs(head.get("outputs"), _flag(parameters, "binary_data_output", False))
     timeout_s = timeout_of(parameters)
-    views = None
-    if all(isinstance(t, _BinaryTensor) and t.datatype not in ("BYTES", "BOOL") for t in tensors.values()):
-        binary = [t for t in tensors.values() if isinstance(t, _BinaryTensor)]
-        views = tuple((t.name, DTYPES[t.datatype], t.shape, t.start) for t in binary)
-    return _Layout(tuple(tensors.items()), views, start, outputs, binary_outputs, request_id, parameters, timeout_s)
+    return _Layout(tuple(tensors.items()), start, outputs, binary_outputs, request_id, parameters, timeout_s)
 
 
 def _read_input(entry: object, position: int, start: int) -> "tuple[str, _BinaryTensor | Array]":

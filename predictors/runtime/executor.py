@@ -178,14 +178,11 @@ class Executor:
         for name, array in outputs.items():
             self.signature.check_output(name, array, rows)
         cuts = self._cuts(outputs)
-        items = outputs.items()
         answers: list[Outputs] = []
         start = 0
         for part in parts:
             stop = start + part.rows
-            answer = {}
-            for name, array in items:
-                answer[name] = array[start:stop]
+            answer = {name: array[start:stop] for name, array in outputs.items()}
             for name, axes in cuts.items():
                 whole = answer[name].shape[1:]
                 sizes = [

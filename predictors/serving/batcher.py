@@ -82,7 +82,7 @@ class Batcher:
             batch = policy.take(now, flush=self._flush)
             if batch is not None:
                 self._busy = True
-                parts = [i if stop - start == i.rows else i.part(start, stop) for i, start, stop in batch.slices]
+                parts = [item.part(start, stop) for item, start, stop in batch.slices]
                 self._device.submit(parts, lambda results, seconds: self._done(batch, results, seconds), self._loop)
         self._set_timer(policy.next_deadline_s() if self._busy else policy.wake_at(now))
 

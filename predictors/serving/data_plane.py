@@ -10,6 +10,7 @@ from ..batching.policy import BatchingPolicy, BatchingSettings
 from ..batching.run_times import RunTimes
 from ..errors import InvalidInput, ModelFailed, NotFound, Unavailable
 from ..protocol.inference import InferRequest, InferResponse
+from ..remembered import Remembered
 from ..signature import Bound, Fit, Request, Signature
 from .batcher import Batcher
 from .device_thread import DeviceThread, Executor
@@ -32,7 +33,7 @@ class ServedModel:
     signature: Signature
     batcher: Batcher
     default_timeout_s: float = 0.0
-    _fits: dict[Hashable, Fit] = field(default_factory=dict)
+    _fits: Remembered[Hashable, Fit] = field(default_factory=lambda: Remembered(_MOST_FITS))
 
     async def infer(
         self, request: InferRequest, headers: Mapping[str, str] | None = None, timeout_s: float | None = None
@@ -71,9 +72,7 @@ class ServedModel:
         self.signature.ask(request.outputs)
         fit = self.signature.fit(request.inputs)
         if request.layout is not None:
-            if len(self._fits) >= _MOST_FITS:
-                self._fits.clear()
-            self._fits[request.layout] = fit
+            self._fits.keep(request.layout, fit)
         return fit
 
     def metadata(self) -> dict[str, object]:
@@ -144,9 +143,8 @@ class DataPlane:
         """Refuse in the cheapest place, before a body is read: Unavailable, or QueueFull."""
         if not (self.is_ready or self.is_draining):
             raise Unavailable("the server is not ready")
-        policy = model.batcher.policy
-        if policy.queued_rows >= policy.settings.max_queue_rows:
-            raise policy.refusal()
+        if model.batcher.policy.is_full:
+            raise model.batcher.policy.refusal()
 
     async def set_ready(self, ready: bool) -> None:
         async with self.readiness_changed:

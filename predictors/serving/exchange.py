@@ -39,7 +39,7 @@ class Exchange:
         length = self.headers.get(b"content-length")
         if length is not None and int(length) > self.max_body_bytes:
             raise self._too_large(int(length))
-        body, more = _piece(await self._receive())
+        body, more = await self.chunk()
         size = len(body)
         pieces = [body]
         while more:
@@ -58,7 +58,10 @@ class Exchange:
 
     async def chunk(self) -> tuple[bytes, bool]:
         """The next piece of a streamed body, and whether more comes."""
-        return _piece(await self._receive())
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            raise CallerLeft
+        return message.get("body", b""), message.get("more_body", False)
 
     async def respond(self, status: int, body: bytes, headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
         """Answer with the whole body at once."""
@@ -85,9 +88,3 @@ class Exchange:
 
     def _too_large(self, size: int) -> PayloadTooLarge:
         return PayloadTooLarge(f"body = {size} bytes, must be in [0, {self.max_body_bytes}]")
-
-
-def _piece(message: Message) -> tuple[bytes, bool]:
-    if message["type"] == "http.disconnect":
-        raise CallerLeft
-    return message.get("body", b""), message.get("more_body", False)

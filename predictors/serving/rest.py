@@ -148,8 +148,7 @@ class Rest:
 
     async def _predict_v1(self, model: ServedModel, exchange: Exchange) -> None:
         self._data_plane.check_accepting(model)
-        if b"content-encoding" in exchange.headers:
-            _check_encoding(exchange)
+        _check_encoding(exchange)
         datatypes = {spec.name: spec.datatype for spec in model.signature.inputs.values()}
         request = v1.decode(await exchange.body(), model.signature.names, datatypes)
         response = await model.infer(request, exchange.text_headers() if model.signature.wants else None)
@@ -158,8 +157,7 @@ class Rest:
 
     async def _infer_v2(self, model: ServedModel, exchange: Exchange) -> None:
         self._data_plane.check_accepting(model)
-        if b"content-encoding" in exchange.headers:
-            _check_encoding(exchange)
+        _check_encoding(exchange)
         length = exchange.headers.get(_JSON_LENGTH)
         if length is not None and not (length.isdigit() and len(length) < 20):
             raise InvalidInput(
@@ -177,7 +175,7 @@ class Rest:
 
 
 def _check_encoding(exchange: Exchange) -> None:
-    encoding = exchange.headers[b"content-encoding"]
+    encoding = exchange.headers.get(b"content-encoding", b"identity")
     if encoding != b"identity":
         raise UnsupportedMedia(f"Content-Encoding = {encoding.decode('latin-1')[:40]}, must be identity")
 

@@ -404,3 +404,12 @@ def test_responses_alike_in_all_but_their_data_keep_their_own() -> None:
         body, length = encode(InferResponse("m", version, {name: array}), None)
         assert same(read_response(body, length), {name: array})
         assert orjson.loads(body[:length])["model_version"] == version
+
+
+def test_a_layout_with_data_in_it_is_not_kept() -> None:
+    """Whoever keeps something by the layout must not hold on to a request's tensors: JSON data have none to keep by."""
+    x = np.ones((1, 2), "<f4")
+    first, second = (decode(*binary_body({"x": x})).layout for _ in range(2))
+    assert first is not None
+    assert first is second
+    assert decode(json_body(), None).layout is None
