@@ -275,3 +275,38 @@ def test_a_timer_that_is_due_at_once_is_a_timer_too() -> None:
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(scenario())
+
+
+@pytest.mark.parametrize(("own_s", "transport_s"), [(0.1, 9.0), (9.0, 0.1), (0.1, None), (None, 0.1)])
+def test_the_shorter_time_limit_counts(own_s: float | None, transport_s: float | None) -> None:
+    """A request's own timeout and its transport's: who waits behind a batch is answered when the first of them ends."""
+
+    async def scenario() -> None:
+        bench = Bench()
+        running = bench.send(1)
+        await asyncio.sleep(0)
+        began_s = bench.now()
+        with pytest.raises(DeadlineExceeded):
+            await bench.model.infer(InferRequest({"x": np.ones(1)}, timeout_s=own_s), None, transport_s)
+        assert bench.now() == pytest.approx(began_s + 0.1)
+        await running
+
+    run(scenario())
+
+
+def test_pieces_of_a_request_that_failed_or_left_are_dropped() -> None:
+    """Of a request split over batches nothing stays when a later batch of it fails, or when its caller goes."""
+
+    async def scenario() -> None:
+        bench = Bench()
+        bench.device.fails = {9.0}
+        with pytest.raises(ModelFailed):
+            await bench.ask(*range(10))
+        leaving = bench.send(*range(8))
+        await asyncio.sleep(1.5 * RUN_S)
+        assert bench.batcher._pieces
+        leaving.cancel()
+        await asyncio.sleep(2 * RUN_S)
+        assert not bench.batcher._pieces
+
+    run(scenario())
