@@ -163,9 +163,8 @@ async def _run(
     # What the imports and the model left is there to stay: the collector need not look at it during each request.
     gc.collect()
     gc.freeze()
-    app = App(data_plane, settings["max_body_bytes"])
-    server = HttpServer(app, settings["host"], settings["port"], settings["drain_timeout_s"])
-    lifecycle = Lifecycle(data_plane, app, server, settings["drain_quiet_s"], settings["drain_timeout_s"])
+    server = HttpServer(App(data_plane), settings["host"], settings["port"], settings["max_body_bytes"])
+    lifecycle = Lifecycle(data_plane, server, settings["drain_quiet_s"], settings["drain_timeout_s"])
     total_s = time.perf_counter() - began_s
     detail = ", ".join(f"{phase} {seconds:.2f}" for phase, seconds in phases.items())
     try:

@@ -3,6 +3,8 @@
     TorporError
     ├── InvalidInput          400  INVALID_ARGUMENT    the request is wrong; sending it again changes nothing
     │   ├── PayloadTooLarge   413  RESOURCE_EXHAUSTED
+    │   ├── HeadTooLarge      431  RESOURCE_EXHAUSTED
+    │   ├── RequestTimeout    408  DEADLINE_EXCEEDED   the request stopped coming
     │   └── UnsupportedMedia  415  INVALID_ARGUMENT
     ├── NotFound              404  NOT_FOUND           no such path, model or version
     ├── MethodNotAllowed      405  UNIMPLEMENTED
@@ -53,6 +55,20 @@ class PayloadTooLarge(InvalidInput):
 
     http_status = 413
     grpc_code = GrpcCode.RESOURCE_EXHAUSTED
+
+
+class HeadTooLarge(InvalidInput):
+    """The request's head, or its trailers, are larger than the server takes."""
+
+    http_status = 431
+    grpc_code = GrpcCode.RESOURCE_EXHAUSTED
+
+
+class RequestTimeout(InvalidInput):
+    """The request began and then stopped coming."""
+
+    http_status = 408
+    grpc_code = GrpcCode.DEADLINE_EXCEEDED
 
 
 class UnsupportedMedia(InvalidInput):

@@ -1,39 +1,41 @@
-"""The ASGI application: gRPC goes one way, everything else is REST; neither knows which HTTP version it came by."""
+"""The application on top of the server: gRPC goes one way, everything else is REST; neither knows the HTTP version."""
 
-import asyncio
-import re
-
+from ..errors import TorporError
 from .data_plane import DataPlane
-from .exchange import Exchange, Message, Receive, Send
+from .exchange import Exchange, Fields
 from .grpc_wire import Grpc
-from .rest import Rest
-
-_GRPC = re.compile(rb"application/grpc(?![\w-])")  # +proto may follow; grpc-web is another protocol
+from .rest import JSON, Rest, error_body
 
 
 class App:
-    """A plain ASGI callable over a data plane. Counts the exchanges in flight, for draining."""
+    """Routes exchanges over a data plane; every error becomes an answer, and only the caller's own."""
 
-    def __init__(self, data_plane: DataPlane, max_body_bytes: int) -> None:
-        self._data_plane = data_plane
-        self._max_body_bytes = max_body_bytes
+    def __init__(self, data_plane: DataPlane) -> None:
         self._rest = Rest(data_plane)
         self._grpc = Grpc(data_plane)
-        self.in_flight = 0
-        self.last_request_s = 0.0
-        self._time = asyncio.get_running_loop().time
 
-    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            raise RuntimeError(f"scope type {scope['type']} is not served")
-        exchange = Exchange(scope, receive, send, self._max_body_bytes, self._data_plane.is_draining)
-        is_grpc = scope["http_version"] == "2" and _GRPC.match(exchange.headers.get(b"content-type", b""))
-        if is_grpc and self._grpc.is_stream(exchange.path):
-            await self._grpc.answer(exchange)  # a watch lasts as long as its caller: draining does not wait for it
-            return
-        self.in_flight += 1
+    def open(self, exchange: Exchange) -> bool:
+        """Choose the handler that gets the exchange when its body is here; False if it needs none (any more)."""
         try:
-            await (self._grpc if is_grpc else self._rest).answer(exchange)
-        finally:
-            self.in_flight -= 1
-            self.last_request_s = self._time()
+            exchange.handler = self._protocol(exchange).route(exchange)
+        except Exception as error:
+            self._protocol(exchange).fail(exchange, error)
+            return False
+        return exchange.handler is not None
+
+    def answer(self, exchange: Exchange) -> None:
+        """Call the handler; it answers now, or when the model has."""
+        assert exchange.handler is not None
+        try:
+            exchange.handler(exchange)
+        except Exception as error:
+            self._protocol(exchange).fail(exchange, error)
+
+    def refuse(self, exchange: Exchange, error: TorporError) -> None:
+        self._protocol(exchange).fail(exchange, error)
+
+    def malformed(self, error: TorporError) -> tuple[bytes, Fields]:
+        return error_body(str(error)), JSON
+
+    def _protocol(self, exchange: Exchange) -> Rest | Grpc:
+        return self._grpc if exchange.head.is_grpc else self._rest

@@ -1,10 +1,11 @@
-"""The asyncio driver of the batching policy: futures for items, one timer (none while nothing waits), one device thread.
+"""The asyncio driver of the batching policy: one timer (none while nothing waits) and one device thread.
 
 All decisions are the policy's. The driver tells it of arrivals, departures, ends of batches and of the time, hands the
 batches that it forms to the device thread, and gives each caller the rows that are its own.
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -16,6 +17,8 @@ from ..signature import Bound
 from .device_thread import DeviceThread, Result
 
 Outputs = dict[str, Array]
+
+Answer = Callable[[Outputs | TorporError], None]
 
 
 class Observer(Protocol):
@@ -39,26 +42,25 @@ class Batcher:
         # Of requests that were split over batches: the outputs so far, by the row that they start at.
         self._pieces: dict[Bound, dict[int, Outputs]] = {}
 
-    def submit(self, bound: Bound, timeout_s: float | None = None) -> "asyncio.Future[Outputs]":
-        """Queue a request for its outputs: all of its rows and no others.
+    def submit(self, bound: Bound, answer: Answer, timeout_s: float | None = None) -> None:
+        """Queue a request. `answer` gets its outputs, all of its rows and no others, or its error.
 
         timeout_s: after that nobody wants them; None for no limit. Raises QueueFull, and DeadlineExceeded if there is no
-        time left; the future raises DeadlineExceeded, Unavailable or the model's error. Who stops waiting calls `cancel`.
+        time left; the error that `answer` gets is DeadlineExceeded, Unavailable or the model's.
         """
         now = self._loop.time()
         if timeout_s is not None:
             if timeout_s <= 0:
                 raise DeadlineExceeded("the deadline had passed when the request arrived")
             bound.deadline_s = now + timeout_s
+        bound.answer = answer
         self.policy.offer(bound, now)
-        future: asyncio.Future[Outputs] = self._loop.create_future()
-        bound.answer = future
         if not self._busy or timeout_s is not None:  # else the end of the batch that runs is the next thing to happen
             self._step(now)
-        return future
 
     def cancel(self, bound: Bound) -> None:
-        """The caller left: drop the rows that still wait."""
+        """Nobody waits for the answer any more: drop the rows that still wait, and give it to nobody."""
+        bound.answer = None
         self.policy.cancel(bound)
         self._pieces.pop(bound, None)
 
@@ -102,30 +104,34 @@ class Batcher:
 
     def _done(self, batch: Batch[Bound], results: list[Result], seconds: float) -> None:
         self._busy = False
-        failed = False
+        failed = any(isinstance(result, TorporError) for result in results)
+        self.policy.complete(batch, None if failed else seconds)
+        self._step(self._loop.time())  # before the answers: the device need not wait until they are written
         for (bound, start, stop), result in zip(batch.slices, results, strict=True):
             if isinstance(result, TorporError):
-                failed = True
                 self._fail(bound, result)
-            elif stop - start != bound.rows:
+            elif stop - start == bound.rows:
+                self._answer(bound, result)
+            elif bound.answer is not None:
                 self._gather(bound, start, result)
-            elif not bound.answer.done():  # else its caller left
-                bound.answer.set_result(result)
-        self.policy.complete(batch, None if failed else seconds)
-        self._step(self._loop.time())
         self._observer.batch_ran(batch, seconds)
 
     def _gather(self, bound: Bound, start: int, outputs: Outputs) -> None:
-        if bound.answer.done():
-            return
         pieces = self._pieces.setdefault(bound, {})
         pieces[start] = outputs
         whole = {name: [pieces[at][name] for at in sorted(pieces)] for name in outputs}
         if sum(map(len, next(iter(whole.values())))) == bound.rows:
             del self._pieces[bound]
-            bound.answer.set_result({name: np.concatenate(arrays) for name, arrays in whole.items()})
+            self._answer(bound, {name: np.concatenate(arrays) for name, arrays in whole.items()})
 
     def _fail(self, bound: Bound, error: TorporError) -> None:
+        answer = bound.answer
         self.cancel(bound)
-        if not bound.answer.done():
-            bound.answer.set_exception(error)
+        if answer is not None:
+            answer(error)
+
+    def _answer(self, bound: Bound, outputs: Outputs) -> None:
+        answer = bound.answer
+        if answer is not None:  # else its caller left
+            bound.answer = None
+            answer(outputs)

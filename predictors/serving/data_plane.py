@@ -2,19 +2,21 @@
 
 import asyncio
 import time
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
 from ..batching.policy import BatchingPolicy, BatchingSettings
 from ..batching.run_times import RunTimes
-from ..errors import InvalidInput, ModelFailed, NotFound, Unavailable
+from ..errors import InvalidInput, ModelFailed, NotFound, TorporError, Unavailable
 from ..protocol.inference import InferRequest, InferResponse
 from ..remembered import Remembered
 from ..signature import Bound, Fit, Request, Signature
-from .batcher import Batcher
+from .batcher import Batcher, Outputs
 from .device_thread import DeviceThread, Executor
 from .metrics import ModelMetrics, ServerMetrics
+
+Answer = Callable[[InferResponse | TorporError], None]
 
 EXTENSIONS = ("binary_tensor_data",)
 PLATFORM = "torpor"
@@ -35,13 +37,13 @@ class ServedModel:
     default_timeout_s: float = 0.0
     _fits: Remembered[Hashable, Fit] = field(default_factory=lambda: Remembered(_MOST_FITS))
 
-    async def infer(
-        self, request: InferRequest, headers: Mapping[str, str] | None = None, timeout_s: float | None = None
-    ) -> InferResponse:
-        """Check, batch, run, and pick what was asked for.
+    def start(
+        self, request: InferRequest, headers: Mapping[str, str] | None, timeout_s: float | None, answer: Answer
+    ) -> Bound:
+        """Check the request and queue it; `answer` is called once, later, unless `batcher.cancel` is called before.
 
         headers: given on to a class that asks for its request. timeout_s: what the caller still has by its transport,
-        None if that did not say; its request may say less. Raises a TorporError.
+        None if that did not say; its request may say less. Raises a TorporError, and then does not call `answer`.
         """
         fit = self._fits.get(request.layout) or self._fit(request)
         bound = Bound(request.inputs, *fit)
@@ -54,18 +56,39 @@ class ServedModel:
             timeout_s = request.timeout_s
         if timeout_s is None and self.default_timeout_s:
             timeout_s = self.default_timeout_s
-        answer = self.batcher.submit(bound, timeout_s)
-        try:
-            outputs = await answer
-        except asyncio.CancelledError:
-            self.batcher.cancel(bound)
-            raise
+        self.batcher.submit(bound, partial(self._answer, request, answer), timeout_s)
+        return bound
+
+    def _answer(self, request: InferRequest, answer: Answer, result: Outputs | TorporError) -> None:
+        """Pick what was asked for."""
+        if isinstance(result, TorporError):
+            answer(result)
+            return
         if request.outputs:
-            missing = [name for name in request.outputs if name not in outputs]
+            missing = [name for name in request.outputs if name not in result]
             if missing:
-                raise InvalidInput(f"output '{missing[0]}' is unknown, must be one of {', '.join(outputs)}")
-            outputs = {name: outputs[name] for name in request.outputs}
-        return InferResponse(self.name, self.version, outputs, request.id)
+                answer(InvalidInput(f"output '{missing[0]}' is unknown, must be one of {', '.join(result)}"))
+                return
+            result = {name: result[name] for name in request.outputs}
+        answer(InferResponse(self.name, self.version, result, request.id))
+
+    async def infer(
+        self, request: InferRequest, headers: Mapping[str, str] | None = None, timeout_s: float | None = None
+    ) -> InferResponse:
+        """`start` for a coroutine: its response, or its error raised. Cancelled, it drops the rows that still wait."""
+        response: asyncio.Future[InferResponse] = asyncio.get_running_loop().create_future()
+
+        def answer(result: InferResponse | TorporError) -> None:
+            if isinstance(result, TorporError):
+                response.set_exception(result)
+            else:
+                response.set_result(result)
+
+        bound = self.start(request, headers, timeout_s, answer)
+        try:
+            return await response
+        finally:
+            self.batcher.cancel(bound)
 
     def _fit(self, request: InferRequest) -> Fit:
         """Check the outputs and inputs. What is only a matter of the request's layout is checked once for all alike."""

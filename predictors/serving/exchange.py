@@ -1,90 +1,68 @@
-"""One HTTP exchange over ASGI: the request's headers and body, limits included, and one response."""
+"""One HTTP exchange: a request as its connection received it, and the way to answer it, whatever the HTTP version."""
 
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
-from typing import Any
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Protocol
 
-from ..errors import InvalidInput, PayloadTooLarge
+from ..errors import TorporError
 
 Headers = dict[bytes, bytes]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
+Fields = Iterable[tuple[bytes, bytes]]
 
 
-class CallerLeft(Exception):
-    """The caller closed the connection while its body was still coming; there is nobody to answer."""
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What precedes a request's body. Requests of equal heads share one, so that it is read and checked once.
 
+    path: percent-encoded, without the query. headers: by lower-case name; a repeated one's values joined by commas.
+    length: of the body in bytes, None if the head does not say. The last three are HTTP/1's.
+    """
 
-class Exchange:
-    """A request and the way to answer it. `headers` by lower-case name; of a repeated one the last."""
-
-    __slots__ = ("_receive", "_send", "closing", "headers", "max_body_bytes", "method", "path")
-
-    def __init__(self, scope: Message, receive: Receive, send: Send, max_body_bytes: int, closing: bool) -> None:
-        self.method: str = scope["method"]
-        self.path: str = scope["path"]
-        self.headers: Headers = dict(scope["headers"])
-        self.max_body_bytes = max_body_bytes
-        # The server takes no more requests on this connection; HTTP/2 has GOAWAY for it and forbids the header.
-        self.closing = closing and scope["http_version"] == "1.1"
-        self._receive = receive
-        self._send = send
+    method: str
+    path: str
+    headers: Headers
+    length: int | None
+    is_grpc: bool = False
+    is_chunked: bool = False
+    keeps_alive: bool = True
+    awaits_continue: bool = False
 
     def text_headers(self) -> dict[str, str]:
         """The headers as a user's class sees them."""
         return {name.decode("latin-1"): value.decode("latin-1") for name, value in self.headers.items()}
 
-    async def body(self) -> bytes:
-        """The whole body. Raises PayloadTooLarge, before the body is read where its length is announced."""
-        length = self.headers.get(b"content-length")
-        if length is not None and int(length) > self.max_body_bytes:
-            raise self._too_large(int(length))
-        body, more = await self.chunk()
-        size = len(body)
-        pieces = [body]
-        while more:
-            piece, more = await self.chunk()
-            pieces.append(piece)
-            size += len(piece)
-            if size > self.max_body_bytes:
-                raise self._too_large(size)
-        if size > self.max_body_bytes:
-            raise self._too_large(size)
-        if len(pieces) == 1:
-            return body
-        if length is not None and size != int(length):
-            raise InvalidInput(f"Content-Length = {int(length)}, the body has {size} bytes")
-        return b"".join(pieces)
 
-    async def chunk(self) -> tuple[bytes, bool]:
-        """The next piece of a streamed body, and whether more comes."""
-        message = await self._receive()
-        if message["type"] == "http.disconnect":
-            raise CallerLeft
-        return message.get("body", b""), message.get("more_body", False)
+class Exchange:
+    """A request and its answer; a connection has its own kind. All of it happens on the event loop.
 
-    async def respond(self, status: int, body: bytes, headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
+    body: whole when the handler is called. handler: what the application wants called then.
+    on_leave: called if the caller leaves before it is answered; what is answered afterwards goes nowhere.
+    """
+
+    __slots__ = ("body", "handler", "head", "on_leave")
+
+    def __init__(self, head: Head) -> None:
+        self.head = head
+        self.body = b""
+        self.handler: Callable[[Exchange], None] | None = None
+        self.on_leave: Callable[[], object] | None = None
+
+    def respond(self, status: int, body: bytes, fields: Fields = ()) -> None:
         """Answer with the whole body at once."""
-        head = [(b"content-length", b"%d" % len(body)), *headers]
-        if self.closing:
-            head.append((b"connection", b"close"))
-        await self._send({"type": "http.response.start", "status": status, "headers": head})
-        await self._send({"type": "http.response.body", "body": body})
+        raise NotImplementedError
 
-    async def start_grpc(self) -> None:
-        """Begin a gRPC response; messages and `end_grpc` follow."""
-        await self._send({
-            "type": "http.response.start", "status": 200, "trailers": True,
-            "headers": [(b"content-type", b"application/grpc")],
-        })  # fmt: skip
 
-    async def send_message(self, frame: bytes) -> None:
-        await self._send({"type": "http.response.body", "body": frame, "more_body": True})
+class Application(Protocol):
+    """What a connection asks of the application: `serving.app.App`."""
 
-    async def end_grpc(self, trailers: list[tuple[bytes, bytes]], frame: bytes = b"") -> None:
-        """The last message, if any, and the status as trailers."""
-        await self._send({"type": "http.response.body", "body": frame})
-        await self._send({"type": "http.response.trailers", "headers": trailers})
+    def open(self, exchange: Exchange) -> bool:
+        """A head has come. Whether the body is wanted: else the exchange has been answered, or reads for itself."""
 
-    def _too_large(self, size: int) -> PayloadTooLarge:
-        return PayloadTooLarge(f"body = {size} bytes, must be in [0, {self.max_body_bytes}]")
+    def answer(self, exchange: Exchange) -> None:
+        """The body has come."""
+
+    def refuse(self, exchange: Exchange, error: TorporError) -> None:
+        """Answer with an error that the connection found."""
+
+    def malformed(self, error: TorporError) -> tuple[bytes, Fields]:
+        """Body and fields of the answer to a caller whose head could not be read."""

@@ -4,9 +4,11 @@ Wire format: https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md. A m
 length as a big-endian uint32, and the protobuf bytes; the status comes as trailers.
 """
 
+import asyncio
 import logging
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 
@@ -14,21 +16,29 @@ from google.protobuf.message import DecodeError
 
 from ..errors import GrpcCode, InvalidInput, NotFound, NotSupported, PayloadTooLarge, TorporError, Unavailable
 from ..protocol import v2_grpc
+from ..protocol.inference import InferResponse
 from ..protocol.messages import FILES, SERVICES, SYMBOLS, message
 from .data_plane import EXTENSIONS, DataPlane
-from .exchange import CallerLeft, Exchange
+from .exchange import Exchange
+from .http2 import Stream
 from .rest import error_text
 
 logger = logging.getLogger("torpor.grpc")
 
 _GRPC = (b"content-type", b"application/grpc")
-_OK = [(b"grpc-status", b"0")]
+_OK = ((b"grpc-status", b"0"),)
+_MAX_STREAMED_BYTES = 64 << 10
+"""Health and reflection take small messages."""
+
 _INTERNAL = "internal error; the server's log has the details"
 _TIMEOUT_UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 _TIMEOUT = re.compile(r"(\d{1,8})([HMSmun])")
 
-Unary = Callable[[Any, Exchange], Awaitable[Any]]
-Stream = Callable[[AsyncIterator[Any], Exchange], AsyncIterator[Any]]
+Trailers = tuple[tuple[bytes, bytes], ...]
+
+Handler = Callable[[Exchange], None]
+Unary = Callable[[Any], Any]
+Streaming = Callable[[AsyncIterator[Any], str], AsyncIterator[Any]]
 
 
 class Grpc:
@@ -38,114 +48,126 @@ class Grpc:
         self._data_plane = data_plane
         self._requests = data_plane.metrics.requests
         inference, health = "inference.GRPCInferenceService", "grpc.health.v1.Health"
-        self._unary: dict[str, tuple[str, Unary]] = {
-            f"/{inference}/ModelInfer": ("inference.ModelInferRequest", self._model_infer),
-            f"/{inference}/ServerLive": ("inference.ServerLiveRequest", self._server_live),
-            f"/{inference}/ServerReady": ("inference.ServerReadyRequest", self._server_ready),
-            f"/{inference}/ModelReady": ("inference.ModelReadyRequest", self._model_ready),
-            f"/{inference}/ServerMetadata": ("inference.ServerMetadataRequest", self._server_metadata),
-            f"/{inference}/ModelMetadata": ("inference.ModelMetadataRequest", self._model_metadata),
-            f"/{health}/Check": ("grpc.health.v1.HealthCheckRequest", self._check),
+        self._unary: dict[str, Handler] = {
+            f"/{inference}/ModelInfer": self._model_infer,
+            f"/{inference}/ServerLive": partial(self._answer, "inference.ServerLiveRequest", self._server_live),
+            f"/{inference}/ServerReady": partial(self._answer, "inference.ServerReadyRequest", self._server_ready),
+            f"/{inference}/ModelReady": partial(self._answer, "inference.ModelReadyRequest", self._model_ready),
+            f"/{inference}/ServerMetadata": partial(
+                self._answer, "inference.ServerMetadataRequest", self._server_metadata
+            ),
+            f"/{inference}/ModelMetadata": partial(
+                self._answer, "inference.ModelMetadataRequest", self._model_metadata
+            ),
+            f"/{health}/Check": partial(self._answer, "grpc.health.v1.HealthCheckRequest", self._check),
         }
-        self._streams: dict[str, tuple[str, Stream]] = {
+        self._streaming: dict[str, tuple[str, Streaming]] = {
             f"/{health}/Watch": ("grpc.health.v1.HealthCheckRequest", self._watch)
         }
         for version in ("v1", "v1alpha"):
             package = f"grpc.reflection.{version}"
             path = f"/{package}.ServerReflection/ServerReflectionInfo"
-            self._streams[path] = (f"{package}.ServerReflectionRequest", self._reflect)
+            self._streaming[path] = (f"{package}.ServerReflectionRequest", self._reflect)
+        self._tasks: set[asyncio.Task[None]] = set()
 
-    def is_stream(self, path: str) -> bool:
-        """Whether a call of this path may last without a request in it."""
-        return path in self._streams
+    def route(self, exchange: Exchange) -> Handler | None:
+        """Who answers the call; None for a streaming one, which reads for itself. Raises a TorporError."""
+        head = exchange.head
+        if not _takes_trailers(exchange):
+            raise InvalidInput("header te must be trailers")
+        handler = self._unary.get(head.path)
+        if handler is not None:
+            return handler
+        streaming = self._streaming.get(head.path)
+        if streaming is None:
+            raise NotSupported(f"method {head.path[:200]} is unknown")
+        task = asyncio.get_running_loop().create_task(self._answer_streaming(_stream(exchange), *streaming))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        exchange.on_leave = task.cancel
+        return None
 
-    async def answer(self, exchange: Exchange) -> None:
-        """Answer one call; every error becomes a status."""
-        if b"trailers" not in exchange.headers.get(b"te", b""):
-            await exchange.respond(200, b"", [_GRPC, *_status(GrpcCode.INVALID_ARGUMENT, "header te must be trailers")])
-            return
-        try:
-            unary = self._unary.get(exchange.path)
-            if unary is not None:
-                await self._answer_unary(exchange, *unary)
-                return
-            stream = self._streams.get(exchange.path)
-            if stream is None:
-                raise NotSupported(f"method {exchange.path[:200]} is unknown")
-            await self._answer_stream(exchange, *stream)
-        except CallerLeft:
-            return
-        except TorporError as error:
-            if exchange.path.endswith("/ModelInfer"):
-                self._requests["grpc", error.grpc_code.name] += 1
-            await self._refuse(exchange, error.grpc_code, str(error))
-        except Exception:
-            logger.exception("%s failed", exchange.path)
-            await self._refuse(exchange, GrpcCode.INTERNAL, _INTERNAL)
-
-    async def _answer_unary(self, exchange: Exchange, request_type: str, method: Unary) -> None:
-        body = await exchange.body()
-        request = _parse(request_type, _message_bytes(body))
-        response = _frame((await method(request, exchange)).SerializeToString())
-        await exchange.start_grpc()
-        await exchange.end_grpc(_OK, response)
-
-    async def _answer_stream(self, exchange: Exchange, request_type: str, method: Stream) -> None:
-        await exchange.start_grpc()
-        try:
-            async for response in method(_messages(exchange, request_type), exchange):
-                await exchange.send_message(_frame(response.SerializeToString()))
-        except TorporError as error:
-            await exchange.end_grpc(_status(error.grpc_code, str(error)))
-        except CallerLeft:
-            raise
-        except Exception:
-            logger.exception("%s failed", exchange.path)
-            await exchange.end_grpc(_status(GrpcCode.INTERNAL, _INTERNAL))
+    def fail(self, exchange: Exchange, error: Exception) -> None:
+        """End a call with an error's status."""
+        code, text = GrpcCode.INTERNAL, _INTERNAL
+        if isinstance(error, TorporError):
+            code, text = error.grpc_code, str(error)
+            if exchange.head.path.endswith("/ModelInfer"):
+                self._requests["grpc", code.name] += 1
         else:
-            await exchange.end_grpc(_OK)
+            logger.error("%s failed", exchange.head.path, exc_info=error)
+        if _takes_trailers(exchange):
+            _stream(exchange).respond_grpc(b"", _status(code, text))
+        else:  # a proxy that strips `te` would strip trailers as well
+            exchange.respond(200, b"", (_GRPC, *_status(code, text)))
 
-    async def _refuse(self, exchange: Exchange, code: GrpcCode, text: str) -> None:
-        await exchange.start_grpc()
-        await exchange.end_grpc(_status(code, text))
+    def _answer(self, request_type: str, method: Unary, exchange: Exchange) -> None:
+        """A unary call that is answered at once."""
+        response = method(_parse(request_type, _message_bytes(exchange.body)))
+        _stream(exchange).respond_grpc(_frame(response.SerializeToString()), _OK)
 
-    async def _model_infer(self, request: Any, exchange: Exchange) -> Any:
+    async def _answer_streaming(self, stream: Stream, request_type: str, method: Streaming) -> None:
+        stream.start_grpc()
+        status: Trailers = _OK
+        try:
+            async for response in method(_messages(stream, request_type), stream.head.path):
+                await stream.send_message(_frame(response.SerializeToString()))
+        except TorporError as error:
+            status = _status(error.grpc_code, str(error))
+        except Exception:
+            logger.exception("%s failed", stream.head.path)
+            status = _status(GrpcCode.INTERNAL, _INTERNAL)
+        stream.end_grpc(status)
+
+    def _model_infer(self, exchange: Exchange) -> None:
+        request = _parse("inference.ModelInferRequest", _message_bytes(exchange.body))
         model = self._data_plane.model(request.model_name, request.model_version)
         self._data_plane.check_accepting(model)
         timeout_s = _timeout(exchange)
         decoded = v2_grpc.decode(request)
-        headers = exchange.text_headers() if model.signature.wants else None
-        response = await model.infer(decoded, headers, timeout_s)
-        answer = v2_grpc.encode(response, raw=decoded.binary_outputs is None)
-        self._requests["grpc", "OK"] += 1
-        return answer
+        headers = exchange.head.text_headers() if model.signature.wants else None
+        raw = decoded.binary_outputs is None
+        bound = model.start(decoded, headers, timeout_s, partial(self._inferred, _stream(exchange), raw))
+        exchange.on_leave = partial(model.batcher.cancel, bound)
 
-    async def _server_live(self, request: Any, exchange: Exchange) -> Any:
+    def _inferred(self, stream: Stream, raw: bool, result: InferResponse | TorporError) -> None:
+        if isinstance(result, TorporError):
+            self.fail(stream, result)
+            return
+        try:
+            message_bytes = v2_grpc.encode(result, raw=raw).SerializeToString()
+        except Exception as error:
+            self.fail(stream, error)
+            return
+        self._requests["grpc", "OK"] += 1
+        stream.respond_grpc(_frame(message_bytes), _OK)
+
+    def _server_live(self, request: Any) -> Any:
         return message("inference.ServerLiveResponse")(live=True)
 
-    async def _server_ready(self, request: Any, exchange: Exchange) -> Any:
+    def _server_ready(self, request: Any) -> Any:
         return message("inference.ServerReadyResponse")(ready=self._data_plane.is_ready)
 
-    async def _model_ready(self, request: Any, exchange: Exchange) -> Any:
+    def _model_ready(self, request: Any) -> Any:
         self._data_plane.model(request.name, request.version)
         return message("inference.ModelReadyResponse")(ready=self._data_plane.is_ready)
 
-    async def _server_metadata(self, request: Any, exchange: Exchange) -> Any:
+    def _server_metadata(self, request: Any) -> Any:
         return message("inference.ServerMetadataResponse")(
             name="torpor", version=self._data_plane.version, extensions=EXTENSIONS
         )
 
-    async def _model_metadata(self, request: Any, exchange: Exchange) -> Any:
+    def _model_metadata(self, request: Any) -> Any:
         return message("inference.ModelMetadataResponse")(
             **self._data_plane.model(request.name, request.version).metadata()
         )
 
-    async def _check(self, request: Any, exchange: Exchange) -> Any:
+    def _check(self, request: Any) -> Any:
         if not self._knows(request.service):
             raise NotFound(f"service '{request.service[:200]}' is unknown")
         return self._health(request.service)
 
-    async def _watch(self, requests: AsyncIterator[Any], exchange: Exchange) -> AsyncIterator[Any]:
+    async def _watch(self, requests: AsyncIterator[Any], path: str) -> AsyncIterator[Any]:
         request = await anext(requests, None)
         if request is None:
             raise InvalidInput("the call ended without a message")
@@ -168,8 +190,8 @@ class Grpc:
     def _knows(self, service: str) -> bool:
         return not service or service in SERVICES or service in self._data_plane.models
 
-    async def _reflect(self, requests: AsyncIterator[Any], exchange: Exchange) -> AsyncIterator[Any]:
-        package = exchange.path.split(".ServerReflection/")[0].removeprefix("/")
+    async def _reflect(self, requests: AsyncIterator[Any], path: str) -> AsyncIterator[Any]:
+        package = path.split(".ServerReflection/")[0].removeprefix("/")
         async for request in requests:
             response = message(f"{package}.ServerReflectionResponse")(valid_host=request.host, original_request=request)
             kind = request.WhichOneof("message_request")
@@ -212,16 +234,26 @@ def _message_bytes(body: bytes) -> bytes:
     return body[5:]
 
 
-async def _messages(exchange: Exchange, message_type: str) -> AsyncIterator[Any]:
+def _stream(exchange: Exchange) -> Stream:
+    """gRPC comes by HTTP/2 alone."""
+    assert isinstance(exchange, Stream)
+    return exchange
+
+
+def _takes_trailers(exchange: Exchange) -> bool:
+    return b"trailers" in exchange.head.headers.get(b"te", b"")
+
+
+async def _messages(stream: Stream, message_type: str) -> AsyncIterator[Any]:
     """The messages of a streaming call, as they come."""
     buffer, more = b"", True
     while more:
-        chunk, more = await exchange.chunk()
+        chunk, more = await stream.chunk()
         buffer += chunk
         while len(buffer) >= 5:
             size = 5 + int.from_bytes(buffer[1:5], "big")
-            if size > exchange.max_body_bytes:
-                raise PayloadTooLarge(f"message = {size} bytes, must be in [0, {exchange.max_body_bytes}]")
+            if size > _MAX_STREAMED_BYTES:
+                raise PayloadTooLarge(f"message = {size} bytes, must be in [0, {_MAX_STREAMED_BYTES}]")
             if len(buffer) < size:
                 break
             yield _parse(message_type, _message_bytes(buffer[:size]))
@@ -232,7 +264,7 @@ async def _messages(exchange: Exchange, message_type: str) -> AsyncIterator[Any]
 
 def _timeout(exchange: Exchange) -> float | None:
     """Seconds of `grpc-timeout`; None without. Raises InvalidInput."""
-    header = exchange.headers.get(b"grpc-timeout")
+    header = exchange.head.headers.get(b"grpc-timeout")
     if header is None:
         return None
     match = _TIMEOUT.fullmatch(header.decode("latin-1"))
@@ -243,6 +275,6 @@ def _timeout(exchange: Exchange) -> float | None:
     return int(match[1]) * _TIMEOUT_UNITS[match[2]]
 
 
-def _status(code: GrpcCode, text: str) -> list[tuple[bytes, bytes]]:
+def _status(code: GrpcCode, text: str) -> Trailers:
     escaped = quote(error_text(text), safe=" !\"#$&'()*+,-./:;<=>?@[\\]^_`{|}~")
-    return [(b"grpc-status", b"%d" % code), (b"grpc-message", escaped.encode())]
+    return (b"grpc-status", b"%d" % code), (b"grpc-message", escaped.encode())

@@ -10,7 +10,6 @@ import asyncio
 import logging
 import signal
 
-from .app import App
 from .data_plane import DataPlane
 from .server import HttpServer
 
@@ -20,11 +19,8 @@ logger = logging.getLogger("torpor")
 class Lifecycle:
     """Runs a server over models that are loaded, and ends it on a signal."""
 
-    def __init__(
-        self, data_plane: DataPlane, app: App, server: HttpServer, drain_quiet_s: float, drain_timeout_s: float
-    ) -> None:
+    def __init__(self, data_plane: DataPlane, server: HttpServer, drain_quiet_s: float, drain_timeout_s: float) -> None:
         self._data_plane = data_plane
-        self._app = app
         self._server = server
         self._drain_quiet_s = drain_quiet_s
         self._drain_timeout_s = drain_timeout_s
@@ -35,21 +31,11 @@ class Lifecycle:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self.stop, self._drain_quiet_s)
         loop.add_signal_handler(signal.SIGINT, self.stop, 0.0)
-        serving = asyncio.create_task(self._server.serve(), name="server")
-        starting = asyncio.create_task(self._server.wait_started(), name="start")
-        await asyncio.wait((serving, starting), return_when=asyncio.FIRST_COMPLETED)
-        if not starting.done():
-            starting.cancel()
-            await serving  # raises why the port could not be opened
-            return
-        address = await starting
+        address = await self._server.start()
         await self._data_plane.set_ready(True)
         logger.info(started_message.format(address=address))
-        await asyncio.wait((serving, self._stop), return_when=asyncio.FIRST_COMPLETED)
-        if self._stop.done():
-            await self._drain(self._stop.result())
-            self._server.shutdown()
-        await serving
+        await self._drain(await self._stop)
+        await self._server.shutdown(max(1.0, self._drain_timeout_s))
         logger.info("stopped")
 
     def stop(self, quiet_s: float) -> None:
@@ -60,7 +46,7 @@ class Lifecycle:
     async def _drain(self, quiet_s: float) -> None:
         loop = asyncio.get_running_loop()
         began_s = loop.time()
-        self._data_plane.is_draining = True
+        self._data_plane.is_draining = self._server.is_draining = True
         await self._data_plane.set_ready(False)
         logger.info(
             "draining: unready, still answering until quiet for %g s, at most %g s", quiet_s, self._drain_timeout_s
@@ -69,8 +55,8 @@ class Lifecycle:
             model.batcher.flush()
         end_s = began_s + self._drain_timeout_s
         while (now := loop.time()) < end_s:
-            quiet_since_s = max(began_s, self._app.last_request_s)
-            if not self._app.in_flight and now >= quiet_since_s + quiet_s:
+            quiet_since_s = max(began_s, self._server.last_request_s)
+            if not self._server.in_flight and now >= quiet_since_s + quiet_s:
                 return
             await asyncio.sleep(min(0.05, end_s - now))
         for model in self._data_plane.models.values():

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import partial
 from urllib.parse import unquote
 
@@ -18,12 +18,13 @@ from ..errors import (
     UnsupportedMedia,
 )
 from ..protocol import v1, v2_rest
+from ..protocol.inference import InferRequest, InferResponse
 from .data_plane import EXTENSIONS, DataPlane, ServedModel
-from .exchange import CallerLeft, Exchange
+from .exchange import Exchange, Fields
 
 logger = logging.getLogger("torpor.rest")
 
-_JSON = ((b"content-type", b"application/json"),)
+JSON = ((b"content-type", b"application/json"),)
 _OCTETS = (b"content-type", b"application/octet-stream")
 _JSON_LENGTH = b"inference-header-content-length"
 
@@ -31,7 +32,9 @@ MAX_ERROR_BYTES = 500
 MAX_ERROR_BODY_BYTES = 690
 """Error texts are cut here: Knative's in-memory broker crashes on bodies of about 770 bytes."""
 
-Handler = Callable[[Exchange], Awaitable[None]]
+Handler = Callable[[Exchange], None]
+
+Encode = Callable[[InferResponse], tuple[bytes, Fields]]
 
 
 class Rest:
@@ -40,32 +43,53 @@ class Rest:
     def __init__(self, data_plane: DataPlane) -> None:
         self._data_plane = data_plane
         self._requests = data_plane.metrics.requests
-        self._inferences: dict[str, Handler] = {}
+        self._inferences: dict[str, tuple[ServedModel, Handler]] = {}
 
-    async def answer(self, exchange: Exchange) -> None:
-        """Answer the exchange; every error becomes a response, and only the caller's own."""
-        try:
-            handler = self._inferences.get(exchange.path) if exchange.method == "POST" else None
-            if handler is None:
-                handler = self._route(exchange.method, exchange.path)
-            await handler(exchange)
-        except CallerLeft:
+    def route(self, exchange: Exchange) -> Handler:
+        """Who answers the exchange. Refuses before a body is read what can be refused: raises a TorporError."""
+        head = exchange.head
+        if head.method == "POST":
+            inference = self._inferences.get(head.path) or self._inference(head.path)
+            if inference is not None:
+                model, handler = inference
+                self._data_plane.check_accepting(model)
+                encoding = head.headers.get(b"content-encoding", b"identity")
+                if encoding != b"identity":
+                    raise UnsupportedMedia(f"Content-Encoding = {encoding.decode('latin-1')[:40]}, must be identity")
+                return handler
+        return self._route(head.method, head.path)
+
+    def fail(self, exchange: Exchange, error: Exception) -> None:
+        """Answer with an error."""
+        if not isinstance(error, TorporError):
+            logger.error("%s %s failed", exchange.head.method, exchange.head.path, exc_info=error)
+            exchange.respond(500, error_body("internal error; the server's log has the details"), JSON)
             return
-        except TorporError as error:
-            await self._refuse(exchange, error)
-        except Exception:
-            logger.exception("%s %s failed", exchange.method, exchange.path)
-            await exchange.respond(500, _error_body("internal error; the server's log has the details"), _JSON)
-
-    async def _refuse(self, exchange: Exchange, error: TorporError) -> None:
-        headers: list[tuple[bytes, bytes]] = [*_JSON]
+        fields: list[tuple[bytes, bytes]] = [*JSON]
         if isinstance(error, QueueFull):
-            headers.append((b"retry-after", b"%d" % math.ceil(error.retry_after_s)))
+            fields.append((b"retry-after", b"%d" % math.ceil(error.retry_after_s)))
         elif error.retryable:
-            headers.append((b"retry-after", b"1"))
-        if exchange.method == "POST":
+            fields.append((b"retry-after", b"1"))
+        if exchange.head.method == "POST":
             self._requests["rest", str(error.http_status)] += 1
-        await exchange.respond(error.http_status, _error_body(str(error)), headers)
+        exchange.respond(error.http_status, error_body(str(error)), fields)
+
+    def _inference(self, path: str) -> tuple[ServedModel, Handler] | None:
+        """The model and handler of an inference's path, None for another path. Raises NotFound for an unknown model."""
+        handler: Callable[[ServedModel, Exchange], None]
+        match [unquote(part) for part in path.split("/")[1:]]:
+            case ["v1", "models", name] if name.endswith(":predict"):
+                model, handler = self._data_plane.model(name.removesuffix(":predict")), self._predict_v1
+            case ["v2", "models", name, "infer"]:
+                model, handler = self._data_plane.model(name), self._infer_v2
+            case ["v2", "models", name, "versions", version, "infer"]:
+                model, handler = self._data_plane.model(name, version), self._infer_v2
+            case _:
+                return None
+        inference = model, partial(handler, model)
+        if len(self._inferences) < 1024:  # there are as many as models, spelt as callers spell them
+            self._inferences[path] = inference
+        return inference
 
     def _route(self, method: str, path: str) -> Handler:
         """The handler of a path. Raises NotFound, MethodNotAllowed, NotSupported."""
@@ -73,15 +97,13 @@ class Rest:
             case []:
                 return self._reading(method, lambda: (200, {"status": "alive"}))
             case ["metrics"]:
-                _allow(method, "GET")
+                if method not in ("GET", "HEAD"):
+                    raise _not_allowed(method, "GET")
                 return self._metrics
             case ["v1", "models"]:
                 return self._reading(method, lambda: (200, {"models": [*self._data_plane.models]}))
             case ["v1", "models", name] if name.endswith(":predict"):
-                _allow(method, "POST")
-                return self._keep(
-                    path, partial(self._predict_v1, self._data_plane.model(name.removesuffix(":predict")))
-                )
+                raise _not_allowed(method, "POST")
             case ["v1", "models", name] if name.endswith(":explain"):
                 raise NotSupported("explain is not supported")
             case ["v1", "models", name]:
@@ -108,25 +130,18 @@ class Rest:
             case ["ready"]:
                 return self._reading(method, partial(self._model_ready, name, version))
             case ["infer"]:
-                _allow(method, "POST")
-                return self._keep(path, partial(self._infer_v2, self._data_plane.model(name, version)))
+                raise _not_allowed(method, "POST")
             case ["infer_stream" | "generate" | "generate_stream"]:
                 raise NotSupported(f"{rest[0]} is not supported")
         raise NotFound(f"path {path[:200]} is unknown")
 
-    def _keep(self, path: str, handler: Handler) -> Handler:
-        """Remember the handler of a model's path: there are as many as models, spelt as callers spell them."""
-        if len(self._inferences) < 1024:
-            self._inferences[path] = handler
-        return handler
-
     def _reading(self, method: str, content: Callable[[], tuple[int, dict[str, object]]]) -> Handler:
-        if method != "HEAD":
-            _allow(method, "GET")
+        if method not in ("GET", "HEAD"):
+            raise _not_allowed(method, "GET")
 
-        async def handler(exchange: Exchange) -> None:
+        def handler(exchange: Exchange) -> None:
             status, value = content()
-            await exchange.respond(status, orjson.dumps(value), _JSON)
+            exchange.respond(status, orjson.dumps(value), JSON)
 
         return handler
 
@@ -142,47 +157,54 @@ class Rest:
         ready = self._data_plane.is_ready
         return 200 if ready else 503, {"name": model.name, "ready": ready}
 
-    async def _metrics(self, exchange: Exchange) -> None:
+    def _metrics(self, exchange: Exchange) -> None:
         body = self._data_plane.metrics.render()
-        await exchange.respond(200, body, ((b"content-type", b"text/plain; version=0.0.4; charset=utf-8"),))
+        exchange.respond(200, body, ((b"content-type", b"text/plain; version=0.0.4; charset=utf-8"),))
 
-    async def _predict_v1(self, model: ServedModel, exchange: Exchange) -> None:
-        self._data_plane.check_accepting(model)
-        _check_encoding(exchange)
+    def _predict_v1(self, model: ServedModel, exchange: Exchange) -> None:
         datatypes = {spec.name: spec.datatype for spec in model.signature.inputs.values()}
-        request = v1.decode(await exchange.body(), model.signature.names, datatypes)
-        response = await model.infer(request, exchange.text_headers() if model.signature.wants else None)
-        await exchange.respond(200, v1.encode(response), _JSON)
-        self._requests["rest", "200"] += 1
+        request = v1.decode(exchange.body, model.signature.names, datatypes)
+        self._infer(model, exchange, request, _encode_v1)
 
-    async def _infer_v2(self, model: ServedModel, exchange: Exchange) -> None:
-        self._data_plane.check_accepting(model)
-        _check_encoding(exchange)
-        length = exchange.headers.get(_JSON_LENGTH)
+    def _infer_v2(self, model: ServedModel, exchange: Exchange) -> None:
+        length = exchange.head.headers.get(_JSON_LENGTH)
         if length is not None and not (length.isdigit() and len(length) < 20):
             raise InvalidInput(
                 f"Inference-Header-Content-Length = {length.decode('latin-1')[:40]!r}, must be an integer"
             )
-        body = await exchange.body()
-        request = v2_rest.decode(body, None if length is None else int(length))
-        response = await model.infer(request, exchange.text_headers() if model.signature.wants else None)
-        content, json_length = v2_rest.encode(response, request.binary_outputs)
-        if json_length is None:
-            await exchange.respond(200, content, _JSON)
-        else:
-            await exchange.respond(200, content, (_OCTETS, (_JSON_LENGTH, b"%d" % json_length)))
+        request = v2_rest.decode(exchange.body, None if length is None else int(length))
+        self._infer(model, exchange, request, partial(_encode_v2, request.binary_outputs))
+
+    def _infer(self, model: ServedModel, exchange: Exchange, request: InferRequest, encode: Encode) -> None:
+        """Run the request; the answer comes when its batch has run."""
+        headers = exchange.head.text_headers() if model.signature.wants else None
+        bound = model.start(request, headers, None, partial(self._answer, exchange, encode))
+        exchange.on_leave = partial(model.batcher.cancel, bound)
+
+    def _answer(self, exchange: Exchange, encode: Encode, result: InferResponse | TorporError) -> None:
+        if isinstance(result, TorporError):
+            self.fail(exchange, result)
+            return
+        try:
+            body, fields = encode(result)
+        except Exception as error:
+            self.fail(exchange, error)
+            return
         self._requests["rest", "200"] += 1
+        exchange.respond(200, body, fields)
 
 
-def _check_encoding(exchange: Exchange) -> None:
-    encoding = exchange.headers.get(b"content-encoding", b"identity")
-    if encoding != b"identity":
-        raise UnsupportedMedia(f"Content-Encoding = {encoding.decode('latin-1')[:40]}, must be identity")
+def _encode_v1(response: InferResponse) -> tuple[bytes, Fields]:
+    return v1.encode(response), JSON
 
 
-def _allow(method: str, allowed: str) -> None:
-    if method != allowed:
-        raise MethodNotAllowed(f"method {method} is not allowed, must be {allowed}")
+def _encode_v2(binary_outputs: frozenset[str] | None, response: InferResponse) -> tuple[bytes, Fields]:
+    content, json_length = v2_rest.encode(response, binary_outputs)
+    return content, JSON if json_length is None else (_OCTETS, (_JSON_LENGTH, b"%d" % json_length))
+
+
+def _not_allowed(method: str, allowed: str) -> MethodNotAllowed:
+    return MethodNotAllowed(f"method {method} is not allowed, must be {allowed}")
 
 
 def error_text(message: str) -> str:
@@ -191,7 +213,8 @@ def error_text(message: str) -> str:
     return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
 
 
-def _error_body(message: str) -> bytes:
+def error_body(message: str) -> bytes:
+    """A REST error: its text as JSON."""
     text = error_text(message)
     while len(body := orjson.dumps({"error": text})) > MAX_ERROR_BODY_BYTES:  # it has many quotes
         text = text[: len(text) * 3 // 4]

@@ -1,43 +1,155 @@
-"""The HTTP server under the application: h2corn, and nowhere else.
+"""The HTTP server under the application: one port for HTTP/1.1, HTTP/2 with prior knowledge and gRPC in it.
 
-Why h2corn (docs/decisions.md has the figures): one port takes HTTP/1.1, prior-knowledge HTTP/2 and gRPC with trailers,
-limits and time-outs are built in, and its I/O runs in Rust beside the interpreter's lock. Known limits: a caller that
-leaves is noticed on HTTP/2 (the task is cancelled), on HTTP/1.1 only when the answer is written.
+Written here because it is most of what a request costs (docs/decisions.md has the figures): a request goes from its bytes
+to the batcher and back without a task, a future or a thread of its own. A connection's first bytes say what it speaks.
 """
 
-from h2corn import Config, Server
+import asyncio
+import contextlib
+import math
+import socket
+from typing import Protocol
 
-from .app import App
+from ..errors import PayloadTooLarge
+from .exchange import Application
+from .http1 import HEAD_S, IDLE_S, Http1
+from .http2 import PREFACE, Http2
+
+_BACKLOG = 1024
+_SWEEP_S = 1.0
+
+
+class Connection(Protocol):
+    """What the server asks of an open connection."""
+
+    deadline_s: float
+
+    def expire(self) -> None:
+        """`deadline_s` has passed."""
+
+    def shutdown(self) -> None:
+        """Begin nothing new, and close when nothing is being answered."""
+
+    def abort(self) -> None:
+        """Close at once."""
 
 
 class HttpServer:
-    """Serves the application until `shutdown`, then lets what is in flight finish."""
+    """Serves the application from `start` until `shutdown`, which lets what is in flight finish."""
 
-    def __init__(self, app: App, host: str, port: int, drain_timeout_s: float) -> None:
-        bind = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        config = Config(
-            bind=(bind,),
-            grpc=True,
-            lifespan="off",
-            access_log=False,
-            # One thread moves bytes, the other core is for Python and the model. Two are not shown to be worse: docs/status.md.
-            runtime_threads=1,
-            max_request_body_size=0,  # the exchange counts, and answers in the protocol's form
-            limit_request_head_size=64 << 10,
-            h2_max_header_list_size=64 << 10,
-            h2_max_header_block_size=64 << 10,
-            timeout_graceful_shutdown=max(1.0, drain_timeout_s),
+    def __init__(self, app: Application, host: str, port: int, max_body_bytes: int) -> None:
+        self.app = app
+        self.max_body_bytes = max_body_bytes
+        self.connections: set[Connection] = set()
+        self.in_flight = 0
+        """Exchanges that wait for their answer; streaming calls, which last as long as their caller, are not counted."""
+        self.last_request_s = -math.inf
+        self.is_draining = False
+        """Whether connections end with their next answer."""
+        self.is_shutting_down = False
+        self.loop = asyncio.get_running_loop()
+        self.now = self.loop.time
+        self._host = host
+        self._port = port
+        self._listener: asyncio.Server | None = None
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._emptied = asyncio.Event()
+
+    async def start(self) -> str:
+        """Open the port; the address as HOST:PORT. Raises OSError."""
+        self._listener = await self.loop.create_server(
+            lambda: _FirstBytes(self), self._host, self._port, backlog=_BACKLOG
         )
-        self._server = Server(app, config)
+        self._sweep()
+        host, port = self._listener.sockets[0].getsockname()[:2]
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
-    async def serve(self) -> None:
-        await self._server.serve()
+    async def shutdown(self, timeout_s: float) -> None:
+        """Close the port, send GOAWAY, let what is in flight finish for so long, then cut what is left."""
+        self.is_shutting_down = True
+        if self._listener is not None:
+            self._listener.close()
+        for connection in [*self.connections]:
+            connection.shutdown()
+        self._note_empty()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._emptied.wait(), timeout_s)
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        for connection in [*self.connections]:
+            connection.abort()
 
-    async def wait_started(self) -> str:
-        """Wait until the port is open; its address."""
-        await self._server.wait_started()
-        return self._server.addresses[0]
+    def opened(self, connection: Connection) -> None:
+        self.connections.add(connection)
+
+    def closed(self, connection: Connection) -> None:
+        self.connections.discard(connection)
+        self._note_empty()
+
+    def finished(self) -> None:
+        """An exchange has ended."""
+        self.in_flight -= 1
+        self.last_request_s = self.now()
+
+    def too_large(self, size: int) -> PayloadTooLarge:
+        return PayloadTooLarge(f"body = {size} bytes, must be in [0, {self.max_body_bytes}]")
+
+    def _note_empty(self) -> None:
+        if self.is_shutting_down and not self.connections:
+            self._emptied.set()
+
+    def _sweep(self) -> None:
+        """Look for callers that are too slow, once a second: cheaper than a timer for each."""
+        now = self.now()
+        for connection in [*self.connections]:
+            if now >= connection.deadline_s:
+                connection.expire()
+            if isinstance(connection, Http2):
+                connection.expire_streams(now)
+        self._sweeper = self.loop.call_later(_SWEEP_S, self._sweep)
+
+
+class _FirstBytes(asyncio.Protocol):
+    """Hands a new connection to the protocol that its first bytes speak."""
+
+    def __init__(self, server: HttpServer) -> None:
+        self._server = server
+        self._data = b""
+        self._transport: asyncio.Transport = None  # type: ignore[assignment]
+        self.deadline_s = server.now() + IDLE_S
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport  # type: ignore[assignment]
+        self._server.opened(self)
+        connection: socket.socket | None = transport.get_extra_info("socket")
+        if connection is not None:  # the dead are found by the kernel
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+    def data_received(self, data: bytes) -> None:
+        self._data += data
+        preface = self._data[: len(PREFACE)]
+        if not PREFACE.startswith(preface):
+            self._hand_over(Http1(self._server), self._data)
+        elif len(preface) == len(PREFACE):
+            self._hand_over(Http2(self._server), self._data[len(PREFACE) :])
+        else:
+            self.deadline_s = min(self.deadline_s, self._server.now() + HEAD_S)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._server.closed(self)
+
+    def _hand_over(self, protocol: Http1 | Http2, data: bytes) -> None:
+        self._transport.set_protocol(protocol)
+        protocol.connection_made(self._transport)
+        self._server.closed(self)
+        if data:
+            protocol.data_received(data)
+
+    def expire(self) -> None:
+        self._transport.abort()
 
     def shutdown(self) -> None:
-        """Close the port, send GOAWAY, finish what is in flight."""
-        self._server.shutdown()
+        self._transport.close()
+
+    def abort(self) -> None:
+        self._transport.abort()

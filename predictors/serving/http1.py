@@ -1,0 +1,335 @@
+"""HTTP/1.1 on one connection: requests one after the other, each answered before the next is looked at (RFC 9112).
+
+A caller that closes its side while it waits has left, as for Go's server and Envoy: its rows are not run for nobody.
+"""
+
+import asyncio
+import math
+import re
+from typing import TYPE_CHECKING
+
+from ..errors import HeadTooLarge, InvalidInput, RequestTimeout, TorporError
+from ..remembered import Remembered
+from .exchange import Exchange, Fields, Head
+from .http1_head import MAX_HEAD_BYTES, ChunkedBody, read_head
+from .status_lines import STATUS_LINES, date
+
+if TYPE_CHECKING:
+    from .server import HttpServer
+
+_HEADS: Remembered[bytes, Head] = Remembered(512)
+"""Heads by their bytes: callers send few different ones, and a look-up costs a twentieth of reading one."""
+
+_LARGEST_KEPT_BYTES = 1024
+_SECRET = re.compile(rb"\r\n(?:authorization|cookie|proxy-authorization):", re.IGNORECASE)
+
+_BARE_LINE_FEED = re.compile(rb"(?<!\r)\n")
+
+IDLE_S = 600.0
+"""Between requests. Long: proxies keep connections, and one that is closed just as it is used again is a lost request."""
+HEAD_S = 15.0
+"""From a head's first byte to its last."""
+PROGRESS_S = 30.0
+"""For the next bytes of a body to come, or of an answer to be taken."""
+LINGER_S = 5.0
+"""For a caller to stop sending what nobody wants: closing at once would destroy the answer on its way."""
+
+_MOST_SKIPPED_BYTES = 256 << 10
+"""A longer rest of a refused body is not read for the sake of the connection."""
+_MOST_PIPELINED_BYTES = 256 << 10
+
+
+class Http1(asyncio.Protocol):
+    """The protocol of one connection."""
+
+    def __init__(self, server: "HttpServer") -> None:
+        self._server = server
+        self._app = server.app
+        self.deadline_s = math.inf
+        """When `expire` is due; looked at once a second."""
+        self._transport: asyncio.Transport = None  # type: ignore[assignment]
+        self._waiting = bytearray()
+        """Bytes that belong to no body yet: a head that is not whole, or what is pipelined."""
+        self._exchange: _Http1Exchange | None = None
+        """The request that is being read or answered."""
+        self._body: list[bytes] = []
+        self._missing = 0
+        """Bytes of the body that have not come; with chunks 1 until the last has."""
+        self._size = 0
+        self._chunks: ChunkedBody | None = None
+        self._is_parsing = False
+        self._is_closing = False
+        self._is_blocked = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport  # type: ignore[assignment]
+        self.deadline_s = self._server.now() + IDLE_S
+        self._server.opened(self)
+
+    def data_received(self, data: bytes) -> None:
+        if self._is_closing:
+            return
+        if self._missing:
+            data = self._take_body(data)
+        if data:
+            self._parse(data)
+
+    def eof_received(self) -> None:
+        """The caller sends no more. Without an answer under way it has left; the transport closes by itself."""
+        exchange = self._exchange
+        if exchange is not None:
+            exchange.leave()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._server.closed(self)
+        self._is_closing = True
+        if self._exchange is not None:
+            self._exchange.leave()
+
+    def pause_writing(self) -> None:
+        self._is_blocked = True
+        self.deadline_s = self._server.now() + PROGRESS_S
+
+    def resume_writing(self) -> None:
+        self._is_blocked = False
+        if not self._is_closing:
+            if self._exchange is None:
+                self.deadline_s = self._server.now() + IDLE_S
+            else:
+                self.deadline_s = self._server.now() + PROGRESS_S if self._missing else math.inf
+            self._parse(b"")
+
+    def expire(self) -> None:
+        """The caller was too slow."""
+        if self._is_closing or self._is_blocked:
+            self._transport.abort()
+        elif self._exchange is not None and not self._exchange.is_answered:
+            self._refuse_body(self._exchange, RequestTimeout(f"the body stopped coming for {PROGRESS_S:g} s"))
+        elif self._waiting:
+            self._refuse_head(RequestTimeout(f"the request's head took more than {HEAD_S:g} s"))
+        else:
+            self._transport.close()
+
+    def shutdown(self) -> None:
+        """Close as soon as nothing is being answered; the server takes no new requests."""
+        if self._exchange is None and not self._is_closing:
+            self._is_closing = True
+            self._transport.close()
+
+    def abort(self) -> None:
+        self._transport.abort()
+
+    def _parse(self, data: bytes) -> None:
+        """Begin requests as long as whole heads are there and nothing is being answered."""
+        if self._waiting:
+            self._waiting += data
+            data = b""
+        if self._exchange is not None or self._is_parsing or self._is_blocked:
+            self._waiting += data
+            if len(self._waiting) > _MOST_PIPELINED_BYTES:
+                self._transport.pause_reading()
+            return
+        if self._waiting:
+            data = bytes(self._waiting)
+            self._waiting.clear()
+            self._transport.resume_reading()
+        self._is_parsing = True
+        while data and self._exchange is None and not (self._is_closing or self._is_blocked):
+            end = data.find(b"\r\n\r\n") + 4
+            if end < 4 or end > MAX_HEAD_BYTES:
+                data = self._wait_for_head(data)
+                break
+            block = data[:end]
+            head = _HEADS.get(block)
+            if head is None:
+                try:
+                    head = read_head(block.removeprefix(b"\r\n"))
+                except TorporError as error:
+                    self._refuse_head(error)
+                    break
+                if end <= _LARGEST_KEPT_BYTES and not _SECRET.search(block):
+                    _HEADS.keep(block, head)
+            data = self._begin(head, data, end)
+        self._is_parsing = False
+        if data and not self._is_closing:
+            self._waiting += data
+
+    def _wait_for_head(self, data: bytes) -> bytes:
+        """What is kept until more comes. Anything that cannot become a head is refused at once."""
+        if len(data) >= MAX_HEAD_BYTES:
+            self._refuse_head(HeadTooLarge(f"head = {len(data)} bytes or more, must be in [0, {MAX_HEAD_BYTES}]"))
+        elif _BARE_LINE_FEED.search(data):
+            self._refuse_head(InvalidInput("lines must end with CR LF"))
+        else:
+            self.deadline_s = min(self.deadline_s, self._server.now() + HEAD_S)
+        return data
+
+    def _begin(self, head: Head, data: bytes, end: int) -> bytes:
+        """Open a request whose head ends at `end` of `data`; what follows its body."""
+        exchange = self._exchange = _Http1Exchange(head, self)
+        self._server.in_flight += 1
+        self.deadline_s = math.inf
+        length = head.length
+        if length is not None and len(data) - end >= length:  # the usual case: all of it is here
+            rest = data[end + length :]
+            if self._app.open(exchange):
+                if length > self._server.max_body_bytes:
+                    self._app.refuse(exchange, self._server.too_large(length))
+                else:
+                    exchange.body = data[end : end + length]
+                    self._app.answer(exchange)
+            return rest
+        self._missing = 1 if length is None else length
+        self._chunks = ChunkedBody() if length is None else None
+        self._body, self._size = [], 0
+        if self._app.open(exchange):
+            if length is not None and length > self._server.max_body_bytes:
+                self._app.refuse(exchange, self._server.too_large(length))
+            elif head.awaits_continue and len(data) == end:
+                self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        return self._take_body(data[end:]) if not self._is_closing else b""
+
+    def _take_body(self, data: bytes) -> bytes:
+        """Take what belongs to the body and answer when it is whole; what follows it."""
+        exchange = self._exchange
+        assert exchange is not None
+        rest: bytes | None
+        if self._chunks is not None:
+            try:
+                pieces, rest = self._chunks.feed(data)
+            except TorporError as error:
+                self._missing = 0
+                if exchange.is_answered:
+                    self._close_after_answer()
+                else:
+                    self._refuse_body(exchange, error)
+                return b""
+            size = sum(map(len, pieces))
+        else:
+            pieces = [data[: self._missing]]
+            size = len(pieces[0])
+            self._missing -= size
+            rest = None if self._missing else data[size:]
+        self._size += size
+        self.deadline_s = self._server.now() + PROGRESS_S
+        if exchange.is_answered:  # it was refused, and what comes is read for the sake of the next request
+            if rest is None:
+                if self._size > _MOST_SKIPPED_BYTES:
+                    self._close_after_answer()
+                return b""
+            self._missing = 0
+            self._finish()
+            return rest
+        if self._size > self._server.max_body_bytes:
+            self._refuse_body(exchange, self._server.too_large(self._size))
+            return b""
+        self._body += pieces
+        if rest is None:
+            return b""
+        self._missing = 0
+        self.deadline_s = math.inf
+        exchange.body = b"".join(self._body)
+        self._body = []
+        self._app.answer(exchange)
+        return rest
+
+    def _refuse_body(self, exchange: "_Http1Exchange", error: TorporError) -> None:
+        """Answer a request whose body is not read to its end; nothing after it can be read either."""
+        exchange.closes = True
+        self._app.refuse(exchange, error)
+
+    def _refuse_head(self, error: TorporError) -> None:
+        """Answer what is no request, and close: where the next one begins is not known."""
+        body, fields = self._app.malformed(error)
+        self.write_answer(error.http_status, body, fields, b"close", with_body=True)
+        self._close_after_answer()
+
+    def must_close(self) -> bool:
+        """Whether the connection has to end with the answer that is about to be written."""
+        if self._server.is_draining:
+            return True
+        exchange = self._exchange
+        if not self._missing or exchange is None:
+            return False
+        # Nobody knows whether a caller that was told no instead of "100 Continue" sends its body.
+        return exchange.head.awaits_continue or self._missing > _MOST_SKIPPED_BYTES
+
+    def answered(self, exchange: "_Http1Exchange") -> None:
+        """The exchange has its answer: go on with the next request, or close."""
+        self._server.finished()
+        if exchange.closes:
+            self._close_after_answer()
+        elif not self._missing:
+            self._finish()
+        else:  # refused early: the rest of its body is read for the sake of the next request
+            self.deadline_s = self._server.now() + PROGRESS_S
+
+    def left(self) -> None:
+        """The caller is gone, unanswered."""
+        self._server.finished()
+        self._exchange = None
+        self._is_closing = True
+
+    def _finish(self) -> None:
+        self._exchange = None
+        self._chunks = None
+        self.deadline_s = self._server.now() + (PROGRESS_S if self._is_blocked else IDLE_S)
+        if self._server.is_shutting_down:
+            self.shutdown()
+        elif self._waiting:
+            self._parse(b"")
+
+    def _close_after_answer(self) -> None:
+        """Let the answer arrive: end our side, and read on until the caller ends its own or LINGER_S have passed."""
+        self._is_closing = True
+        self._exchange = None
+        self._waiting.clear()
+        self._body = []
+        self.deadline_s = self._server.now() + LINGER_S
+        self._transport.resume_reading()
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+
+    def write_answer(self, status: int, body: bytes, fields: Fields, connection: bytes, with_body: bool) -> None:
+        lines = [b"HTTP/1.1 ", STATUS_LINES[status], b"\r\ncontent-length: %d\r\ndate: " % len(body), date()]
+        for name, value in fields:
+            lines += (b"\r\n", name, b": ", value)
+        if connection:
+            lines += (b"\r\nconnection: ", connection)
+        lines.append(b"\r\n\r\n")
+        if with_body:
+            lines.append(body)
+        self._transport.write(b"".join(lines))
+
+
+class _Http1Exchange(Exchange):
+    """closes: the connection ends with the answer. is_answered: nothing more is to be written."""
+
+    __slots__ = ("_connection", "closes", "is_answered")
+
+    def __init__(self, head: Head, connection: Http1) -> None:
+        super().__init__(head)
+        self._connection = connection
+        self.closes = not head.keeps_alive
+        self.is_answered = False
+
+    def respond(self, status: int, body: bytes, fields: Fields = ()) -> None:
+        if self.is_answered:
+            return
+        self.is_answered = True
+        self.on_leave = None
+        head, connection = self.head, self._connection
+        if not self.closes and connection.must_close():
+            self.closes = True
+        # HTTP/1.0 has to be told that it was heard; who asked for nothing needs no answer.
+        said = b"close" if self.closes else b"keep-alive" if b"connection" in head.headers else b""
+        connection.write_answer(status, body, fields, said, head.method != "HEAD")
+        connection.answered(self)
+
+    def leave(self) -> None:
+        """The caller is gone."""
+        if not self.is_answered:
+            self.is_answered = True
+            self._connection.left()
+            if self.on_leave is not None:
+                self.on_leave()

@@ -1,0 +1,147 @@
+"""The head of an HTTP/1 request and the chunks of its body, read strictly (RFC 9112).
+
+Whatever two readers could understand differently is refused, for that is what request smuggling lives on: bare line
+feeds, folded lines, space before a colon, more than one length, a length beside chunks.
+"""
+
+import re
+
+from ..errors import HeadTooLarge, InvalidInput, NotSupported
+from .exchange import Head, Headers
+
+MAX_HEAD_BYTES = 64 << 10
+MAX_FIELDS = 256
+MAX_LENGTH_DIGITS = 18
+
+_REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}) ([!-~]+) HTTP/1\.([01])")
+_FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):([ \t!-~\x80-\xff]*)")
+_ABSOLUTE = re.compile(rb"https?://[^/?#]+", re.IGNORECASE)
+_SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[\t -~\x80-\xff]*)?")
+_MAX_SIZE_LINE_BYTES = 1024
+
+
+def read_head(block: bytes) -> Head:
+    """The head in `block`, which ends with its empty line. Raises InvalidInput, HeadTooLarge, NotSupported."""
+    first, *lines = block[:-4].split(b"\r\n")
+    match = _REQUEST_LINE.fullmatch(first)
+    if match is None:
+        raise InvalidInput("the request line is not METHOD TARGET HTTP/1.1")
+    method, target, minor = match.groups()
+    if len(lines) > MAX_FIELDS:
+        raise HeadTooLarge(f"header fields = {len(lines)}, must be in [0, {MAX_FIELDS}]")
+    headers: Headers = {}
+    for line in lines:
+        field = _FIELD.fullmatch(line)
+        if field is None:
+            raise InvalidInput("a header line is not NAME: VALUE")
+        name, value = field[1].lower(), field[2].strip(b" \t")
+        if name in headers:
+            if name in (b"host", b"content-length", b"transfer-encoding"):
+                raise InvalidInput(f"header {name.decode()} is given twice")
+            value = headers[name] + (b"; " if name == b"cookie" else b", ") + value
+        headers[name] = value
+    if minor == b"1" and b"host" not in headers:
+        raise InvalidInput("header host is missing")
+    length, is_chunked = _framing(headers, minor)
+    options = [option.strip().lower() for option in headers.get(b"connection", b"").split(b",")]
+    keeps_alive = b"close" not in options and (minor == b"1" or b"keep-alive" in options)
+    awaits_continue = minor == b"1" and headers.get(b"expect", b"").lower() == b"100-continue"
+    path = _path(target)
+    return Head(
+        method.decode(), path, headers, length,
+        is_chunked=is_chunked, keeps_alive=keeps_alive, awaits_continue=awaits_continue,
+    )  # fmt: skip
+
+
+def _framing(headers: Headers, minor: bytes) -> tuple[int | None, bool]:
+    """The length of the body and whether it comes in chunks."""
+    coding, length = headers.get(b"transfer-encoding"), headers.get(b"content-length")
+    if coding is not None:
+        if length is not None or minor == b"0":
+            raise InvalidInput("header transfer-encoding excludes content-length and HTTP/1.0")
+        if coding.lower() != b"chunked":
+            raise NotSupported(f"Transfer-Encoding = {coding[:40].decode('latin-1')!r}, must be chunked")
+        return None, True
+    return (0 if length is None else read_length(length)), False
+
+
+def read_length(value: bytes) -> int:
+    """The number in a Content-Length. Raises InvalidInput."""
+    if not value.isdigit() or len(value) > MAX_LENGTH_DIGITS:
+        raise InvalidInput(
+            f"Content-Length = {value[:40].decode('latin-1')!r}, must be digits, {MAX_LENGTH_DIGITS} at most"
+        )
+    return int(value)
+
+
+def _path(target: bytes) -> str:
+    if not target.startswith(b"/"):
+        match = _ABSOLUTE.match(target)
+        if match is None and target != b"*":
+            raise InvalidInput("the request's target must be a path or an http URL")
+        if match is not None:
+            target = target[match.end() :]
+            target = target if target.startswith(b"/") else b"/" + target
+    return target.partition(b"?")[0].partition(b"#")[0].decode("ascii")
+
+
+class ChunkedBody:
+    """Takes the chunks of a body apart as their bytes come (RFC 9112, 7.1). Extensions and trailers are dropped."""
+
+    def __init__(self) -> None:
+        self._kept = b""
+        self._missing = 0
+        """Bytes that the chunk still lacks, its line end among them; 0 between chunks."""
+        self._in_trailers = False
+        self._trailer_bytes = 0
+
+    def feed(self, data: bytes) -> tuple[list[bytes], bytes | None]:
+        """Pieces of the body; and, once it has ended, what follows it (else None). Raises InvalidInput, HeadTooLarge."""
+        pieces: list[bytes] = []
+        data = self._kept + data
+        self._kept = b""
+        at = 0
+        while True:
+            if self._missing:
+                at = self._take(data, at, pieces)
+                if self._missing:
+                    return pieces, None
+            end = data.find(b"\r\n", at)
+            if end < 0:
+                self._kept = data[at:]
+                if len(self._kept) > _MAX_SIZE_LINE_BYTES:
+                    raise InvalidInput(f"a chunk's first line must have at most {_MAX_SIZE_LINE_BYTES} bytes")
+                return pieces, None
+            line, at = data[at:end], end + 2
+            if self._in_trailers:
+                if not line:
+                    return pieces, data[at:]
+                self._trailer_bytes += len(line)
+                if _FIELD.fullmatch(line) is None:
+                    raise InvalidInput("a trailer line is not NAME: VALUE")
+                if self._trailer_bytes > MAX_HEAD_BYTES:
+                    raise HeadTooLarge(f"trailers = {self._trailer_bytes} bytes, must be in [0, {MAX_HEAD_BYTES}]")
+                continue
+            match = _SIZE_LINE.fullmatch(line)
+            if match is None:
+                raise InvalidInput("a chunk's first line must be its size in hexadecimal")
+            size = int(match[1], 16)
+            if size:
+                self._missing = size + 2
+            else:
+                self._in_trailers = True
+
+    def _take(self, data: bytes, at: int, pieces: list[bytes]) -> int:
+        """Move what `data` has of the chunk, from `at` on, to the pieces; where the rest of `data` begins."""
+        content = min(self._missing - 2, len(data) - at)
+        if content > 0:
+            pieces.append(data[at : at + content])
+            self._missing -= content
+            at += content
+        if self._missing > 2 or len(data) - at < 2:  # the line end comes whole or later
+            self._kept = data[at:]
+            return at
+        if data[at : at + 2] != b"\r\n":
+            raise InvalidInput("a chunk is longer than its size")
+        self._missing = 0
+        return at + 2
