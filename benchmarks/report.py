@@ -143,7 +143,7 @@ def _ours() -> dict[str, str]:
     command = ["git", "-C", str(BENCHMARKS), "describe", "--always", "--dirty"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     found = {"commit": result.stdout.strip() or "none"}
-    for package in ("torpor", "torch", "h2corn"):
+    for package in ("torpor", "torch", "uvloop"):
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:

@@ -16,7 +16,7 @@ FORBIDDEN = {
     "predictors/batching": {"numpy", "asyncio", "time", *HEAVY, "protocol", "serving", "runtime"},
     "predictors/protocol": {"asyncio", *HEAVY, "serving", "runtime", "batching"},
     "predictors/serving": {*HEAVY, "runtime"},
-    "predictors/runtime": {"kserve", "kubernetes", "h2corn", "serving"},
+    "predictors/runtime": {"kserve", "kubernetes", "hpack", "serving"},
 }
 """What no module of a folder may import, outside packages and torpor's own."""
 
@@ -74,7 +74,7 @@ def test_the_serving_path_imports_nothing_heavy() -> None:
 
 def test_the_authors_import_is_nearly_free() -> None:
     """`import torpor.predictors`, in a model's file, brings the errors and nothing else."""
-    assert not loaded_by("import torpor.predictors") & (HEAVY | {"numpy", "asyncio", "orjson", "h2corn"})
+    assert not loaded_by("import torpor.predictors") & (HEAVY | {"numpy", "asyncio", "orjson", "hpack"})
 
 
 def test_transformers_is_never_ours() -> None:

@@ -45,8 +45,7 @@ class Http1(asyncio.Protocol):
     def __init__(self, server: "HttpServer") -> None:
         self._server = server
         self._app = server.app
-        self.deadline_s = math.inf
-        """When `expire` is due; looked at once a second."""
+        self._deadline_s = math.inf
         self._transport: asyncio.Transport = None  # type: ignore[assignment]
         self._waiting = bytearray()
         """Bytes that belong to no body yet: a head that is not whole, or what is pipelined."""
@@ -63,7 +62,7 @@ class Http1(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment]
-        self.deadline_s = self._server.now() + IDLE_S
+        self._deadline_s = self._server.now() + IDLE_S
         self._server.opened(self)
 
     def data_received(self, data: bytes) -> None:
@@ -88,19 +87,21 @@ class Http1(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._is_blocked = True
-        self.deadline_s = self._server.now() + PROGRESS_S
+        self._deadline_s = self._server.now() + PROGRESS_S
 
     def resume_writing(self) -> None:
         self._is_blocked = False
         if not self._is_closing:
             if self._exchange is None:
-                self.deadline_s = self._server.now() + IDLE_S
+                self._deadline_s = self._server.now() + IDLE_S
             else:
-                self.deadline_s = self._server.now() + PROGRESS_S if self._missing else math.inf
+                self._deadline_s = self._server.now() + PROGRESS_S if self._missing else math.inf
             self._parse(b"")
 
-    def expire(self) -> None:
-        """The caller was too slow."""
+    def sweep(self, now: float) -> None:
+        """End what has lasted too long: answer where that can be done, else close."""
+        if now < self._deadline_s:
+            return
         if self._is_closing or self._is_blocked:
             self._transport.abort()
         elif self._exchange is not None and not self._exchange.is_answered:
@@ -108,10 +109,10 @@ class Http1(asyncio.Protocol):
         elif self._waiting:
             self._refuse_head(RequestTimeout(f"the request's head took more than {HEAD_S:g} s"))
         else:
-            self._transport.close()
+            self.shutdown()
 
     def shutdown(self) -> None:
-        """Close as soon as nothing is being answered; the server takes no new requests."""
+        """Close, unless something is being answered: then `_finish` does."""
         if self._exchange is None and not self._is_closing:
             self._is_closing = True
             self._transport.close()
@@ -161,14 +162,14 @@ class Http1(asyncio.Protocol):
         elif _BARE_LINE_FEED.search(data):
             self._refuse_head(InvalidInput("lines must end with CR LF"))
         else:
-            self.deadline_s = min(self.deadline_s, self._server.now() + HEAD_S)
+            self._deadline_s = min(self._deadline_s, self._server.now() + HEAD_S)
         return data
 
     def _begin(self, head: Head, data: bytes, end: int) -> bytes:
         """Open a request whose head ends at `end` of `data`; what follows its body."""
         exchange = self._exchange = _Http1Exchange(head, self)
         self._server.in_flight += 1
-        self.deadline_s = math.inf
+        self._deadline_s = math.inf
         length = head.length
         if length is not None and len(data) - end >= length:  # the usual case: all of it is here
             rest = data[end + length :]
@@ -211,7 +212,7 @@ class Http1(asyncio.Protocol):
             self._missing -= size
             rest = None if self._missing else data[size:]
         self._size += size
-        self.deadline_s = self._server.now() + PROGRESS_S
+        self._deadline_s = self._server.now() + PROGRESS_S
         if exchange.is_answered:  # it was refused, and what comes is read for the sake of the next request
             if rest is None:
                 if self._size > _MOST_SKIPPED_BYTES:
@@ -227,7 +228,7 @@ class Http1(asyncio.Protocol):
         if rest is None:
             return b""
         self._missing = 0
-        self.deadline_s = math.inf
+        self._deadline_s = math.inf
         exchange.body = b"".join(self._body)
         self._body = []
         self._app.answer(exchange)
@@ -262,7 +263,7 @@ class Http1(asyncio.Protocol):
         elif not self._missing:
             self._finish()
         else:  # refused early: the rest of its body is read for the sake of the next request
-            self.deadline_s = self._server.now() + PROGRESS_S
+            self._deadline_s = self._server.now() + PROGRESS_S
 
     def left(self) -> None:
         """The caller is gone, unanswered."""
@@ -273,7 +274,7 @@ class Http1(asyncio.Protocol):
     def _finish(self) -> None:
         self._exchange = None
         self._chunks = None
-        self.deadline_s = self._server.now() + (PROGRESS_S if self._is_blocked else IDLE_S)
+        self._deadline_s = self._server.now() + (PROGRESS_S if self._is_blocked else IDLE_S)
         if self._server.is_shutting_down:
             self.shutdown()
         elif self._waiting:
@@ -285,7 +286,7 @@ class Http1(asyncio.Protocol):
         self._exchange = None
         self._waiting.clear()
         self._body = []
-        self.deadline_s = self._server.now() + LINGER_S
+        self._deadline_s = self._server.now() + LINGER_S
         self._transport.resume_reading()
         if self._transport.can_write_eof():
             self._transport.write_eof()

@@ -15,6 +15,7 @@ MAX_LENGTH_DIGITS = 18
 
 _REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}) ([!-~]+) HTTP/1\.([01])")
 _FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):([ \t!-~\x80-\xff]*)")
+_HOST = re.compile(rb"[A-Za-z0-9._~%!$&'()*+,;=:\[\]-]*")
 _ABSOLUTE = re.compile(rb"https?://[^/?#]+", re.IGNORECASE)
 _SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[\t -~\x80-\xff]*)?")
 _MAX_SIZE_LINE_BYTES = 1024
@@ -42,6 +43,8 @@ def read_head(block: bytes) -> Head:
         headers[name] = value
     if minor == b"1" and b"host" not in headers:
         raise InvalidInput("header host is missing")
+    if not _HOST.fullmatch(headers.get(b"host", b"")):
+        raise InvalidInput("header host is not HOST:PORT")
     length, is_chunked = _framing(headers, minor)
     options = [option.strip().lower() for option in headers.get(b"connection", b"").split(b",")]
     keeps_alive = b"close" not in options and (minor == b"1" or b"keep-alive" in options)

@@ -19,6 +19,7 @@ from .exchange import Exchange, Fields, Head
 from .http1 import HEAD_S, IDLE_S, PROGRESS_S
 from .http2_fields import (
     MAX_HEADER_LIST_BYTES,
+    TABLE_BYTES,
     CompressionFailed,
     FieldReader,
     Malformed,
@@ -86,7 +87,7 @@ class Http2(asyncio.Protocol):
     def __init__(self, server: "HttpServer") -> None:
         self._server = server
         self._app = server.app
-        self.deadline_s = math.inf
+        self._deadline_s = math.inf
         self._transport: asyncio.Transport = None  # type: ignore[assignment]
         self._buffer = b""
         self._fields = FieldReader()
@@ -106,6 +107,8 @@ class Http2(asyncio.Protocol):
         self._unacknowledged = 0
         """Bytes of DATA that came since the last WINDOW_UPDATE for the connection."""
         self._received_window = _CONNECTION_WINDOW
+        self._block_prefix = b""
+        """Says at the next block that no table is used, to a caller that made its table smaller (RFC 7541, 4.2)."""
         self._out: list[bytes] = []
         self._is_flush_due = False
         self._is_blocked = False
@@ -125,7 +128,7 @@ class Http2(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment]
         self._credit_s = now = self._server.now()
-        self.deadline_s = now + HEAD_S  # for the caller's settings
+        self._deadline_s = now + HEAD_S  # for the caller's settings
         self._server.opened(self)
         settings = struct.pack(">HLHLHL", 3, _MAX_STREAMS, 4, _STREAM_WINDOW, 6, MAX_HEADER_LIST_BYTES)
         self._send(_frame(_SETTINGS, 0, 0, settings))
@@ -171,7 +174,7 @@ class Http2(asyncio.Protocol):
     def pause_writing(self) -> None:
         self._is_blocked = True
         self._transport.pause_reading()
-        self.deadline_s = self._server.now() + PROGRESS_S
+        self._deadline_s = self._server.now() + PROGRESS_S
 
     def resume_writing(self) -> None:
         self._is_blocked = False
@@ -180,23 +183,21 @@ class Http2(asyncio.Protocol):
             self._rest()
             self._pump()
 
-    def expire(self) -> None:
-        """The caller was too slow: with its settings, in taking what was sent, or between streams."""
-        if self._is_blocked or self._is_closed:
-            self._transport.abort()
-        else:
-            self._break(Code.NO_ERROR)
-            self._flush()
-
-    def expire_streams(self, now: float) -> None:
-        """End streams whose body does not come, or whose answer is not taken; called once a second."""
+    def sweep(self, now: float) -> None:
+        """End what has lasted too long: the connection, a body that does not come, an answer that is not taken."""
+        if now >= self._deadline_s:
+            if self._is_blocked or self._is_closed:
+                self._transport.abort()
+            else:
+                self._break(Code.NO_ERROR)
+                self._flush()
         for stream in [*self._streams.values()]:
             if now < stream.deadline_s:
                 continue
-            if not (stream.is_answered or stream.has_whole_body):
-                self._app.refuse(stream, RequestTimeout(f"the body stopped coming for {PROGRESS_S:g} s"))
-            else:
+            if stream.is_answered or stream.has_whole_body:
                 self._reset(stream.id, Code.CANCEL)
+            else:
+                self._app.refuse(stream, RequestTimeout(f"the body stopped coming for {PROGRESS_S:g} s"))
 
     def shutdown(self) -> None:
         """Take no new streams, and close when the last one has ended."""
@@ -282,7 +283,7 @@ class Http2(asyncio.Protocol):
         else:
             self._block, self._block_bytes = [payload], len(payload)
             self._block_stream, self._block_ends = stream_id, bool(flags & _END_STREAM)
-            self.deadline_s = min(self.deadline_s, self._server.now() + HEAD_S)
+            self._deadline_s = min(self._deadline_s, self._server.now() + HEAD_S)
 
     def _continuation(self, flags: int, stream_id: int, payload: bytes) -> None:
         if self._block is None or stream_id != self._block_stream:
@@ -311,6 +312,8 @@ class Http2(asyncio.Protocol):
                 else:
                     self._open(stream_id, head, ends)
                 return
+            if stream is None and stream_id not in self._ignored:
+                raise _Broken(Code.STREAM_CLOSED)
             self._fields.trailers(block)
         except CompressionFailed:
             raise _Broken(Code.COMPRESSION_ERROR) from None
@@ -319,9 +322,8 @@ class Http2(asyncio.Protocol):
             self._spend()
             return
         if stream is None:
-            if stream_id not in self._ignored:
-                raise _Broken(Code.STREAM_CLOSED)
-        elif stream.has_whole_body:
+            return
+        if stream.has_whole_body:
             self._reset(stream_id, Code.STREAM_CLOSED)
         elif not ends:
             self._reset(stream_id, Code.PROTOCOL_ERROR)
@@ -331,7 +333,7 @@ class Http2(asyncio.Protocol):
     def _open(self, stream_id: int, head: Head, ends: bool) -> None:
         stream = self._streams[stream_id] = Stream(head, self, stream_id, self._stream_window, ends)
         self._server.in_flight += 1
-        self.deadline_s = math.inf
+        self._deadline_s = math.inf
         if ends and head.length:
             self._reset(stream_id, Code.PROTOCOL_ERROR)
         elif head.length is not None and head.length > self._server.max_body_bytes:
@@ -371,7 +373,9 @@ class Http2(asyncio.Protocol):
                 raise _Broken(Code.PROTOCOL_ERROR)
             return
         for name, value in struct.iter_unpack(">HL", payload):
-            if name == 2 and value > 1:
+            if name == 1 and value < TABLE_BYTES:
+                self._block_prefix = b"\x20"
+            elif name == 2 and value > 1:
                 raise _Broken(Code.PROTOCOL_ERROR)
             if name == 4:
                 self._set_stream_window(value)
@@ -461,13 +465,13 @@ class Http2(asyncio.Protocol):
         """A whole answer: header block, body, and the header block of trailers."""
         size = len(body)
         ends = 0 if size or trailers is not None else _END_STREAM
-        self._send(_frame(_HEADERS, _END_HEADERS | ends, stream.id, block))
+        self._send_block(stream, block, ends)
         if size <= stream.window and size <= self._window and size <= self._max_frame_bytes and not stream.unsent:
             if size:
                 self._window -= size
                 self._send(_frame(_DATA, 0 if trailers is not None else _END_STREAM, stream.id, body))
             if trailers is not None:
-                self._send(_frame(_HEADERS, _END_HEADERS | _END_STREAM, stream.id, trailers))
+                self._send_block(stream, trailers, _END_STREAM)
             self._end(stream)
         else:
             stream.trailers = trailers
@@ -482,7 +486,12 @@ class Http2(asyncio.Protocol):
 
     def send_block(self, stream: "Stream", block: bytes) -> None:
         """The header block of an answer whose body comes in pieces."""
-        self._send(_frame(_HEADERS, _END_HEADERS, stream.id, block))
+        self._send_block(stream, block, 0)
+
+    def _send_block(self, stream: "Stream", block: bytes, ends: int) -> None:
+        if self._block_prefix:
+            block, self._block_prefix = self._block_prefix + block, b""
+        self._send(_frame(_HEADERS, _END_HEADERS | ends, stream.id, block))
 
     def send_end(self, stream: "Stream", trailers: bytes) -> None:
         """The end of an answer that came in pieces."""
@@ -527,7 +536,7 @@ class Http2(asyncio.Protocol):
                 self._out.clear()
         if stream.is_ending:
             if stream.trailers is not None:
-                self._send(_frame(_HEADERS, _END_HEADERS | _END_STREAM, stream.id, stream.trailers))
+                self._send_block(stream, stream.trailers, _END_STREAM)
             self._end(stream)
         else:
             stream.deadline_s = math.inf
@@ -573,9 +582,9 @@ class Http2(asyncio.Protocol):
     def _rest(self) -> None:
         """Set the time that the connection has for what it should do next."""
         if self._is_blocked:
-            self.deadline_s = self._server.now() + PROGRESS_S
+            self._deadline_s = self._server.now() + PROGRESS_S
         else:
-            self.deadline_s = math.inf if self._streams else self._server.now() + IDLE_S
+            self._deadline_s = math.inf if self._streams else self._server.now() + IDLE_S
 
     def _break(self, code: Code) -> None:
         """End the connection, and with it every stream."""

@@ -77,7 +77,7 @@ class Rest:
     def _inference(self, path: str) -> tuple[ServedModel, Handler] | None:
         """The model and handler of an inference's path, None for another path. Raises NotFound for an unknown model."""
         handler: Callable[[ServedModel, Exchange], None]
-        match [unquote(part) for part in path.split("/")[1:]]:
+        match [unquote(part) for part in path.rstrip("/").split("/")[1:]]:
             case ["v1", "models", name] if name.endswith(":predict"):
                 model, handler = self._data_plane.model(name.removesuffix(":predict")), self._predict_v1
             case ["v2", "models", name, "infer"]:
@@ -93,30 +93,30 @@ class Rest:
 
     def _route(self, method: str, path: str) -> Handler:
         """The handler of a path. Raises NotFound, MethodNotAllowed, NotSupported."""
-        match [unquote(part) for part in path.rstrip("/").split("/")[1:]]:
-            case []:
+        match [unquote(part) for part in path.rstrip("/").split("/")]:
+            case [""]:
                 return self._reading(method, lambda: (200, {"status": "alive"}))
-            case ["metrics"]:
+            case ["", "metrics"]:
                 if method not in ("GET", "HEAD"):
                     raise _not_allowed(method, "GET")
                 return self._metrics
-            case ["v1", "models"]:
+            case ["", "v1", "models"]:
                 return self._reading(method, lambda: (200, {"models": [*self._data_plane.models]}))
-            case ["v1", "models", name] if name.endswith(":predict"):
+            case ["", "v1", "models", name] if name.endswith(":predict"):
                 raise _not_allowed(method, "POST")
-            case ["v1", "models", name] if name.endswith(":explain"):
+            case ["", "v1", "models", name] if name.endswith(":explain"):
                 raise NotSupported("explain is not supported")
-            case ["v1", "models", name]:
+            case ["", "v1", "models", name]:
                 return self._reading(method, partial(self._model_ready, name, ""))
-            case ["v2"]:
+            case ["", "v2"]:
                 return self._reading(method, self._server_metadata)
-            case ["v2", "health", "live"]:
+            case ["", "v2", "health", "live"]:
                 return self._reading(method, lambda: (200, {"live": True}))
-            case ["v2", "health", "ready"]:
+            case ["", "v2", "health", "ready"]:
                 return self._reading(method, self._server_ready)
-            case ["v2", "models"]:
+            case ["", "v2", "models"]:
                 return self._reading(method, lambda: (200, {"models": [*self._data_plane.models]}))
-            case ["v2", "models", name, *rest]:
+            case ["", "v2", "models", name, *rest]:
                 return self._route_model(method, path, name, rest)
         raise NotFound(f"path {path[:200]} is unknown")
 

@@ -22,10 +22,8 @@ _SWEEP_S = 1.0
 class Connection(Protocol):
     """What the server asks of an open connection."""
 
-    deadline_s: float
-
-    def expire(self) -> None:
-        """`deadline_s` has passed."""
+    def sweep(self, now: float) -> None:
+        """End what its caller is too slow with; called once a second."""
 
     def shutdown(self) -> None:
         """Begin nothing new, and close when nothing is being answered."""
@@ -102,10 +100,7 @@ class HttpServer:
         """Look for callers that are too slow, once a second: cheaper than a timer for each."""
         now = self.now()
         for connection in [*self.connections]:
-            if now >= connection.deadline_s:
-                connection.expire()
-            if isinstance(connection, Http2):
-                connection.expire_streams(now)
+            connection.sweep(now)
         self._sweeper = self.loop.call_later(_SWEEP_S, self._sweep)
 
 
@@ -116,7 +111,7 @@ class _FirstBytes(asyncio.Protocol):
         self._server = server
         self._data = b""
         self._transport: asyncio.Transport = None  # type: ignore[assignment]
-        self.deadline_s = server.now() + IDLE_S
+        self._deadline_s = server.now() + IDLE_S
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment]
@@ -133,7 +128,7 @@ class _FirstBytes(asyncio.Protocol):
         elif len(preface) == len(PREFACE):
             self._hand_over(Http2(self._server), self._data[len(PREFACE) :])
         else:
-            self.deadline_s = min(self.deadline_s, self._server.now() + HEAD_S)
+            self._deadline_s = min(self._deadline_s, self._server.now() + HEAD_S)
 
     def connection_lost(self, error: Exception | None) -> None:
         self._server.closed(self)
@@ -145,8 +140,9 @@ class _FirstBytes(asyncio.Protocol):
         if data:
             protocol.data_received(data)
 
-    def expire(self) -> None:
-        self._transport.abort()
+    def sweep(self, now: float) -> None:
+        if now >= self._deadline_s:
+            self._transport.abort()
 
     def shutdown(self) -> None:
         self._transport.close()
