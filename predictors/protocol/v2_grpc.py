@@ -1,15 +1,22 @@
-"""Open Inference (v2) over gRPC: protobuf messages to and from tensors.
+"""Open Inference (v2) over gRPC: the bytes of protobuf messages to and from tensors.
 
 Source: the Open Inference Protocol's inference_grpc.md. Data come raw (`raw_input_contents`, one entry an input) or typed
 (`contents`); a request that brings raw data gets raw data, any other gets typed contents where the datatype has a field.
+
+Callers send the same message with every request, only the raw data differ, and these come last, since protobuf writes
+fields in the order of their numbers. So what precedes them is read once and found again by its bytes, and tensors are
+views of the received bytes; anything else takes protobuf's own way. A response's message is kept likewise.
 """
 
 import math
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
+from google.protobuf.message import DecodeError
 
 from ..errors import InvalidInput
+from ..remembered import Remembered
 from .datatypes import DTYPES, Array, array_from_raw, datatype_of, element_bytes, encode_bytes, object_array
 from .inference import NO_PARAMETERS, InferRequest, InferResponse, Parameter, Parameters, timeout_of
 from .messages import message
@@ -25,21 +32,126 @@ _FIELDS = {
     "FP32": "fp32_contents", "FP64": "fp64_contents", "BYTES": "bytes_contents",
 }  # fmt: skip
 
+_LENGTH_DELIMITED = 2
+_RAW_INPUT_CONTENTS = 7 << 3 | _LENGTH_DELIMITED
+_RAW_OUTPUT_CONTENTS = 6 << 3 | _LENGTH_DELIMITED
+"""Tags: a field's number and its wire type (https://protobuf.dev/programming-guides/encoding)."""
 
-def decode(request: Any) -> InferRequest:
-    """An `inference.ModelInferRequest` (model name and version are the caller's to read). Raises InvalidInput."""
-    raw = request.raw_input_contents
-    tensors = request.inputs
+
+class InferCall(NamedTuple):
+    """A request and whom it is for; version "" for any."""
+
+    model_name: str
+    model_version: str
+    request: InferRequest
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Layout:
+    """What a message says beside its tensors' data. tensors: name, datatype and shape of each."""
+
+    model_name: str
+    model_version: str
+    tensors: tuple[tuple[str, str, tuple[int, ...]], ...]
+    outputs: tuple[str, ...]
+    id: str
+    parameters: Parameters
+    timeout_s: float | None
+
+
+_LAYOUTS: Remembered[bytes, _Layout] = Remembered(512)
+"""Layouts of messages with raw data, by the bytes that precede these."""
+
+_LARGEST_KEPT_BYTES = 2048
+
+_HEADS: Remembered[tuple[object, ...], bytes] = Remembered(1024)
+"""Messages of responses without their raw data, by model, version and the tensors' names, dtypes and shapes."""
+
+
+def decode(data: bytes, start: int = 0) -> InferCall:
+    """The `inference.ModelInferRequest` in `data` from `start` on. Raises InvalidInput."""
+    found = _find_raw(data, start)
+    if found is not None:
+        text, places = found
+        layout = _LAYOUTS.get(text)
+        if layout is not None and len(layout.tensors) == len(places):
+            inputs: dict[str, Array] = {}
+            for (name, datatype, shape), (at, size) in zip(layout.tensors, places, strict=True):
+                check_size(name, datatype, shape, size)
+                inputs[name] = array_from_raw(name, datatype, shape, data, at, size)
+            return _call(layout, inputs, None, layout)
+    try:
+        said = ModelInferRequest.FromString(data[start:])
+    except DecodeError:
+        raise InvalidInput("the message is not a valid inference.ModelInferRequest") from None
+    layout = _read_layout(said)
+    raw = said.raw_input_contents
+    if not raw:
+        inputs = {
+            name: _from_typed(tensor, datatype, shape)
+            for tensor, (name, datatype, shape) in zip(said.inputs, layout.tensors, strict=True)
+        }
+        return _call(layout, inputs, frozenset(), None)
+    inputs = {}
+    for (name, datatype, shape), content in zip(layout.tensors, raw, strict=True):
+        check_size(name, datatype, shape, len(content))
+        inputs[name] = array_from_raw(name, datatype, shape, content, 0, len(content))
+    if found is not None and len(found[0]) <= _LARGEST_KEPT_BYTES:
+        _LAYOUTS.keep(found[0], layout)
+    return _call(layout, inputs, None, layout)
+
+
+def _call(
+    layout: _Layout, inputs: dict[str, Array], binary_outputs: frozenset[str] | None, kept: _Layout | None
+) -> InferCall:
+    request = InferRequest(inputs, layout.outputs, binary_outputs, layout.id, layout.parameters, layout.timeout_s, kept)
+    return InferCall(layout.model_name, layout.model_version, request)
+
+
+def _find_raw(data: bytes, start: int) -> tuple[bytes, list[tuple[int, int]]] | None:
+    """What precedes the raw data, and where each of them lies: (start, size). None if they are not all at the end."""
+    places: list[tuple[int, int]] = []
+    at, head_end, end = start, -1, len(data)
+    while at < end - 1:
+        tag, size = data[at], data[at + 1]
+        if tag & 0x87 != _LENGTH_DELIMITED:
+            return None
+        if tag == _RAW_INPUT_CONTENTS:
+            if head_end < 0:
+                head_end = at
+        elif head_end >= 0:
+            return None
+        at += 2
+        if size > 127:  # a varint of several bytes, the lowest seven bits first
+            size &= 127
+            for shift in (7, 14, 21, 28):
+                if at >= end:
+                    return None
+                byte = data[at]
+                at += 1
+                size |= (byte & 127) << shift
+                if byte < 128:
+                    break
+            else:
+                return None
+        if head_end >= 0:
+            places.append((at, size))
+        at += size
+    return (data[start:head_end], places) if at == end and places else None
+
+
+def _read_layout(said: Any) -> _Layout:
+    """Check everything but the data."""
+    raw, tensors = said.raw_input_contents, said.inputs
     if not tensors:
         raise InvalidInput("inputs must not be empty")
     if raw and len(raw) != len(tensors):
         raise InvalidInput(f"raw_input_contents has {len(raw)} entries, must have {len(tensors)}, one for each input")
-    inputs: dict[str, Array] = {}
+    read: dict[str, tuple[str, str, tuple[int, ...]]] = {}
     for position, tensor in enumerate(tensors):
-        name = tensor.name
-        if not name or name in inputs:
+        name, datatype = tensor.name, tensor.datatype
+        if not name or name in read:
             raise InvalidInput(f"inputs[{position}].name = '{name}', must be given, and once only")
-        datatype = tensor.datatype
         if datatype not in DTYPES:
             raise InvalidInput(f"input '{name}': datatype = '{datatype}', must be one of {', '.join(DTYPES)}")
         shape = tuple(tensor.shape)
@@ -48,36 +160,59 @@ def decode(request: Any) -> InferRequest:
         check_shape(name, shape)
         if raw and tensor.contents.ListFields():
             raise InvalidInput(f"input '{name}': contents and raw_input_contents exclude one another")
-        inputs[name] = _from_raw(name, datatype, shape, raw[position]) if raw else _from_typed(tensor, datatype, shape)
-    outputs = tuple(output.name for output in request.outputs)
+        read[name] = name, datatype, shape
+    outputs = tuple(output.name for output in said.outputs)
     if len(set(outputs)) != len(outputs) or "" in outputs:
         raise InvalidInput("outputs must each have a name, and each name once only")
-    parameters = _parameters(request.parameters) if request.parameters else NO_PARAMETERS
-    timeout_s = timeout_of(parameters) if parameters else None
-    layout = (tuple([(name, array.dtype, array.shape) for name, array in inputs.items()]), outputs)
-    return InferRequest(inputs, outputs, None if raw else frozenset(), request.id, parameters, timeout_s, layout)
+    parameters = _parameters(said.parameters) if said.parameters else NO_PARAMETERS
+    timeout_s = timeout_of(parameters)
+    return _Layout(said.model_name, said.model_version, tuple(read.values()), outputs, said.id, parameters, timeout_s)
 
 
-def encode(response: InferResponse, *, raw: bool) -> Any:
-    """An `inference.ModelInferResponse`; FP16 has no typed field, so a response that holds it is raw in any case."""
+def encode(response: InferResponse, *, raw: bool) -> bytes:
+    """An `inference.ModelInferResponse`; FP16 has no typed field, so a response that holds it is raw in any case.
+
+    Raises ModelFailed for an output that has no datatype.
+    """
+    outputs = response.outputs
+    key: tuple[object, ...] | None = None
+    if raw and not response.id:
+        key = (response.model_name, response.model_version)
+        for name, array in outputs.items():
+            key += (name, array.dtype, array.shape)
+        head = _HEADS.get(key)
+        if head is not None:
+            return _with_raw(head, outputs)
     answer = ModelInferResponse(model_name=response.model_name, model_version=response.model_version, id=response.id)
-    datatypes = {name: datatype_of(array) for name, array in response.outputs.items()}
+    datatypes = {name: datatype_of(array) for name, array in outputs.items()}
     raw = raw or "FP16" in datatypes.values()
-    for name, array in response.outputs.items():
+    for name, array in outputs.items():
         datatype = datatypes[name]
         output = answer.outputs.add(name=name, datatype=datatype, shape=array.shape)
         if raw:
-            answer.raw_output_contents.append(encode_bytes(array) if datatype == "BYTES" else array.tobytes())
-        elif datatype == "BYTES":
+            continue
+        if datatype == "BYTES":
             output.contents.bytes_contents.extend(map(element_bytes, array.ravel()))
         else:
             getattr(output.contents, _FIELDS[datatype]).extend(array.ravel().tolist())
-    return answer
+    head = answer.SerializeToString()
+    if key is not None:
+        _HEADS.keep(key, head)
+    return _with_raw(head, outputs) if raw else head
 
 
-def _from_raw(name: str, datatype: str, shape: tuple[int, ...], data: bytes) -> Array:
-    check_size(name, datatype, shape, len(data))
-    return array_from_raw(name, datatype, shape, data, 0, len(data))
+def _with_raw(head: bytes, outputs: dict[str, Array]) -> bytes:
+    """A response's message with its raw data, whose field has the highest number and therefore comes last."""
+    pieces = [head]
+    for array in outputs.values():
+        content = encode_bytes(array) if array.dtype == object else array.tobytes()
+        size = len(content)
+        prefix = [_RAW_OUTPUT_CONTENTS]
+        while size > 127:
+            prefix.append(size & 127 | 128)
+            size >>= 7
+        pieces += (bytes((*prefix, size)), content)
+    return b"".join(pieces)
 
 
 def _from_typed(tensor: Any, datatype: str, shape: tuple[int, ...]) -> Array:

@@ -27,6 +27,8 @@ logger = logging.getLogger("torpor.grpc")
 
 _GRPC = (b"content-type", b"application/grpc")
 _OK = ((b"grpc-status", b"0"),)
+_PREFIX_BYTES = 5
+
 _MAX_STREAMED_BYTES = 64 << 10
 """Health and reflection take small messages."""
 
@@ -103,7 +105,7 @@ class Grpc:
 
     def _answer(self, request_type: str, method: Unary, exchange: Exchange) -> None:
         """A unary call that is answered at once."""
-        response = method(_parse(request_type, _message_bytes(exchange.body)))
+        response = method(_parse(request_type, exchange.body))
         _stream(exchange).respond_grpc(_frame(response.SerializeToString()), _OK)
 
     async def _answer_streaming(self, stream: Stream, request_type: str, method: Streaming) -> None:
@@ -120,14 +122,15 @@ class Grpc:
         stream.end_grpc(status)
 
     def _model_infer(self, exchange: Exchange) -> None:
-        request = _parse("inference.ModelInferRequest", _message_bytes(exchange.body))
-        model = self._data_plane.model(request.model_name, request.model_version)
+        body = exchange.body
+        _check_frame(body)
+        name, version, request = v2_grpc.decode(body, _PREFIX_BYTES)
+        model = self._data_plane.model(name, version)
         self._data_plane.check_accepting(model)
-        timeout_s = _timeout(exchange)
-        decoded = v2_grpc.decode(request)
         headers = exchange.head.text_headers() if model.signature.wants else None
-        raw = decoded.binary_outputs is None
-        bound = model.start(decoded, headers, timeout_s, partial(self._inferred, _stream(exchange), raw))
+        raw = request.binary_outputs is None
+        answer = partial(self._inferred, _stream(exchange), raw)
+        bound = model.start(request, headers, _timeout(exchange), answer)
         exchange.on_leave = partial(model.batcher.cancel, bound)
 
     def _inferred(self, stream: Stream, raw: bool, result: InferResponse | TorporError) -> None:
@@ -135,12 +138,12 @@ class Grpc:
             self.fail(stream, result)
             return
         try:
-            message_bytes = v2_grpc.encode(result, raw=raw).SerializeToString()
+            answer = v2_grpc.encode(result, raw=raw)
         except Exception as error:
             self.fail(stream, error)
             return
         self._requests["grpc", "OK"] += 1
-        stream.respond_grpc(_frame(message_bytes), _OK)
+        stream.respond_grpc(_frame(answer), _OK)
 
     def _server_live(self, request: Any) -> Any:
         return message("inference.ServerLiveResponse")(live=True)
@@ -211,9 +214,11 @@ class Grpc:
             yield response
 
 
-def _parse(message_type: str, data: bytes) -> Any:
+def _parse(message_type: str, body: bytes) -> Any:
+    """The message in a frame."""
+    _check_frame(body)
     try:
-        return message(message_type).FromString(data)
+        return message(message_type).FromString(body[_PREFIX_BYTES:])
     except DecodeError:
         raise InvalidInput(f"the message is not a valid {message_type}") from None
 
@@ -222,16 +227,15 @@ def _frame(data: bytes) -> bytes:
     return b"\0" + len(data).to_bytes(4, "big") + data
 
 
-def _message_bytes(body: bytes) -> bytes:
-    """The one message of a unary call."""
-    if len(body) < 5:
-        raise InvalidInput(f"gRPC frame has {len(body)} bytes, must have 5 or more")
+def _check_frame(body: bytes) -> None:
+    """The one message of a unary call must be whole, alone and not compressed."""
+    if len(body) < _PREFIX_BYTES:
+        raise InvalidInput(f"gRPC frame has {len(body)} bytes, must have {_PREFIX_BYTES} or more")
     if body[0]:
         raise NotSupported("compressed gRPC messages are not supported")
-    length = int.from_bytes(body[1:5], "big")
-    if length != len(body) - 5:
-        raise InvalidInput(f"gRPC frame says {length} bytes, {len(body) - 5} came")
-    return body[5:]
+    length = int.from_bytes(body[1:_PREFIX_BYTES], "big")
+    if length != len(body) - _PREFIX_BYTES:
+        raise InvalidInput(f"gRPC frame says {length} bytes, {len(body) - _PREFIX_BYTES} came")
 
 
 def _stream(exchange: Exchange) -> Stream:
@@ -250,13 +254,13 @@ async def _messages(stream: Stream, message_type: str) -> AsyncIterator[Any]:
     while more:
         chunk, more = await stream.chunk()
         buffer += chunk
-        while len(buffer) >= 5:
-            size = 5 + int.from_bytes(buffer[1:5], "big")
+        while len(buffer) >= _PREFIX_BYTES:
+            size = _PREFIX_BYTES + int.from_bytes(buffer[1:_PREFIX_BYTES], "big")
             if size > _MAX_STREAMED_BYTES:
                 raise PayloadTooLarge(f"message = {size} bytes, must be in [0, {_MAX_STREAMED_BYTES}]")
             if len(buffer) < size:
                 break
-            yield _parse(message_type, _message_bytes(buffer[:size]))
+            yield _parse(message_type, buffer[:size])
             buffer = buffer[size:]
     if buffer:
         raise InvalidInput("the call ended inside a message")

@@ -10,12 +10,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from torpor.predictors.errors import InvalidInput, ModelFailed
+from torpor.predictors.protocol import v2_grpc
 from torpor.predictors.protocol.datatypes import DTYPES, datatype_of, encode_bytes
 from torpor.predictors.protocol.inference import InferResponse
 from torpor.predictors.protocol.messages import message
-from torpor.predictors.protocol.v2_grpc import decode, encode
 
 Request = message("inference.ModelInferRequest")
+Response = message("inference.ModelInferResponse")
+
+
+def decode(request):
+    """The request in the bytes of a message, after a frame's prefix."""
+    return v2_grpc.decode(b"\0\0\0\0\0" + request.SerializeToString(), 5).request
+
+
+def encode(response: InferResponse, *, raw: bool):
+    return Response.FromString(v2_grpc.encode(response, raw=raw))
+
 
 FIELDS = {
     "BOOL": "bool_contents", "UINT8": "uint_contents", "UINT16": "uint_contents", "UINT32": "uint_contents",
@@ -84,9 +95,38 @@ def test_typed_tensors_come_out_as_they_went_in(inputs: dict[str, np.ndarray]) -
 
 @given(st.binary(max_size=200))
 def test_any_message_is_a_request_or_invalid_input(data: bytes) -> None:
-    """Whatever protobuf reads raises nothing but InvalidInput."""
-    with contextlib.suppress(InvalidInput, DecodeError):
-        decode(Request.FromString(data))
+    """Whatever bytes come raise nothing but InvalidInput."""
+    with contextlib.suppress(InvalidInput):
+        v2_grpc.decode(data)
+
+
+@given(tensors, st.data())
+def test_a_message_means_what_protobuf_says(inputs: dict[str, np.ndarray], data: st.DataObject) -> None:
+    """Fields in any order, or changed anywhere, found again or not: the same tensors, or both are refused."""
+    said = make(inputs, raw=True).SerializeToString()
+    for _ in range(2):  # the second time its layout is known
+        assert content(v2_grpc.decode(said).request.inputs) == content(inputs)
+    place = data.draw(st.integers(0, len(said) - 1))
+    changed = said[:place] + bytes([data.draw(st.integers(0, 255))]) + said[place + 1 :]
+    try:
+        parsed = Request.FromString(changed)
+    except DecodeError:
+        with pytest.raises(InvalidInput):
+            v2_grpc.decode(changed)
+        return
+    pieces = [Request(raw_input_contents=parsed.raw_input_contents)]
+    rest = Request()
+    rest.CopyFrom(parsed)
+    rest.ClearField("raw_input_contents")
+    backwards = b"".join(part.SerializeToString() for part in [*pieces, rest])  # the data first: protobuf's own way
+    answers = []
+    for form in (changed, backwards):
+        try:
+            call = v2_grpc.decode(form)
+            answers.append((call.model_name, call.model_version, call.request.id, content(call.request.inputs)))
+        except InvalidInput as error:
+            answers.append(str(error))
+    assert repr(answers[0]) == repr(answers[1])
 
 
 @given(
