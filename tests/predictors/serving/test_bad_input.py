@@ -351,8 +351,10 @@ def infer_message(first: float = 1.0, **changes: object):
 @pytest.mark.parametrize(
     ("request_message", "code", "text"),
     [
-        (Infer(model_name="other", inputs=infer_message().inputs), "NOT_FOUND", "model 'other' is unknown, must be one of marked"),
-        (Infer(model_name="marked", model_version="2", inputs=infer_message().inputs), "NOT_FOUND", "has no version '2', must be 1"),
+        (Infer(model_name="other", inputs=infer_message().inputs), "NOT_FOUND",
+         "model 'other' is unknown, must be one of marked"),
+        (Infer(model_name="marked", model_version="2", inputs=infer_message().inputs), "NOT_FOUND",
+         "has no version '2', must be 1"),
         (Infer(model_name="marked"), "INVALID_ARGUMENT", "inputs must not be empty"),
         (infer_message(name="y"), "INVALID_ARGUMENT", "input 'y' is unknown, must be one of 'x'"),
         (infer_message(name="é" * 5000), "INVALID_ARGUMENT", "input 'éé"),

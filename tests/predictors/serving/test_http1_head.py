@@ -1,0 +1,134 @@
+"""The reader of HTTP/1 heads against llhttp, the parser of Node.js: nothing that we accept means anything else there."""
+
+import contextlib
+import itertools
+import re
+
+import httptools
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from torpor.predictors.errors import TorporError
+from torpor.predictors.serving.http1_head import ChunkedBody, read_head
+
+TOKENS = st.text("abcXYZ-_!1", min_size=1, max_size=8).map(str.encode)
+PIECES = st.sampled_from([
+    b"GET", b"POST", b" ", b"/", b"/v2?x=1", b"*", b"http://h/p", b" HTTP/1.1", b" HTTP/1.0", b" HTTP/2.0", b"\r\n", b"\n",
+    b"\r", b"Host: h", b"host:h", b"Host: a b", b"Content-Length: 5", b"Content-Length: 05", b"content-length: +5",
+    b"Content-Length: 5, 5", b"Transfer-Encoding: chunked", b"transfer-encoding: gzip", b"X: y", b"X : y", b" X: y", b"X:",
+    b": y", b"X: \0", b"X: \xff", b"Connection: close", b"Expect: 100-continue", b"\t", b"\0", b"\x80",
+])  # fmt: skip
+
+
+class Seen:
+    """What llhttp reports of a message."""
+
+    def __init__(self) -> None:
+        self.url = b""
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.body = b""
+        self.complete = False
+
+    def on_url(self, url: bytes) -> None:
+        self.url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers.append((name.lower(), value.strip(b" \t")))
+
+    def on_body(self, body: bytes) -> None:
+        self.body += body
+
+    def on_message_complete(self) -> None:
+        self.complete = True
+
+
+def by_llhttp(data: bytes) -> tuple[httptools.HttpRequestParser, Seen]:
+    seen = Seen()
+    parser = httptools.HttpRequestParser(seen)
+    with contextlib.suppress(httptools.HttpParserUpgrade):
+        parser.feed_data(data)
+    return parser, seen
+
+
+def check(block: bytes) -> None:
+    try:
+        head = read_head(block)
+    except TorporError:
+        return
+    parser, seen = by_llhttp(block)
+    assert parser.get_method() == head.method.encode()
+    path = re.sub(rb"(?i)^https?://[^/?#]+", b"", seen.url).partition(b"?")[0].partition(b"#")[0]
+    assert (path or b"/") == head.path.encode()
+    assert dict(seen.headers).keys() == head.headers.keys()
+    for name, value in head.headers.items():
+        joined = (b"; " if name == b"cookie" else b", ").join([v for n, v in seen.headers if n == name])
+        assert value == joined
+    assert seen.complete == (head.length == 0)
+
+
+KNOWN = st.sampled_from([b"GET", b"POST", b"PUT", b"HEAD", b"OPTIONS"])
+VALUES = st.text(st.characters(codec="latin-1", exclude_characters="\r\n\0"), max_size=8).map(
+    lambda t: t.encode("latin-1")
+)
+
+
+@given(st.lists(PIECES, max_size=12))
+def test_any_head_is_refused_or_read_as_llhttp_does(pieces: list[bytes]) -> None:
+    """Pieces of heads in any order."""
+    check(b"".join(pieces) + b"\r\n\r\n")
+
+
+@given(
+    KNOWN, st.sampled_from([b"/", b"/v2/a%20b?c#d", b"http://h", b"*"]), st.lists(st.tuples(TOKENS, VALUES), max_size=6)
+)
+def test_headers_are_read_as_llhttp_does(method: bytes, target: bytes, fields: list[tuple[bytes, bytes]]) -> None:
+    """Any names and values."""
+    lines = [method + b" " + target + b" HTTP/1.1", b"Host: h", *[name + b": " + value for name, value in fields]]
+    check(b"\r\n".join(lines) + b"\r\n\r\n")
+
+
+@given(st.binary(max_size=60), st.lists(st.integers(1, 20), max_size=8), st.lists(st.integers(0, 200), max_size=6))
+def test_chunks_are_put_together_wherever_they_are_cut(body: bytes, sizes: list[int], cuts: list[int]) -> None:
+    """Chunks of any sizes in pieces of any sizes give the body, and what follows it."""
+    sent, at = b"", 0
+    for size in [*sizes, 60]:
+        if piece := body[at : at + size]:
+            sent += b"%x;q=1\r\n%b\r\n" % (len(piece), piece)
+        at += size
+    body, sent = body[:at], sent + b"0\r\nx: y\r\n\r\nGET"
+    places = [0, *sorted(min(cut, len(sent)) for cut in cuts), len(sent)]
+    chunks, read, rest = ChunkedBody(), b"", None
+    for start, stop in itertools.pairwise(places):
+        if rest is not None:
+            rest += sent[start:stop]
+            continue
+        pieces, rest = chunks.feed(sent[start:stop])
+        read += b"".join(pieces)
+    assert (read, rest) == (body, b"GET")
+
+
+@given(
+    st.lists(
+        st.sampled_from([b"5", b"\r\n", b"hello", b"0", b"\n", b";", b"x: y", b"g", b" ", b"-1", b"\r"]), max_size=9
+    )
+)
+def test_any_chunks_are_refused_or_read_as_llhttp_does(pieces: list[bytes]) -> None:
+    """A body that we call whole is whole for llhttp, and the same."""
+    sent = b"".join(pieces)
+    try:
+        read, rest = ChunkedBody().feed(sent)
+    except TorporError:
+        return
+    if rest is None:
+        return
+    _, seen = by_llhttp(
+        b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n" + sent[: len(sent) - len(rest)]
+    )
+    assert (seen.complete, seen.body) == (True, b"".join(read))
+
+
+@pytest.mark.parametrize("size", [b"10000000000000000", b"-5", b"0x5", b"5 5", b""])
+def test_a_size_that_is_none_is_refused(size: bytes) -> None:
+    """Hexadecimal digits, fifteen at most."""
+    with pytest.raises(TorporError, match="must be its size in hexadecimal"):
+        ChunkedBody().feed(size + b"\r\nhello\r\n0\r\n\r\n")

@@ -1,0 +1,253 @@
+"""Callers that are too slow, with the time in hand: what each is given, and how it is told that it is over."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+
+import pytest
+from hyperframe.frame import DataFrame, Frame, HeadersFrame, PingFrame, SettingsFrame, WindowUpdateFrame
+from torpor.predictors.errors import TorporError
+from torpor.predictors.serving.exchange import Exchange, Fields
+from torpor.predictors.serving.http1 import HEAD_S, IDLE_S, LINGER_S, PROGRESS_S, Http1
+from torpor.predictors.serving.http2 import Http2
+from torpor.predictors.serving.http2_fields import encode_field
+from torpor.predictors.serving.server import HttpServer
+
+
+class Transport:
+    """Remembers what was written and how it ended."""
+
+    def __init__(self) -> None:
+        self.written = b""
+        self.ended = ""
+
+    def write(self, data: bytes) -> None:
+        self.written += data
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        self.ended = "half"
+
+    def close(self) -> None:
+        self.ended = "closed"
+
+    def abort(self) -> None:
+        self.ended = "aborted"
+
+    def is_closing(self) -> bool:
+        return self.ended in ("closed", "aborted")
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
+
+
+class App:
+    """Keeps what it is asked, to be answered by the test; `/echo` is answered at once."""
+
+    def __init__(self) -> None:
+        self.asked: list[Exchange] = []
+
+    def open(self, exchange: Exchange) -> bool:
+        exchange.handler = self.asked.append
+        if exchange.head.path == "/echo":
+            exchange.handler = lambda exchange: exchange.respond(200, exchange.body)
+        return True
+
+    def answer(self, exchange: Exchange) -> None:
+        assert exchange.handler is not None
+        exchange.handler(exchange)
+
+    def refuse(self, exchange: Exchange, error: TorporError) -> None:
+        exchange.respond(error.http_status, str(error).encode())
+
+    def malformed(self, error: TorporError) -> tuple[bytes, Fields]:
+        return str(error).encode(), ()
+
+
+class Bench:
+    """A connection of either version to a server whose clock the test moves."""
+
+    def __init__(self, protocol: type[Http1] | type[Http2]) -> None:
+        self.app = App()
+        self.server = HttpServer(self.app, "", 0, 1 << 20)
+        self.now_s = 1000.0
+        self.server.now = lambda: self.now_s
+        self.transport = Transport()
+        self.connection = protocol(self.server)
+        self.connection.connection_made(self.transport)  # type: ignore[arg-type]
+        if protocol is Http2:
+            self.frames(SettingsFrame(0))
+
+    def say(self, data: bytes) -> None:
+        self.connection.data_received(data)
+
+    def frames(self, *frames: Frame) -> None:
+        self.say(b"".join(frame.serialize() for frame in frames))
+
+    def post(self, stream: int, path: bytes = b"/echo", *, ends: bool = False) -> HeadersFrame:
+        names = [(b":method", b"POST"), (b":scheme", b"http"), (b":path", path)]
+        block = b"".join(encode_field(name, value) for name, value in names)
+        return HeadersFrame(stream, block, flags=["END_HEADERS", *(["END_STREAM"] if ends else [])])
+
+    def later(self, seconds: float) -> "Bench":
+        """The server looks after so many seconds."""
+        self.now_s += seconds
+        self.connection.sweep(self.now_s)
+        return self
+
+    def written(self) -> bytes:
+        self.server.loop.run_until_complete(asyncio.sleep(0))  # what is due at the end of an iteration
+        data, self.transport.written = self.transport.written, b""
+        return data
+
+    def sent(self) -> list[Frame]:
+        """The frames that were written since the last look."""
+        data, frames = self.written(), []
+        while data:
+            frame, length = Frame.parse_frame_header(memoryview(data[:9]))
+            frame.parse_body(memoryview(data[9 : 9 + length]))
+            frames.append(frame)
+            data = data[9 + length :]
+        return frames
+
+
+@pytest.fixture
+def bench() -> Iterator[Callable[[type[Http1] | type[Http2]], Bench]]:
+    """Benches in a loop that only has to exist; what is due soon is done when the test looks."""
+    loop = asyncio.new_event_loop()
+
+    async def make(protocol: type[Http1] | type[Http2]) -> Bench:
+        return Bench(protocol)
+
+    yield lambda protocol: loop.run_until_complete(make(protocol))
+    loop.close()
+
+
+HEAD = b"POST /%b HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\n"
+
+
+def test_an_idle_connection_is_kept_for_minutes_and_then_closed(bench) -> None:
+    """No answer: there is no question."""
+    at = bench(Http1)
+    assert at.later(IDLE_S - 1).transport.ended == ""
+    assert at.later(2).transport.ended == "closed"
+    assert not at.written()
+
+
+def test_a_head_has_its_time_from_its_first_byte(bench) -> None:
+    """Bytes that trickle in do not buy any: 408, and the end."""
+    at = bench(Http1)
+    at.later(100)
+    at.say(b"GET / HT")
+    at.later(HEAD_S - 1)
+    at.say(b"TP/1.1\r\n")
+    assert not at.written()
+    assert at.later(1).written().startswith(b"HTTP/1.1 408 ")
+    assert at.transport.ended == "half"
+    assert at.later(LINGER_S).transport.ended == "aborted"
+
+
+def test_a_body_must_go_on(bench) -> None:
+    """Each piece buys time; without one 408, and what comes then is not listened to."""
+    at = bench(Http1)
+    at.say(HEAD % b"echo" + b"abc")
+    for _ in range(3):
+        at.later(PROGRESS_S - 1)
+        at.say(b"d")
+    assert not at.written()
+    answer = at.later(PROGRESS_S).written()
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b"connection: close" in answer
+    at.say(b"efghij" + HEAD % b"echo")
+    assert not at.written()
+    assert at.server.in_flight == 0
+
+
+def test_who_waits_for_the_model_waits_as_long_as_it_takes(bench) -> None:
+    """An hour, and then the answer; afterwards the connection is idle."""
+    at = bench(Http1)
+    at.say(HEAD % b"model" + b"0123456789")
+    at.later(3600)
+    assert at.transport.ended == ""
+    at.app.asked[0].respond(200, b"yes")
+    assert at.written().endswith(b"\r\n\r\nyes")
+    assert at.later(IDLE_S).transport.ended == "closed"
+
+
+def test_who_does_not_take_its_answer_is_cut_off(bench) -> None:
+    """Its next request is not begun before; nobody waits for it for ever."""
+    at = bench(Http1)
+    at.connection.pause_writing()
+    at.say(HEAD % b"echo" + b"0123456789")
+    assert not at.written()
+    assert at.later(PROGRESS_S - 1).transport.ended == ""
+    at.connection.resume_writing()
+    assert at.written().endswith(b"0123456789")
+    at.connection.pause_writing()
+    assert at.later(PROGRESS_S).transport.ended == "aborted"
+
+
+def test_http2_settings_have_their_time(bench) -> None:
+    """A preface without the settings that must follow."""
+    at = bench(Http2)
+    fresh = Http2(at.server)
+    transport = Transport()
+    fresh.connection_made(transport)  # type: ignore[arg-type]
+    fresh.sweep(at.now_s + HEAD_S)
+    assert transport.ended == "closed"
+
+
+def test_an_idle_http2_connection_is_told_goodbye(bench) -> None:
+    """GOAWAY without an error: what the caller sends meanwhile it can send again elsewhere."""
+    at = bench(Http2)
+    at.frames(at.post(1, ends=True))
+    at.sent()
+    assert at.later(IDLE_S - 1).transport.ended == ""
+    at.later(1)
+    (goaway,) = at.sent()
+    assert (goaway.last_stream_id, goaway.error_code) == (1, 0)
+    assert at.transport.ended == "closed"
+
+
+def test_a_body_that_stops_ends_its_own_stream(bench) -> None:
+    """408 on that stream and RST_STREAM without an error; the other stream and the connection go on."""
+    at = bench(Http2)
+    at.frames(at.post(1), at.post(3, b"/model", ends=True))
+    at.sent()
+    at.later(PROGRESS_S - 1)
+    at.frames(DataFrame(1, b"abc"))
+    assert not at.later(PROGRESS_S - 1).sent()
+    headers, data, reset = at.later(1).sent()
+    assert b"408" in headers.data
+    assert b"stopped coming" in data.data
+    assert (reset.stream_id, reset.error_code) == (1, 0)
+    at.app.asked[0].respond(200, b"yes")
+    at.frames(PingFrame(0, b"12345678"))
+    assert [frame.stream_id for frame in at.sent()] == [3, 3, 0]
+
+
+def test_an_answer_that_is_not_taken_ends_its_own_stream(bench) -> None:
+    """A closed window has its time; DATA that goes out buys more."""
+    at = bench(Http2)
+    at.frames(SettingsFrame(0, {SettingsFrame.INITIAL_WINDOW_SIZE: 4}))
+    at.frames(at.post(1), DataFrame(1, b"0123456789", flags=["END_STREAM"]), at.post(3, b"/model", ends=True))
+    assert [f.data for f in at.sent() if isinstance(f, DataFrame)] == [b"0123"]
+    at.later(PROGRESS_S - 1)
+    at.frames(WindowUpdateFrame(1, 1))
+    assert [f.data for f in at.sent()] == [b"4"]
+    assert not at.later(PROGRESS_S - 1).sent()
+    (reset,) = at.later(1).sent()
+    assert (reset.stream_id, reset.error_code) == (1, 8)
+    at.app.asked[0].respond(200, b"yes")
+    assert at.server.in_flight == 0
+    assert at.later(IDLE_S).transport.ended == "closed"
+
+
+def test_a_caller_that_does_not_read_is_cut_off(bench) -> None:
+    """Nothing is read from it either, so that its frames cannot pile up answers."""
+    at = bench(Http2)
+    at.connection.pause_writing()
+    assert at.later(PROGRESS_S - 1).transport.ended == ""
+    assert at.later(1).transport.ended == "aborted"
