@@ -60,7 +60,6 @@ class Code(IntEnum):
 
     NO_ERROR = 0
     PROTOCOL_ERROR = 1
-    INTERNAL_ERROR = 2
     FLOW_CONTROL_ERROR = 3
     STREAM_CLOSED = 5
     FRAME_SIZE_ERROR = 6
@@ -75,10 +74,6 @@ class _Broken(Exception):
 
     def __init__(self, code: Code) -> None:
         self.code = code
-
-
-class CallerLeft(Exception):
-    """The caller reset the stream, or its connection is gone; there is nobody to answer."""
 
 
 class Http2(asyncio.Protocol):
@@ -557,6 +552,8 @@ class Http2(asyncio.Protocol):
         if not stream.has_whole_body:
             self._ignored.keep(stream.id, None)
             self._send(_frame(_RST_STREAM, 0, stream.id, Code.NO_ERROR.to_bytes(4, "big")))
+        if self._credit < _CREDIT:  # who also takes answers may give up on as many more
+            self._credit += 1
         self._finished(stream)
 
     def _reset(self, stream_id: int, code: Code) -> None:
