@@ -16,7 +16,7 @@ lately is here again, so that waiting cannot bring anybody. The last rule compar
 `_expected_rows`, the peak of recent batches: a lone caller never waits, sixty-four callers in a loop form full batches.
 
 **What goes into it.** The bucket that is due first gives its items in order of arrival. Is there room left, other
-buckets of its family join as long as the padding costs less than the batch overhead that they save (`RunTimes`).
+buckets of its family join as long as the padding costs less than the guests' share of the batch overhead (`RunTimes`).
 An item is split over batches only if it alone exceeds `max_batch_size`.
 """
 
@@ -272,14 +272,17 @@ class BatchingPolicy(Generic[ItemT]):
         return moved
 
     def _join_neighbours(self, bucket: Bucket, slices: list[Slice[ItemT]], room: int) -> tuple[Bucket, int]:
-        """Let other buckets of the family join where their padding costs less than a batch of their own."""
+        """Let other buckets of the family join where the padding costs less than their rows' share of the overhead.
+
+        Not less than all of it: left here, they would not run alone, but with rows of their length that come meanwhile.
+        """
         overhead_s, slope_s = self.run_times.coefficients(bucket.family)
         rows = self.settings.max_batch_size - room
         for queue in self._nearest(bucket):
             joined = bucket.joined(queue.bucket)
             guests = min(queue.rows, room)
             padding = rows * (joined.cells - bucket.cells) + guests * (joined.cells - queue.bucket.cells)
-            if slope_s * padding >= overhead_s:
+            if slope_s * padding * (rows + guests) >= overhead_s * guests:
                 continue
             moved = self._fill(queue, slices, room)
             if moved:

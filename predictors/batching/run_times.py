@@ -4,7 +4,7 @@ Two estimates of the seconds that a batch takes:
 
 - per (rows, bucket): an exponentially weighted mean of what such batches took, for deadlines;
 - per family: the line `seconds = overhead + slope * rows * cells` by weighted least squares, for batches not seen yet
-  and for the question that padding asks: is the overhead that a shared batch saves worth the padding that it costs?
+  and for the question that padding asks: is the overhead that rows share worth the padding that it costs?
 
 Warm-up gives both their prior: its batches are observed like any other.
 """

@@ -219,6 +219,16 @@ def test_lengths_do_not_share_a_batch_when_padding_is_dearer() -> None:
     assert taken(p, 1.0) == long
 
 
+@pytest.mark.parametrize(("hosts", "guests", "shared"), [(1, 1, True), (1, 3, True), (2, 2, True), (3, 1, False)])
+def test_padding_may_cost_the_guests_share_of_the_overhead(hosts: int, guests: int, shared: bool) -> None:
+    """Eight padded cells a host at 1 ms: less than an overhead of 50 ms each time, but a single guest has a quarter of it."""
+    p, *_ = short_and_long(overhead_s=0.050)
+    p.clear()
+    short = offer(p, 0.0, *[1] * hosts, bucket=Bucket("tokens", (8,)))
+    long = offer(p, 0.0, *[1] * guests, bucket=Bucket("tokens", (16,)))
+    assert taken(p, 1.0) == (short + long if shared else short)
+
+
 def test_an_empty_policy_needs_no_timer() -> None:
     """Nothing waits: nothing to take, nothing to wake for."""
     p = policy()
