@@ -27,7 +27,12 @@ _FORGET = 0.98
 
 @dataclass(slots=True)
 class Line:
-    """`seconds = overhead_s + slope_s * work`, fitted with weights; work = rows * cells."""
+    """`seconds = overhead_s + slope_s * work`, fitted with weights; work = rows * cells.
+
+    Disturbances only ever add: a batch in less than half of the expected time shows that what is known was learned from
+    them, and takes its weight by the square of the ratio. Else a start that was held up looks like overhead, all lengths
+    share batches, and a line through large batches only is slow to learn better.
+    """
 
     weight: float = 0.0
     work: float = 0.0
@@ -36,11 +41,16 @@ class Line:
     work_seconds: float = 0.0
 
     def observe(self, work: float, seconds: float) -> None:
-        self.weight = self.weight * _FORGET + 1.0
-        self.work = self.work * _FORGET + work
-        self.seconds = self.seconds * _FORGET + seconds
-        self.work_work = self.work_work * _FORGET + work * work
-        self.work_seconds = self.work_seconds * _FORGET + work * seconds
+        overhead_s, slope_s = self.coefficients()
+        expected_s = overhead_s + slope_s * work
+        keep = _FORGET
+        if seconds < 0.5 * expected_s:
+            keep *= (seconds / expected_s) ** 2
+        self.weight = self.weight * keep + 1.0
+        self.work = self.work * keep + work
+        self.seconds = self.seconds * keep + seconds
+        self.work_work = self.work_work * keep + work * work
+        self.work_seconds = self.work_seconds * keep + work * seconds
 
     def coefficients(self) -> tuple[float, float]:
         """(overhead_s, slope_s), neither negative."""

@@ -88,3 +88,10 @@ def test_sharing_is_right_on_every_device(cells: int, callers: int) -> None:
 def test_some_sharing_is_better_than_all_or_none(cells: int, gain: float) -> None:
     """Rows that would pay too much for company wait for their own kind, and the device does more."""
     assert rate(RunTimes, cells, 64) > gain * max(rate(Never, cells, 64), rate(Always, cells, 64))
+
+
+@pytest.mark.parametrize("callers", [16, 32, 64])
+def test_a_disturbed_start_is_forgotten(callers: int) -> None:
+    """Small batches that were held up look like overhead; those that follow are too large to deny it, but not so slow."""
+    paddings = [run(RunTimes(), cell_s=OVERHEAD_S / 40, callers=callers, disturbed=5, seed=n).padding for n in range(4)]
+    assert max(paddings) < 0.1

@@ -1,6 +1,10 @@
 """What a batch will cost, learned from those that ran."""
 
+import math
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from torpor.predictors.batching import run_times
 from torpor.predictors.batching.bucket import Bucket
 from torpor.predictors.batching.run_times import RunTimes
@@ -37,6 +41,26 @@ def test_one_size_seen_is_all_overhead() -> None:
     times = RunTimes()
     times.observe(2, Bucket("t", (8,)), 0.004)
     assert times.coefficients("t") == (0.004, 0.0)
+
+
+def test_a_batch_in_less_than_half_of_its_time_shows_that_the_rest_was_held_up() -> None:
+    """Five small batches of 2 s were no overhead, as nine batches say that are larger and faster."""
+    times = RunTimes()
+    for rows in (1, 2, 3, 4, 5):
+        times.observe(rows, Bucket("t", (8,)), 2.0)
+    for rows in (16, 24, 32) * 3:
+        times.observe(rows, Bucket("t", (16,)), 0.010 + 0.0002 * rows * 16)
+    overhead_s, _ = times.coefficients("t")
+    assert overhead_s < 0.1
+
+
+@given(st.lists(st.tuples(st.integers(1, 64), st.integers(1, 512), st.floats(0, 100)), min_size=1, max_size=60))
+def test_overhead_and_slope_are_times(batches: list[tuple[int, int, float]]) -> None:
+    """Whatever batches took, 0 s by a coarse clock included: neither is negative, infinite or no number."""
+    times = RunTimes()
+    for rows, length, seconds in batches:
+        times.observe(rows, Bucket("t", (length,)), seconds)
+        assert all(0 <= value < math.inf for value in times.coefficients("t"))
 
 
 def test_shapes_from_callers_do_not_grow_memory(monkeypatch: pytest.MonkeyPatch) -> None:
