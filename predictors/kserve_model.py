@@ -20,7 +20,7 @@ from .batching.run_times import RunTimes
 from .errors import InvalidInput, TorporError, Unavailable
 from .protocol import v1
 from .protocol.datatypes import DTYPES, Array, datatype_of, object_array
-from .protocol.inference import InferRequest, InferResponse
+from .protocol.inference import InferRequest, InferResponse, Terms
 from .protocol.json_tensor import array_from_json
 from .runtime.assembly import assemble
 from .serving.batcher import Batcher
@@ -113,9 +113,8 @@ class KServeModel(kserve.Model):  # type: ignore[misc]
 def _request(payload: Any) -> InferRequest:
     outputs = tuple(output.name for output in payload.request_outputs or ())
     parameters = to_http_parameters(payload.parameters) if payload.parameters else {}
-    return InferRequest(
-        {i.name: _array(i) for i in payload.inputs}, outputs, id=payload.id or "", parameters=parameters
-    )
+    terms = Terms(outputs, id=payload.id or "", parameters=parameters)
+    return InferRequest({i.name: _array(i) for i in payload.inputs}, terms)
 
 
 def _array(tensor: Any) -> Array:

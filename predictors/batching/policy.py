@@ -133,11 +133,6 @@ class BatchingPolicy(Generic[ItemT]):
         self._expected_rows = 0.0
         self._sequence = count()
 
-    @property
-    def is_full(self) -> bool:
-        """Whether even one row more would be refused: asked before a request is decoded."""
-        return self.queued_rows >= self.settings.max_queue_rows
-
     def refusal(self) -> QueueFull:
         """The error for a request that does not fit, with the time that the queue needs to empty."""
         limit = self.settings.max_queue_rows

@@ -1,6 +1,6 @@
 """A request and a response between the wire and the batcher, the same for every protocol."""
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -23,27 +23,39 @@ def timeout_of(parameters: Parameters) -> float | None:
     return timeout / 1e6
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Terms:
+    """What a request says beside its tensors.
+
+    outputs: the names that the caller asks for, in its order; () for all.
+    binary_outputs: of these, the ones to send as binary data (REST); None: all, as `binary_data_output` says.
+    id: the caller's, "" without one; it comes back with the response.
+    timeout_s: what the caller gives it, None if it does not say.
+    are_kept: requests whose tensors differ in their data alone share these terms, so that what was checked for one need
+        not be checked again.
+    """
+
+    outputs: tuple[str, ...] = ()
+    binary_outputs: frozenset[str] | None = frozenset()
+    id: str = ""
+    parameters: Parameters = field(default_factory=lambda: NO_PARAMETERS)
+    timeout_s: float | None = None
+    are_kept: bool = False
+
+
+NO_TERMS = Terms()
+
+
 @dataclass(slots=True)
 class InferRequest:
     """One request, decoded.
 
     inputs: by name, in the caller's order, rows on axis 0; numeric arrays are read-only views of the received body
         where its layout allows.
-    outputs: the names that the caller asks for, in its order; () for all.
-    binary_outputs: of these, the ones to send as binary data (REST); None: all, as `binary_data_output` says.
-    id: the caller's, "" without one; it comes back with the response.
-    timeout_s: what the caller gives it, None if it does not say.
-    layout: of requests with the same one everything but the tensors' data is equal, so that checks need not be made
-        again; None if the protocol does not know.
     """
 
     inputs: dict[str, Array]
-    outputs: tuple[str, ...] = ()
-    binary_outputs: frozenset[str] | None = frozenset()
-    id: str = ""
-    parameters: Parameters = field(default_factory=lambda: NO_PARAMETERS)
-    timeout_s: float | None = None
-    layout: Hashable = None
+    terms: Terms = NO_TERMS
 
 
 @dataclass(slots=True)

@@ -18,7 +18,7 @@ from google.protobuf.message import DecodeError
 from ..errors import InvalidInput
 from ..remembered import Remembered
 from .datatypes import DTYPES, Array, array_from_raw, datatype_of, element_bytes, encode_bytes, object_array
-from .inference import NO_PARAMETERS, InferRequest, InferResponse, Parameter, Parameters, timeout_of
+from .inference import NO_PARAMETERS, InferRequest, InferResponse, Parameter, Parameters, Terms, timeout_of
 from .messages import message
 from .v2_rest import check_shape, check_size
 
@@ -53,10 +53,7 @@ class _Layout:
     model_name: str
     model_version: str
     tensors: tuple[tuple[str, str, tuple[int, ...]], ...]
-    outputs: tuple[str, ...]
-    id: str
-    parameters: Parameters
-    timeout_s: float | None
+    terms: Terms
 
 
 _LAYOUTS: Remembered[bytes, _Layout] = Remembered(512)
@@ -79,33 +76,25 @@ def decode(data: bytes, start: int = 0) -> InferCall:
             for (name, datatype, shape), (at, size) in zip(layout.tensors, places, strict=True):
                 check_size(name, datatype, shape, size)
                 inputs[name] = array_from_raw(name, datatype, shape, data, at, size)
-            return _call(layout, inputs, None, layout)
+            return InferCall(layout.model_name, layout.model_version, InferRequest(inputs, layout.terms))
     try:
         said = ModelInferRequest.FromString(data[start:])
     except DecodeError:
         raise InvalidInput("the message is not a valid inference.ModelInferRequest") from None
-    layout = _read_layout(said)
+    is_kept = found is not None and len(found[0]) <= _LARGEST_KEPT_BYTES
+    layout = _read_layout(said, is_kept)
     raw = said.raw_input_contents
-    if not raw:
-        inputs = {
-            name: _from_typed(tensor, datatype, shape)
-            for tensor, (name, datatype, shape) in zip(said.inputs, layout.tensors, strict=True)
-        }
-        return _call(layout, inputs, frozenset(), None)
     inputs = {}
-    for (name, datatype, shape), content in zip(layout.tensors, raw, strict=True):
-        check_size(name, datatype, shape, len(content))
-        inputs[name] = array_from_raw(name, datatype, shape, content, 0, len(content))
-    if found is not None and len(found[0]) <= _LARGEST_KEPT_BYTES:
+    for position, (name, datatype, shape) in enumerate(layout.tensors):
+        if raw:
+            content = raw[position]
+            check_size(name, datatype, shape, len(content))
+            inputs[name] = array_from_raw(name, datatype, shape, content, 0, len(content))
+        else:
+            inputs[name] = _from_typed(said.inputs[position], datatype, shape)
+    if found is not None and is_kept:
         _LAYOUTS.keep(found[0], layout)
-    return _call(layout, inputs, None, layout)
-
-
-def _call(
-    layout: _Layout, inputs: dict[str, Array], binary_outputs: frozenset[str] | None, kept: _Layout | None
-) -> InferCall:
-    request = InferRequest(inputs, layout.outputs, binary_outputs, layout.id, layout.parameters, layout.timeout_s, kept)
-    return InferCall(layout.model_name, layout.model_version, request)
+    return InferCall(layout.model_name, layout.model_version, InferRequest(inputs, layout.terms))
 
 
 def _find_raw(data: bytes, start: int) -> tuple[bytes, list[tuple[int, int]]] | None:
@@ -140,7 +129,7 @@ def _find_raw(data: bytes, start: int) -> tuple[bytes, list[tuple[int, int]]] | 
     return (data[start:head_end], places) if at == end and places else None
 
 
-def _read_layout(said: Any) -> _Layout:
+def _read_layout(said: Any, is_kept: bool) -> _Layout:
     """Check everything but the data."""
     raw, tensors = said.raw_input_contents, said.inputs
     if not tensors:
@@ -165,8 +154,9 @@ def _read_layout(said: Any) -> _Layout:
     if len(set(outputs)) != len(outputs) or "" in outputs:
         raise InvalidInput("outputs must each have a name, and each name once only")
     parameters = _parameters(said.parameters) if said.parameters else NO_PARAMETERS
-    timeout_s = timeout_of(parameters)
-    return _Layout(said.model_name, said.model_version, tuple(read.values()), outputs, said.id, parameters, timeout_s)
+    binary_outputs = None if raw else frozenset[str]()
+    terms = Terms(outputs, binary_outputs, said.id, parameters, timeout_of(parameters), is_kept)
+    return _Layout(said.model_name, said.model_version, tuple(read.values()), terms)
 
 
 def encode(response: InferResponse, *, raw: bool) -> bytes:

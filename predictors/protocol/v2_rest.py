@@ -12,13 +12,15 @@ object is kept likewise, by what it says.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
+import numpy as np
 import orjson
 
 from ..errors import InvalidInput
 from ..remembered import Remembered
 from .datatypes import DTYPES, Array, array_from_raw, datatype_of, encode_bytes
-from .inference import NO_PARAMETERS, InferRequest, InferResponse, Parameters, timeout_of
+from .inference import NO_PARAMETERS, InferRequest, InferResponse, Parameters, Terms, timeout_of
 from .json_tensor import array_from_json, json_from_array
 
 MAX_RANK = 16
@@ -28,37 +30,29 @@ MAX_EMPTY_SIZE = 1 << 32
 """Largest product of the other axes of a tensor that is empty; numpy's own limit is 2**63 bytes."""
 
 
-@dataclass(frozen=True, slots=True)
-class _BinaryTensor:
-    """An input whose data lie in the body: `size` bytes at `start`, counted from the end of the JSON object."""
+class _BinaryTensor(NamedTuple):
+    """An input whose data lie in the body: `size` bytes at `start`, counted from the end of the JSON object.
+
+    dtype: None where the data must be looked at, as in BYTES and BOOL.
+    """
 
     name: str
     datatype: str
+    dtype: np.dtype[Any] | None
     shape: tuple[int, ...]
     start: int
     size: int
 
-    def array(self, body: bytes, json_length: int) -> Array:
-        """The tensor: a read-only view of the body, or for BYTES an object array."""
-        return array_from_raw(self.name, self.datatype, self.shape, body, json_length + self.start, self.size)
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Layout:
-    """What the JSON object of a request says: tensors in JSON are arrays already, the others tell where they lie."""
+    """What the JSON object of a request says. arrays: tensors that it holds itself; the order of all is in `names`."""
 
-    tensors: tuple[tuple[str, "_BinaryTensor | Array"], ...]
+    names: tuple[str, ...]
+    binary: tuple[_BinaryTensor, ...]
+    arrays: dict[str, Array]
     binary_size: int
-    outputs: tuple[str, ...]
-    binary_outputs: frozenset[str] | None
-    id: str
-    parameters: Parameters
-    timeout_s: float | None
-
-    @property
-    def holds_data(self) -> bool:
-        """Whether it is one request's own, with tensors from its JSON in it."""
-        return not all(isinstance(tensor, _BinaryTensor) for _, tensor in self.tensors)
+    terms: Terms
 
 
 _LAYOUTS: Remembered[bytes, _Layout] = Remembered(512)
@@ -81,24 +75,25 @@ def decode(body: bytes, json_length: int | None) -> InferRequest:
     elif json_length > len(body):
         raise InvalidInput(f"Inference-Header-Content-Length = {json_length}, must be in [0, {len(body)}]")
     text = body[:json_length] if json_length < len(body) else body
-    kept = layout = _LAYOUTS.get(text) if len(text) <= _LARGEST_KEPT_BYTES else None
+    layout = _LAYOUTS.get(text) if len(text) <= _LARGEST_KEPT_BYTES else None
     if layout is None:
         layout = _read_layout(text)
-        if len(text) <= _LARGEST_KEPT_BYTES and not layout.holds_data:
-            kept = layout
+        if layout.terms.are_kept:
             _LAYOUTS.keep(text, layout)
     if layout.binary_size != len(body) - json_length:
         raise InvalidInput(
             f"binary data: the inputs' binary_data_size add up to {layout.binary_size} bytes, "
             f"{len(body) - json_length} follow the JSON object"
         )
-    inputs = {
-        name: tensor.array(body, json_length) if isinstance(tensor, _BinaryTensor) else tensor
-        for name, tensor in layout.tensors
-    }
-    return InferRequest(
-        inputs, layout.outputs, layout.binary_outputs, layout.id, layout.parameters, layout.timeout_s, kept
-    )
+    inputs: dict[str, Array] = {}
+    for name, datatype, dtype, shape, start, size in layout.binary:
+        if dtype is None:
+            inputs[name] = array_from_raw(name, datatype, shape, body, json_length + start, size)
+        else:
+            inputs[name] = np.ndarray(shape, dtype, body, json_length + start)
+    if layout.arrays:
+        inputs = {name: layout.arrays[name] if name in layout.arrays else inputs[name] for name in layout.names}
+    return InferRequest(inputs, layout.terms)
 
 
 def encode(response: InferResponse, binary_outputs: frozenset[str] | None) -> tuple[bytes, int | None]:
@@ -155,22 +150,28 @@ def _read_layout(text: bytes) -> _Layout:
     entries = head.get("inputs")
     if not isinstance(entries, list) or not entries:
         raise InvalidInput("inputs must be a non-empty list of tensors")
-    tensors: dict[str, _BinaryTensor | Array] = {}
+    names: list[str] = []
+    binary: list[_BinaryTensor] = []
+    arrays: dict[str, Array] = {}
     start = 0
     for position, entry in enumerate(entries):
-        tensor = _read_input(entry, position, start)
-        if isinstance(tensor[1], _BinaryTensor):
-            start += tensor[1].size
-        if tensor[0] in tensors:
-            raise InvalidInput(f"input '{tensor[0]}' is given twice")
-        tensors[tensor[0]] = tensor[1]
+        name, tensor = _read_input(entry, position, start)
+        if name in names:
+            raise InvalidInput(f"input '{name}' is given twice")
+        names.append(name)
+        if isinstance(tensor, _BinaryTensor):
+            binary.append(tensor)
+            start += tensor.size
+        else:
+            arrays[name] = tensor
     request_id = head.get("id", "")
     if not isinstance(request_id, str):
         raise InvalidInput(f"id is a JSON {_kind(request_id)}, must be a string")
     parameters = _parameters(head.get("parameters"), "parameters")
     outputs, binary_outputs = _read_outputs(head.get("outputs"), _flag(parameters, "binary_data_output", False))
-    timeout_s = timeout_of(parameters)
-    return _Layout(tuple(tensors.items()), start, outputs, binary_outputs, request_id, parameters, timeout_s)
+    are_kept = not arrays and len(text) <= _LARGEST_KEPT_BYTES
+    terms = Terms(outputs, binary_outputs, request_id, parameters, timeout_of(parameters), are_kept)
+    return _Layout(tuple(names), tuple(binary), arrays, start, terms)
 
 
 def _read_input(entry: object, position: int, start: int) -> "tuple[str, _BinaryTensor | Array]":
@@ -193,7 +194,8 @@ def _read_input(entry: object, position: int, start: int) -> "tuple[str, _Binary
     if type(size) is not int or size < 0:
         raise InvalidInput(f"input '{name}': binary_data_size = {size!r}, must be an integer of at least 0")
     check_size(name, datatype, shape, size)
-    return name, _BinaryTensor(name, datatype, shape, start, size)
+    dtype = None if datatype in ("BYTES", "BOOL") else DTYPES[datatype]
+    return name, _BinaryTensor(name, datatype, dtype, shape, start, size)
 
 
 def read_shape(name: str, shape: object) -> tuple[int, ...]:

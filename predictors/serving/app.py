@@ -16,12 +16,13 @@ class App:
 
     def open(self, exchange: Exchange) -> bool:
         """Choose the handler that gets the exchange when its body is here; False if it needs none (any more)."""
+        protocol = self._grpc if exchange.head.is_grpc else self._rest
         try:
-            exchange.handler = self._protocol(exchange).route(exchange)
+            exchange.handler = handler = protocol.route(exchange)
         except Exception as error:
-            self._protocol(exchange).fail(exchange, error)
+            protocol.fail(exchange, error)
             return False
-        return exchange.handler is not None
+        return handler is not None
 
     def answer(self, exchange: Exchange) -> None:
         """Call the handler; it answers now, or when the model has."""

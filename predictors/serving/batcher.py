@@ -108,30 +108,29 @@ class Batcher:
         self.policy.complete(batch, None if failed else seconds)
         self._step(self._loop.time())  # before the answers: the device need not wait until they are written
         for (bound, start, stop), result in zip(batch.slices, results, strict=True):
+            answer = bound.answer
+            if answer is None:  # its caller left
+                continue
             if isinstance(result, TorporError):
                 self._fail(bound, result)
             elif stop - start == bound.rows:
-                self._answer(bound, result)
-            elif bound.answer is not None:
-                self._gather(bound, start, result)
+                bound.answer = None
+                answer(result)
+            else:
+                self._gather(bound, start, result, answer)
         self._observer.batch_ran(batch, seconds)
 
-    def _gather(self, bound: Bound, start: int, outputs: Outputs) -> None:
+    def _gather(self, bound: Bound, start: int, outputs: Outputs, answer: Answer) -> None:
         pieces = self._pieces.setdefault(bound, {})
         pieces[start] = outputs
         whole = {name: [pieces[at][name] for at in sorted(pieces)] for name in outputs}
         if sum(map(len, next(iter(whole.values())))) == bound.rows:
             del self._pieces[bound]
-            self._answer(bound, {name: np.concatenate(arrays) for name, arrays in whole.items()})
+            bound.answer = None
+            answer({name: np.concatenate(arrays) for name, arrays in whole.items()})
 
     def _fail(self, bound: Bound, error: TorporError) -> None:
         answer = bound.answer
         self.cancel(bound)
         if answer is not None:
             answer(error)
-
-    def _answer(self, bound: Bound, outputs: Outputs) -> None:
-        answer = bound.answer
-        if answer is not None:  # else its caller left
-            bound.answer = None
-            answer(outputs)

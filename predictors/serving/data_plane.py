@@ -2,28 +2,26 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
 from ..batching.policy import BatchingPolicy, BatchingSettings
 from ..batching.run_times import RunTimes
 from ..errors import InvalidInput, ModelFailed, NotFound, TorporError, Unavailable
-from ..protocol.inference import InferRequest, InferResponse
+from ..protocol.inference import InferRequest, InferResponse, Terms
 from ..remembered import Remembered
 from ..signature import Bound, Fit, Request, Signature
-from .batcher import Batcher, Outputs
+from .batcher import Answer, Batcher, Outputs
 from .device_thread import DeviceThread, Executor
 from .metrics import ModelMetrics, ServerMetrics
-
-Answer = Callable[[InferResponse | TorporError], None]
 
 EXTENSIONS = ("binary_tensor_data",)
 PLATFORM = "torpor"
 
 
 _MOST_FITS = 512
-"""As many layouts as the protocol keeps."""
+"""As many as a protocol keeps terms."""
 
 
 @dataclass(slots=True)
@@ -35,7 +33,7 @@ class ServedModel:
     signature: Signature
     batcher: Batcher
     default_timeout_s: float = 0.0
-    _fits: Remembered[Hashable, Fit] = field(default_factory=lambda: Remembered(_MOST_FITS))
+    _fits: Remembered[Terms, Fit] = field(default_factory=lambda: Remembered(_MOST_FITS))
 
     def start(
         self, request: InferRequest, headers: Mapping[str, str] | None, timeout_s: float | None, answer: Answer
@@ -45,57 +43,54 @@ class ServedModel:
         headers: given on to a class that asks for its request. timeout_s: what the caller still has by its transport,
         None if that did not say; its request may say less. Raises a TorporError, and then does not call `answer`.
         """
-        fit = self._fits.get(request.layout) or self._fit(request)
+        terms = request.terms
+        fit = self._fits.get(terms) or self._fit(request)
         bound = Bound(request.inputs, *fit)
         wants = self.signature.wants
         if wants:
-            bound.request = Request(headers or {}, request.parameters, request.id)
+            bound.request = Request(headers or {}, terms.parameters, terms.id)
             if wants == "request":  # rows of one request only share a batch
                 bound.bucket = bound.bucket._replace(family=object())
-        if request.timeout_s is not None and (timeout_s is None or request.timeout_s < timeout_s):
-            timeout_s = request.timeout_s
+        if terms.timeout_s is not None and (timeout_s is None or terms.timeout_s < timeout_s):
+            timeout_s = terms.timeout_s
         if timeout_s is None and self.default_timeout_s:
             timeout_s = self.default_timeout_s
-        self.batcher.submit(bound, partial(self._answer, request, answer), timeout_s)
+        self.batcher.submit(bound, answer, timeout_s)
         return bound
 
-    def _answer(self, request: InferRequest, answer: Answer, result: Outputs | TorporError) -> None:
-        """Pick what was asked for."""
-        if isinstance(result, TorporError):
-            answer(result)
-            return
-        if request.outputs:
-            missing = [name for name in request.outputs if name not in result]
+    def response(self, terms: Terms, outputs: Outputs) -> InferResponse:
+        """The outputs that were asked for. Raises InvalidInput for one that the model did not give."""
+        if terms.outputs:
+            missing = [name for name in terms.outputs if name not in outputs]
             if missing:
-                answer(InvalidInput(f"output '{missing[0]}' is unknown, must be one of {', '.join(result)}"))
-                return
-            result = {name: result[name] for name in request.outputs}
-        answer(InferResponse(self.name, self.version, result, request.id))
+                raise InvalidInput(f"output '{missing[0]}' is unknown, must be one of {', '.join(outputs)}")
+            outputs = {name: outputs[name] for name in terms.outputs}
+        return InferResponse(self.name, self.version, outputs, terms.id)
 
     async def infer(
         self, request: InferRequest, headers: Mapping[str, str] | None = None, timeout_s: float | None = None
     ) -> InferResponse:
         """`start` for a coroutine: its response, or its error raised. Cancelled, it drops the rows that still wait."""
-        response: asyncio.Future[InferResponse] = asyncio.get_running_loop().create_future()
+        outputs: asyncio.Future[Outputs] = asyncio.get_running_loop().create_future()
 
-        def answer(result: InferResponse | TorporError) -> None:
+        def answer(result: Outputs | TorporError) -> None:
             if isinstance(result, TorporError):
-                response.set_exception(result)
+                outputs.set_exception(result)
             else:
-                response.set_result(result)
+                outputs.set_result(result)
 
         bound = self.start(request, headers, timeout_s, answer)
         try:
-            return await response
+            return self.response(request.terms, await outputs)
         finally:
             self.batcher.cancel(bound)
 
     def _fit(self, request: InferRequest) -> Fit:
-        """Check the outputs and inputs. What is only a matter of the request's layout is checked once for all alike."""
-        self.signature.ask(request.outputs)
+        """Check the outputs and inputs, once for all requests that share their terms."""
+        self.signature.ask(request.terms.outputs)
         fit = self.signature.fit(request.inputs)
-        if request.layout is not None:
-            self._fits.keep(request.layout, fit)
+        if request.terms.are_kept:
+            self._fits.keep(request.terms, fit)
         return fit
 
     def metadata(self) -> dict[str, object]:
@@ -166,8 +161,9 @@ class DataPlane:
         """Refuse in the cheapest place, before a body is read: Unavailable, or QueueFull."""
         if not (self.is_ready or self.is_draining):
             raise Unavailable("the server is not ready")
-        if model.batcher.policy.is_full:
-            raise model.batcher.policy.refusal()
+        policy = model.batcher.policy
+        if policy.queued_rows >= policy.settings.max_queue_rows:  # not even one row more
+            raise policy.refusal()
 
     async def set_ready(self, ready: bool) -> None:
         async with self.readiness_changed:

@@ -16,9 +16,10 @@ from google.protobuf.message import DecodeError
 
 from ..errors import GrpcCode, InvalidInput, NotFound, NotSupported, PayloadTooLarge, TorporError, Unavailable
 from ..protocol import v2_grpc
-from ..protocol.inference import InferResponse
+from ..protocol.inference import Terms
 from ..protocol.messages import FILES, SERVICES, SYMBOLS, message
-from .data_plane import EXTENSIONS, DataPlane
+from .batcher import Outputs
+from .data_plane import EXTENSIONS, DataPlane, ServedModel
 from .exchange import Exchange
 from .http2 import Stream
 from .rest import error_text
@@ -128,17 +129,16 @@ class Grpc:
         model = self._data_plane.model(name, version)
         self._data_plane.check_accepting(model)
         headers = exchange.head.text_headers() if model.signature.wants else None
-        raw = request.binary_outputs is None
-        answer = partial(self._inferred, _stream(exchange), raw)
+        answer = partial(self._inferred, _stream(exchange), model, request.terms)
         bound = model.start(request, headers, _timeout(exchange), answer)
         exchange.on_leave = partial(model.batcher.cancel, bound)
 
-    def _inferred(self, stream: Stream, raw: bool, result: InferResponse | TorporError) -> None:
+    def _inferred(self, stream: Stream, model: ServedModel, terms: Terms, result: Outputs | TorporError) -> None:
         if isinstance(result, TorporError):
             self.fail(stream, result)
             return
         try:
-            answer = v2_grpc.encode(result, raw=raw)
+            answer = v2_grpc.encode(model.response(terms, result), raw=terms.binary_outputs is None)
         except Exception as error:
             self.fail(stream, error)
             return

@@ -6,13 +6,13 @@ A caller that closes its side while it waits has left, as for Go's server and En
 import asyncio
 import math
 import re
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from ..errors import HeadTooLarge, InvalidInput, RequestTimeout, TorporError
 from ..remembered import Remembered
 from .exchange import Exchange, Fields, Head
 from .http1_head import MAX_HEAD_BYTES, ChunkedBody, read_head
-from .status_lines import STATUS_LINES, date
 
 if TYPE_CHECKING:
     from .server import HttpServer
@@ -22,6 +22,8 @@ _HEADS: Remembered[bytes, Head] = Remembered(512)
 
 _LARGEST_KEPT_BYTES = 1024
 _SECRET = re.compile(rb"\r\n(?:authorization|cookie|proxy-authorization):", re.IGNORECASE)
+
+_STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}".encode() for status in HTTPStatus}
 
 _BARE_LINE_FEED = re.compile(rb"(?<!\r)\n")
 
@@ -62,7 +64,7 @@ class Http1(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment]
-        self._deadline_s = self._server.now() + IDLE_S
+        self._deadline_s = self._server.now_s + IDLE_S
         self._server.opened(self)
 
     def data_received(self, data: bytes) -> None:
@@ -87,20 +89,20 @@ class Http1(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._is_blocked = True
-        self._deadline_s = self._server.now() + PROGRESS_S
+        self._deadline_s = self._server.now_s + PROGRESS_S
 
     def resume_writing(self) -> None:
         self._is_blocked = False
         if not self._is_closing:
             if self._exchange is None:
-                self._deadline_s = self._server.now() + IDLE_S
+                self._deadline_s = self._server.now_s + IDLE_S
             else:
-                self._deadline_s = self._server.now() + PROGRESS_S if self._missing else math.inf
+                self._deadline_s = self._server.now_s + PROGRESS_S if self._missing else math.inf
             self._parse(b"")
 
-    def sweep(self, now: float) -> None:
+    def sweep(self) -> None:
         """End what has lasted too long: answer where that can be done, else close."""
-        if now < self._deadline_s:
+        if self._server.now_s < self._deadline_s:
             return
         if self._is_closing or self._is_blocked:
             self._transport.abort()
@@ -135,6 +137,7 @@ class Http1(asyncio.Protocol):
             self._waiting.clear()
             self._transport.resume_reading()
         self._is_parsing = True
+        app = self._app
         while data and self._exchange is None and not (self._is_closing or self._is_blocked):
             end = data.find(b"\r\n\r\n") + 4
             if end < 4 or end > MAX_HEAD_BYTES:
@@ -150,7 +153,20 @@ class Http1(asyncio.Protocol):
                     break
                 if end <= _LARGEST_KEPT_BYTES and not _SECRET.search(block):
                     _HEADS.keep(block, head)
-            data = self._begin(head, data, end)
+            exchange = self._exchange = _Http1Exchange(head, self)
+            self._server.in_flight += 1
+            self._deadline_s = math.inf
+            length = head.length
+            if length is None or end + length > len(data):
+                data = self._begin_body(exchange, data[end:])
+                continue
+            if app.open(exchange):  # the usual case: all of it is here
+                if length > self._server.max_body_bytes:
+                    app.refuse(exchange, self._server.too_large(length))
+                else:
+                    exchange.body = data[end : end + length]
+                    app.answer(exchange)
+            data = data[end + length :]
         self._is_parsing = False
         if data and not self._is_closing:
             self._waiting += data
@@ -162,33 +178,22 @@ class Http1(asyncio.Protocol):
         elif _BARE_LINE_FEED.search(data):
             self._refuse_head(InvalidInput("lines must end with CR LF"))
         else:
-            self._deadline_s = min(self._deadline_s, self._server.now() + HEAD_S)
+            self._deadline_s = min(self._deadline_s, self._server.now_s + HEAD_S)
         return data
 
-    def _begin(self, head: Head, data: bytes, end: int) -> bytes:
-        """Open a request whose head ends at `end` of `data`; what follows its body."""
-        exchange = self._exchange = _Http1Exchange(head, self)
-        self._server.in_flight += 1
-        self._deadline_s = math.inf
+    def _begin_body(self, exchange: "_Http1Exchange", data: bytes) -> bytes:
+        """Open a request whose body has only begun to come; what of `data` follows it."""
+        head = exchange.head
         length = head.length
-        if length is not None and len(data) - end >= length:  # the usual case: all of it is here
-            rest = data[end + length :]
-            if self._app.open(exchange):
-                if length > self._server.max_body_bytes:
-                    self._app.refuse(exchange, self._server.too_large(length))
-                else:
-                    exchange.body = data[end : end + length]
-                    self._app.answer(exchange)
-            return rest
         self._missing = 1 if length is None else length
         self._chunks = ChunkedBody() if length is None else None
         self._body, self._size = [], 0
         if self._app.open(exchange):
             if length is not None and length > self._server.max_body_bytes:
                 self._app.refuse(exchange, self._server.too_large(length))
-            elif head.awaits_continue and len(data) == end:
+            elif head.awaits_continue and not data:
                 self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        return self._take_body(data[end:]) if not self._is_closing else b""
+        return b"" if self._is_closing else self._take_body(data)
 
     def _take_body(self, data: bytes) -> bytes:
         """Take what belongs to the body and answer when it is whole; what follows it."""
@@ -212,7 +217,7 @@ class Http1(asyncio.Protocol):
             self._missing -= size
             rest = None if self._missing else data[size:]
         self._size += size
-        self._deadline_s = self._server.now() + PROGRESS_S
+        self._deadline_s = self._server.now_s + PROGRESS_S
         if exchange.is_answered:  # it was refused, and what comes is read for the sake of the next request
             if rest is None:
                 if self._size > _MOST_SKIPPED_BYTES:
@@ -242,28 +247,29 @@ class Http1(asyncio.Protocol):
     def _refuse_head(self, error: TorporError) -> None:
         """Answer what is no request, and close: where the next one begins is not known."""
         body, fields = self._app.malformed(error)
-        self.write_answer(error.http_status, body, fields, b"close", with_body=True)
+        self._write(error.http_status, body, fields, b"close", with_body=True)
         self._close_after_answer()
 
-    def must_close(self) -> bool:
-        """Whether the connection has to end with the answer that is about to be written."""
-        if self._server.is_draining:
-            return True
-        exchange = self._exchange
-        if not self._missing or exchange is None:
-            return False
-        # Nobody knows whether a caller that was told no instead of "100 Continue" sends its body.
-        return exchange.head.awaits_continue or self._missing > _MOST_SKIPPED_BYTES
-
-    def answered(self, exchange: "_Http1Exchange") -> None:
-        """The exchange has its answer: go on with the next request, or close."""
+    def respond(self, exchange: "_Http1Exchange", status: int, body: bytes, fields: Fields) -> None:
+        """Write the exchange's answer and go on with the next request, or close."""
+        head = exchange.head
+        if self._server.is_draining or (self._missing and self._cannot_skip(head)):
+            exchange.closes = True
+        # HTTP/1.0 has to be told that it was heard; who asked for nothing needs no answer.
+        connection = b"close" if exchange.closes else b"keep-alive" if b"connection" in head.headers else b""
+        self._write(status, body, fields, connection, with_body=head.method != "HEAD")
         self._server.finished()
         if exchange.closes:
             self._close_after_answer()
-        elif not self._missing:
+        elif self._missing:  # refused early: the rest of its body is read for the sake of the next request
+            self._deadline_s = self._server.now_s + PROGRESS_S
+        else:
             self._finish()
-        else:  # refused early: the rest of its body is read for the sake of the next request
-            self._deadline_s = self._server.now() + PROGRESS_S
+
+    def _cannot_skip(self, head: Head) -> bool:
+        """Whether the rest of a refused body is not read, but the connection closed."""
+        # Nobody knows whether a caller that was told no instead of "100 Continue" sends its body.
+        return head.awaits_continue or self._missing > _MOST_SKIPPED_BYTES
 
     def left(self) -> None:
         """The caller is gone, unanswered."""
@@ -274,7 +280,7 @@ class Http1(asyncio.Protocol):
     def _finish(self) -> None:
         self._exchange = None
         self._chunks = None
-        self._deadline_s = self._server.now() + (PROGRESS_S if self._is_blocked else IDLE_S)
+        self._deadline_s = self._server.now_s + (PROGRESS_S if self._is_blocked else IDLE_S)
         if self._server.is_shutting_down:
             self.shutdown()
         elif self._waiting:
@@ -286,21 +292,19 @@ class Http1(asyncio.Protocol):
         self._exchange = None
         self._waiting.clear()
         self._body = []
-        self._deadline_s = self._server.now() + LINGER_S
+        self._deadline_s = self._server.now_s + LINGER_S
         self._transport.resume_reading()
         if self._transport.can_write_eof():
             self._transport.write_eof()
 
-    def write_answer(self, status: int, body: bytes, fields: Fields, connection: bytes, with_body: bool) -> None:
-        lines = [b"HTTP/1.1 ", STATUS_LINES[status], b"\r\ncontent-length: %d\r\ndate: " % len(body), date()]
+    def _write(self, status: int, body: bytes, fields: Fields, connection: bytes, with_body: bool) -> None:
+        lines = [_STATUS_LINES[status], b"content-length: %d" % len(body), b"date: " + self._server.date]
         for name, value in fields:
-            lines += (b"\r\n", name, b": ", value)
+            lines.append(name + b": " + value)
         if connection:
-            lines += (b"\r\nconnection: ", connection)
-        lines.append(b"\r\n\r\n")
-        if with_body:
-            lines.append(body)
-        self._transport.write(b"".join(lines))
+            lines.append(b"connection: " + connection)
+        lines += (b"", body if with_body else b"")
+        self._transport.write(b"\r\n".join(lines))
 
 
 class _Http1Exchange(Exchange):
@@ -315,17 +319,10 @@ class _Http1Exchange(Exchange):
         self.is_answered = False
 
     def respond(self, status: int, body: bytes, fields: Fields = ()) -> None:
-        if self.is_answered:
-            return
-        self.is_answered = True
-        self.on_leave = None
-        head, connection = self.head, self._connection
-        if not self.closes and connection.must_close():
-            self.closes = True
-        # HTTP/1.0 has to be told that it was heard; who asked for nothing needs no answer.
-        said = b"close" if self.closes else b"keep-alive" if b"connection" in head.headers else b""
-        connection.write_answer(status, body, fields, said, head.method != "HEAD")
-        connection.answered(self)
+        if not self.is_answered:
+            self.is_answered = True
+            self.on_leave = None
+            self._connection.respond(self, status, body, fields)
 
     def leave(self) -> None:
         """The caller is gone."""

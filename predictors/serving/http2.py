@@ -27,7 +27,6 @@ from .http2_fields import (
     encode_fields,
     status_field,
 )
-from .status_lines import date
 
 if TYPE_CHECKING:
     from .server import HttpServer
@@ -122,7 +121,7 @@ class Http2(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment]
-        self._credit_s = now = self._server.now()
+        self._credit_s = now = self._server.now_s
         self._deadline_s = now + HEAD_S  # for the caller's settings
         self._server.opened(self)
         settings = struct.pack(">HLHLHL", 3, _MAX_STREAMS, 4, _STREAM_WINDOW, 6, MAX_HEADER_LIST_BYTES)
@@ -169,7 +168,7 @@ class Http2(asyncio.Protocol):
     def pause_writing(self) -> None:
         self._is_blocked = True
         self._transport.pause_reading()
-        self._deadline_s = self._server.now() + PROGRESS_S
+        self._deadline_s = self._server.now_s + PROGRESS_S
 
     def resume_writing(self) -> None:
         self._is_blocked = False
@@ -178,8 +177,9 @@ class Http2(asyncio.Protocol):
             self._rest()
             self._pump()
 
-    def sweep(self, now: float) -> None:
+    def sweep(self) -> None:
         """End what has lasted too long: the connection, a body that does not come, an answer that is not taken."""
+        now = self._server.now_s
         if now >= self._deadline_s:
             if self._is_blocked or self._is_closed:
                 self._transport.abort()
@@ -261,7 +261,7 @@ class Http2(asyncio.Protocol):
             stream.deadline_s = math.inf
             self._app.answer(stream)
         else:
-            stream.deadline_s = self._server.now() + PROGRESS_S
+            stream.deadline_s = self._server.now_s + PROGRESS_S
             self.acknowledge(stream, size)
 
     def _headers(self, flags: int, stream_id: int, payload: bytes) -> None:
@@ -278,7 +278,7 @@ class Http2(asyncio.Protocol):
         else:
             self._block, self._block_bytes = [payload], len(payload)
             self._block_stream, self._block_ends = stream_id, bool(flags & _END_STREAM)
-            self._deadline_s = min(self._deadline_s, self._server.now() + HEAD_S)
+            self._deadline_s = min(self._deadline_s, self._server.now_s + HEAD_S)
 
     def _continuation(self, flags: int, stream_id: int, payload: bytes) -> None:
         if self._block is None or stream_id != self._block_stream:
@@ -337,7 +337,7 @@ class Http2(asyncio.Protocol):
             if ends:
                 self._app.answer(stream)
             else:
-                stream.deadline_s = self._server.now() + PROGRESS_S
+                stream.deadline_s = self._server.now_s + PROGRESS_S
 
     def _priority(self, flags: int, stream_id: int, payload: bytes) -> None:
         if not stream_id:
@@ -456,6 +456,10 @@ class Http2(asyncio.Protocol):
             self._is_closed = True
             self._transport.close()
 
+    @property
+    def date(self) -> bytes:
+        return self._server.date
+
     def send_answer(self, stream: "Stream", block: bytes, body: bytes, trailers: bytes | None) -> None:
         """A whole answer: header block, body, and the header block of trailers."""
         size = len(body)
@@ -498,7 +502,7 @@ class Http2(asyncio.Protocol):
         """DATA as the windows allow."""
         if body:
             stream.unsent.append(memoryview(body))
-        stream.deadline_s = self._server.now() + PROGRESS_S
+        stream.deadline_s = self._server.now_s + PROGRESS_S
         self._pump_stream(stream)
 
     def _pump(self) -> None:
@@ -525,7 +529,7 @@ class Http2(asyncio.Protocol):
             self._window -= len(piece)
             ends = stream.is_ending and not unsent and stream.trailers is None
             self._send(_frame(_DATA, _END_STREAM if ends else 0, stream.id, piece))
-            stream.deadline_s = self._server.now() + PROGRESS_S
+            stream.deadline_s = self._server.now_s + PROGRESS_S
             if len(self._out) > 16:
                 self._transport.write(b"".join(self._out))  # it says when it has enough
                 self._out.clear()
@@ -579,9 +583,9 @@ class Http2(asyncio.Protocol):
     def _rest(self) -> None:
         """Set the time that the connection has for what it should do next."""
         if self._is_blocked:
-            self._deadline_s = self._server.now() + PROGRESS_S
+            self._deadline_s = self._server.now_s + PROGRESS_S
         else:
-            self._deadline_s = math.inf if self._streams else self._server.now() + IDLE_S
+            self._deadline_s = math.inf if self._streams else self._server.now_s + IDLE_S
 
     def _break(self, code: Code) -> None:
         """End the connection, and with it every stream."""
@@ -598,7 +602,7 @@ class Http2(asyncio.Protocol):
     def _spend(self) -> None:
         self._credit -= 1
         if self._credit < 0:
-            now = self._server.now()
+            now = self._server.now_s
             self._credit = min(_CREDIT, self._credit + (now - self._credit_s) * _CREDIT_PER_S)
             self._credit_s = now
             if self._credit < 0:
@@ -640,8 +644,8 @@ class Stream(Exchange):
         if not self._answers():
             return
         block = b"".join((
-            status_field(status), encode_field(b"content-length", b"%d" % len(body)), encode_field(b"date", date()),
-            _encoded(tuple(fields)),
+            status_field(status), encode_field(b"content-length", b"%d" % len(body)),
+            encode_field(b"date", self._connection.date), _encoded(tuple(fields)),
         ))  # fmt: skip
         self._connection.send_answer(self, block, b"" if self.head.method == "HEAD" else body, None)
 

@@ -18,7 +18,8 @@ from ..errors import (
     UnsupportedMedia,
 )
 from ..protocol import v1, v2_rest
-from ..protocol.inference import InferRequest, InferResponse
+from ..protocol.inference import InferRequest, InferResponse, Terms
+from .batcher import Outputs
 from .data_plane import EXTENSIONS, DataPlane, ServedModel
 from .exchange import Exchange, Fields
 
@@ -34,7 +35,7 @@ MAX_ERROR_BODY_BYTES = 690
 
 Handler = Callable[[Exchange], None]
 
-Encode = Callable[[InferResponse], tuple[bytes, Fields]]
+Encode = Callable[[InferResponse, Terms], tuple[bytes, Fields]]
 
 
 class Rest:
@@ -173,20 +174,22 @@ class Rest:
                 f"Inference-Header-Content-Length = {length.decode('latin-1')[:40]!r}, must be an integer"
             )
         request = v2_rest.decode(exchange.body, None if length is None else int(length))
-        self._infer(model, exchange, request, partial(_encode_v2, request.binary_outputs))
+        self._infer(model, exchange, request, _encode_v2)
 
     def _infer(self, model: ServedModel, exchange: Exchange, request: InferRequest, encode: Encode) -> None:
         """Run the request; the answer comes when its batch has run."""
         headers = exchange.head.text_headers() if model.signature.wants else None
-        bound = model.start(request, headers, None, partial(self._answer, exchange, encode))
+        bound = model.start(request, headers, None, partial(self._answer, exchange, model, request.terms, encode))
         exchange.on_leave = partial(model.batcher.cancel, bound)
 
-    def _answer(self, exchange: Exchange, encode: Encode, result: InferResponse | TorporError) -> None:
+    def _answer(
+        self, exchange: Exchange, model: ServedModel, terms: Terms, encode: Encode, result: Outputs | TorporError
+    ) -> None:
         if isinstance(result, TorporError):
             self.fail(exchange, result)
             return
         try:
-            body, fields = encode(result)
+            body, fields = encode(model.response(terms, result), terms)
         except Exception as error:
             self.fail(exchange, error)
             return
@@ -194,12 +197,12 @@ class Rest:
         exchange.respond(200, body, fields)
 
 
-def _encode_v1(response: InferResponse) -> tuple[bytes, Fields]:
+def _encode_v1(response: InferResponse, terms: Terms) -> tuple[bytes, Fields]:
     return v1.encode(response), JSON
 
 
-def _encode_v2(binary_outputs: frozenset[str] | None, response: InferResponse) -> tuple[bytes, Fields]:
-    content, json_length = v2_rest.encode(response, binary_outputs)
+def _encode_v2(response: InferResponse, terms: Terms) -> tuple[bytes, Fields]:
+    content, json_length = v2_rest.encode(response, terms.binary_outputs)
     return content, JSON if json_length is None else (_OCTETS, (_JSON_LENGTH, b"%d" % json_length))
 
 

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import math
 import socket
+from email.utils import formatdate
 from typing import Protocol
 
 from ..errors import PayloadTooLarge
@@ -22,7 +23,7 @@ _SWEEP_S = 1.0
 class Connection(Protocol):
     """What the server asks of an open connection."""
 
-    def sweep(self, now: float) -> None:
+    def sweep(self) -> None:
         """End what its caller is too slow with; called once a second."""
 
     def shutdown(self) -> None:
@@ -42,11 +43,15 @@ class HttpServer:
         self.in_flight = 0
         """Exchanges that wait for their answer; streaming calls, which last as long as their caller, are not counted."""
         self.last_request_s = -math.inf
+        """When the last exchange ended, once the server is draining."""
         self.is_draining = False
         """Whether connections end with their next answer."""
         self.is_shutting_down = False
         self.loop = asyncio.get_running_loop()
-        self.now = self.loop.time
+        self.now_s = self.loop.time()
+        """The time of the last sweep: limits of many seconds need no clock of their own for each request."""
+        self.date = b""
+        """The value of the Date field (RFC 9110, 6.6.1), made once a second."""
         self._host = host
         self._port = port
         self._listener: asyncio.Server | None = None
@@ -87,7 +92,8 @@ class HttpServer:
     def finished(self) -> None:
         """An exchange has ended."""
         self.in_flight -= 1
-        self.last_request_s = self.now()
+        if self.is_draining:
+            self.last_request_s = self.loop.time()
 
     def too_large(self, size: int) -> PayloadTooLarge:
         return PayloadTooLarge(f"body = {size} bytes, must be in [0, {self.max_body_bytes}]")
@@ -98,9 +104,10 @@ class HttpServer:
 
     def _sweep(self) -> None:
         """Look for callers that are too slow, once a second: cheaper than a timer for each."""
-        now = self.now()
+        self.now_s = self.loop.time()
+        self.date = formatdate(usegmt=True).encode()
         for connection in [*self.connections]:
-            connection.sweep(now)
+            connection.sweep()
         self._sweeper = self.loop.call_later(_SWEEP_S, self._sweep)
 
 
@@ -111,7 +118,7 @@ class _FirstBytes(asyncio.Protocol):
         self._server = server
         self._data = b""
         self._transport: asyncio.Transport = None  # type: ignore[assignment]
-        self._deadline_s = server.now() + IDLE_S
+        self._deadline_s = server.now_s + IDLE_S
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment]
@@ -128,7 +135,7 @@ class _FirstBytes(asyncio.Protocol):
         elif len(preface) == len(PREFACE):
             self._hand_over(Http2(self._server), self._data[len(PREFACE) :])
         else:
-            self._deadline_s = min(self._deadline_s, self._server.now() + HEAD_S)
+            self._deadline_s = min(self._deadline_s, self._server.now_s + HEAD_S)
 
     def connection_lost(self, error: Exception | None) -> None:
         self._server.closed(self)
@@ -140,8 +147,8 @@ class _FirstBytes(asyncio.Protocol):
         if data:
             protocol.data_received(data)
 
-    def sweep(self, now: float) -> None:
-        if now >= self._deadline_s:
+    def sweep(self) -> None:
+        if self._server.now_s >= self._deadline_s:
             self._transport.abort()
 
     def shutdown(self) -> None:

@@ -123,7 +123,7 @@ def test_a_message_means_what_protobuf_says(inputs: dict[str, np.ndarray], data:
     for form in (changed, backwards):
         try:
             call = v2_grpc.decode(form)
-            answers.append((call.model_name, call.model_version, call.request.id, content(call.request.inputs)))
+            answers.append((call.model_name, call.model_version, call.request.terms.id, content(call.request.inputs)))
         except InvalidInput as error:
             answers.append(str(error))
     assert repr(answers[0]) == repr(answers[1])
@@ -149,8 +149,8 @@ def test_any_fields_are_a_request_or_invalid_input(inputs: list, raw: list[bytes
 def test_the_answer_is_raw_if_the_request_was(raw: bool) -> None:
     """`binary_outputs` carries the caller's choice to the response."""
     decoded = decode(make({"x": np.zeros(2, "<f4")}, raw))
-    assert (decoded.binary_outputs is None) == raw
-    assert decoded.id == "abc"
+    assert (decoded.terms.binary_outputs is None) == raw
+    assert decoded.terms.id == "abc"
 
 
 def tensor(**changes: object):
@@ -206,7 +206,7 @@ def test_parameters_come_as_plain_values() -> None:
         "d": {"double_param": 0.5},
     }
     decoded = decode(Request(inputs=tensor().inputs, parameters=values))
-    assert dict(decoded.parameters) == {"a": True, "b": -1, "c": "x", "d": 0.5}
+    assert dict(decoded.terms.parameters) == {"a": True, "b": -1, "c": "x", "d": 0.5}
 
 
 @pytest.mark.parametrize("raw", [True, False])

@@ -298,7 +298,7 @@ def test_many_different_objects_do_not_break_the_kept_layouts() -> None:
     for number in range(1500):
         body, length = binary_body({"x": np.array([number], "<i4")}, id=str(number))
         decoded = decode(body, length)
-        assert (decoded.id, decoded.inputs["x"].tolist()) == (str(number), [number])
+        assert (decoded.terms.id, decoded.inputs["x"].tolist()) == (str(number), [number])
 
 
 @pytest.mark.parametrize(
@@ -318,7 +318,7 @@ def test_many_different_objects_do_not_break_the_kept_layouts() -> None:
 def test_outputs_are_asked_for_each_in_its_form(fields: dict[str, object], names: tuple, binary: object) -> None:
     """An output's own parameter wins over the request's."""
     decoded = decode(*binary_body({"x": np.zeros(1)}, **fields))
-    assert (decoded.outputs, decoded.binary_outputs) == (names, binary)
+    assert (decoded.terms.outputs, decoded.terms.binary_outputs) == (names, binary)
 
 
 def test_a_response_says_whose_it_is() -> None:
@@ -406,10 +406,10 @@ def test_responses_alike_in_all_but_their_data_keep_their_own() -> None:
         assert orjson.loads(body[:length])["model_version"] == version
 
 
-def test_a_layout_with_data_in_it_is_not_kept() -> None:
-    """Whoever keeps something by the layout must not hold on to a request's tensors: JSON data have none to keep by."""
+def test_terms_of_a_request_with_data_in_its_json_are_not_kept() -> None:
+    """Whoever keeps something by the terms must not hold on to a request's tensors: JSON data have none to keep by."""
     x = np.ones((1, 2), "<f4")
-    first, second = (decode(*binary_body({"x": x})).layout for _ in range(2))
-    assert first is not None
+    first, second = (decode(*binary_body({"x": x})).terms for _ in range(2))
     assert first is second
-    assert decode(json_body(), None).layout is None
+    assert first.are_kept
+    assert not decode(json_body(), None).terms.are_kept

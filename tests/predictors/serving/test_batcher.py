@@ -11,7 +11,7 @@ import uvloop
 from torpor.predictors.batching.policy import Batch, BatchingPolicy, BatchingSettings
 from torpor.predictors.batching.run_times import RunTimes
 from torpor.predictors.errors import DeadlineExceeded, ModelFailed, QueueFull, Unavailable
-from torpor.predictors.protocol.inference import InferRequest
+from torpor.predictors.protocol.inference import InferRequest, Terms
 from torpor.predictors.serving.batcher import Batcher
 from torpor.predictors.serving.data_plane import ServedModel
 from torpor.predictors.signature import Bound, Signature
@@ -287,7 +287,7 @@ def test_the_shorter_time_limit_counts(own_s: float | None, transport_s: float |
         await asyncio.sleep(0)
         began_s = bench.now()
         with pytest.raises(DeadlineExceeded):
-            await bench.model.infer(InferRequest({"x": np.ones(1)}, timeout_s=own_s), None, transport_s)
+            await bench.model.infer(InferRequest({"x": np.ones(1)}, Terms(timeout_s=own_s)), None, transport_s)
         assert bench.now() == pytest.approx(began_s + 0.1)
         await running
 

@@ -72,8 +72,7 @@ class Bench:
     def __init__(self, protocol: type[Http1] | type[Http2]) -> None:
         self.app = App()
         self.server = HttpServer(self.app, "", 0, 1 << 20)
-        self.now_s = 1000.0
-        self.server.now = lambda: self.now_s
+        self.server.now_s = 1000.0
         self.transport = Transport()
         self.connection = protocol(self.server)
         self.connection.connection_made(self.transport)  # type: ignore[arg-type]
@@ -93,8 +92,8 @@ class Bench:
 
     def later(self, seconds: float) -> "Bench":
         """The server looks after so many seconds."""
-        self.now_s += seconds
-        self.connection.sweep(self.now_s)
+        self.server.now_s += seconds
+        self.connection.sweep()
         return self
 
     def written(self) -> bytes:
@@ -195,7 +194,8 @@ def test_http2_settings_have_their_time(bench) -> None:
     fresh = Http2(at.server)
     transport = Transport()
     fresh.connection_made(transport)  # type: ignore[arg-type]
-    fresh.sweep(at.now_s + HEAD_S)
+    at.server.now_s += HEAD_S
+    fresh.sweep()
     assert transport.ended == "closed"
 
 
