@@ -104,13 +104,12 @@ def encode(response: InferResponse, binary_outputs: frozenset[str] | None) -> tu
     outputs = response.outputs
     key: tuple[object, ...] | None = None
     if not response.id and (binary_outputs is None or binary_outputs.issuperset(outputs)):
-        said: list[object] = [response.model_name, response.model_version]
+        key = response.model_name, response.model_version
         for name, array in outputs.items():
-            said += (name, array.dtype, array.shape)
-        key = tuple(said)
+            key += name, array.dtype, array.shape
         head = _HEADS.get(key)
         if head is not None:
-            return b"".join((head, *[array.tobytes() for array in outputs.values()])), len(head)
+            return b"".join([head, *[array.tobytes() for array in outputs.values()]]), len(head)
     entries: list[dict[str, object]] = []
     blobs: list[bytes] = []
     for name, array in outputs.items():

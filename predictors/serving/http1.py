@@ -51,6 +51,8 @@ class Http1(asyncio.Protocol):
         self._transport: asyncio.Transport = None  # type: ignore[assignment]
         self._waiting = bytearray()
         """Bytes that belong to no body yet: a head that is not whole, or what is pipelined."""
+        self._last_block = b"\0"  # what no head begins with
+        self._last_head: Head = None  # type: ignore[assignment]
         self._exchange: _Http1Exchange | None = None
         """The request that is being read or answered."""
         self._body: list[bytes] = []
@@ -139,20 +141,18 @@ class Http1(asyncio.Protocol):
         self._is_parsing = True
         app = self._app
         while data and self._exchange is None and not (self._is_closing or self._is_blocked):
-            end = data.find(b"\r\n\r\n") + 4
-            if end < 4 or end > MAX_HEAD_BYTES:
-                data = self._wait_for_head(data)
-                break
-            block = data[:end]
-            head = _HEADS.get(block)
-            if head is None:
+            if data.startswith(self._last_block):
+                head, end = self._last_head, len(self._last_block)
+            else:
+                end = data.find(b"\r\n\r\n") + 4
+                if end < 4 or end > MAX_HEAD_BYTES:
+                    data = self._wait_for_head(data)
+                    break
                 try:
-                    head = read_head(block.removeprefix(b"\r\n"))
+                    head = self._read_head(data[:end])
                 except TorporError as error:
                     self._refuse_head(error)
                     break
-                if end <= _LARGEST_KEPT_BYTES and not _SECRET.search(block):
-                    _HEADS.keep(block, head)
             exchange = self._exchange = _Http1Exchange(head, self)
             self._server.in_flight += 1
             self._deadline_s = math.inf
@@ -170,6 +170,16 @@ class Http1(asyncio.Protocol):
         self._is_parsing = False
         if data and not self._is_closing:
             self._waiting += data
+
+    def _read_head(self, block: bytes) -> Head:
+        """The head in `block`, which is mostly the one that this connection, or another, sent before."""
+        head = _HEADS.get(block)
+        if head is None:
+            head = read_head(block.removeprefix(b"\r\n"))
+            if len(block) <= _LARGEST_KEPT_BYTES and not _SECRET.search(block):
+                _HEADS.keep(block, head)
+        self._last_block, self._last_head = block, head
+        return head
 
     def _wait_for_head(self, data: bytes) -> bytes:
         """What is kept until more comes. Anything that cannot become a head is refused at once."""
@@ -313,7 +323,10 @@ class _Http1Exchange(Exchange):
     __slots__ = ("_connection", "closes", "is_answered")
 
     def __init__(self, head: Head, connection: Http1) -> None:
-        super().__init__(head)
+        self.head = head  # as Exchange has it; a call less for each request
+        self.body = b""
+        self.handler = None
+        self.on_leave = None
         self._connection = connection
         self.closes = not head.keeps_alive
         self.is_answered = False
