@@ -51,8 +51,8 @@ class Http1(asyncio.Protocol):
         self._transport: asyncio.Transport = None  # type: ignore[assignment]
         self._waiting = bytearray()
         """Bytes that belong to no body yet: a head that is not whole, or what is pipelined."""
-        self._last_block = b"\0"  # what no head begins with
-        self._last_head: Head = None  # type: ignore[assignment]
+        self._last_block = b""
+        self._last_head: Head | None = None
         self._exchange: _Http1Exchange | None = None
         """The request that is being read or answered."""
         self._body: list[bytes] = []
@@ -141,7 +141,7 @@ class Http1(asyncio.Protocol):
         self._is_parsing = True
         app = self._app
         while data and self._exchange is None and not (self._is_closing or self._is_blocked):
-            if data.startswith(self._last_block):
+            if self._last_head is not None and data.startswith(self._last_block):
                 head, end = self._last_head, len(self._last_block)
             else:
                 end = data.find(b"\r\n\r\n") + 4
