@@ -10,8 +10,11 @@ import orjson
 from ..errors import InvalidInput
 from .datatypes import Array
 from .inference import InferRequest, InferResponse
+from .json_numbers import numbers
 from .json_tensor import array_from_json, array_of_unknown, json_from_array
 from .v2_rest import parse_object
+
+_BEGINNING = b'{"instances":'
 
 Datatypes = dict[str, str]
 """The declared datatypes by input name, in the model's order."""
@@ -19,6 +22,10 @@ Datatypes = dict[str, str]
 
 def decode(body: bytes, names: tuple[str, ...], datatypes: Datatypes) -> InferRequest:
     """A v1 body; `names` are the model's inputs, () where it takes any. Raises InvalidInput."""
+    if len(names) == 1 and body.startswith(_BEGINNING) and body.endswith(b"}"):
+        array = numbers(body[len(_BEGINNING) : -1], datatypes.get(names[0]))
+        if array is not None:  # a list between them makes the whole a JSON object
+            return InferRequest({names[0]: array})
     instances = parse_object(body).get("instances")
     if not isinstance(instances, list) or not instances:
         raise InvalidInput("instances must be a non-empty list of rows")

@@ -60,10 +60,10 @@ class HttpServer:
 
     async def start(self) -> str:
         """Open the port; the address as HOST:PORT. Raises OSError."""
+        self._sweep()
         self._listener = await self.loop.create_server(
             lambda: _FirstBytes(self), self._host, self._port, backlog=_BACKLOG
         )
-        self._sweep()
         host, port = self._listener.sockets[0].getsockname()[:2]
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 

@@ -3,6 +3,8 @@
 import contextlib
 import json
 import math
+from random import Random
+from unittest import mock
 
 import numpy as np
 import orjson
@@ -11,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from torpor.predictors.errors import InvalidInput, ModelFailed
+from torpor.predictors.protocol import v2_rest
 from torpor.predictors.protocol.datatypes import DTYPES, datatype_of, encode_bytes
 from torpor.predictors.protocol.inference import InferResponse
 from torpor.predictors.protocol.json_tensor import array_from_json
@@ -412,4 +415,61 @@ def test_terms_of_a_request_with_data_in_its_json_are_not_kept() -> None:
     first, second = (decode(*binary_body({"x": x})).terms for _ in range(2))
     assert first is second
     assert first.are_kept
-    assert not decode(json_body(), None).terms.are_kept
+    strings = {"name": "x", "datatype": "BYTES", "shape": [2], "data": ["a", "b"]}
+    assert not decode(orjson.dumps({"inputs": [strings]}), None).terms.are_kept
+
+
+NUMBERS = st.recursive(
+    st.integers(-(2**70), 2**70) | st.integers(-3, 3) | st.floats(allow_nan=False, allow_infinity=False) | st.just(1e39),
+    lambda inner: st.lists(inner, max_size=4), max_leaves=12,
+)  # fmt: skip
+DATA = st.lists(NUMBERS | st.sampled_from([True, None, "data", ["#"], {}]), max_size=4) | NUMBERS
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["data", "name", "shape", "datatype", "parameters"]),
+                       DATA | st.sampled_from(["x", '"data":[1]', [2], [1, 2], "FP32", "INT64", "INT32", "BOOL", {}]))),
+    DATA, st.sampled_from(["FP32", "FP64", "INT32", "INT64", "FP16"]),
+    st.sampled_from([[0], [1], [2], [1, 2], [2, 2], [4]]), st.integers(0, 3), st.randoms(use_true_random=False),
+)  # fmt: skip
+def test_one_list_of_numbers_is_read_as_any_data(
+    others: list, data: object, datatype: str, shape: list[int], rank: int, random: Random
+) -> None:
+    """The quick way gives the array or leaves it to the other way: with keys in any order, twice, or with other values."""
+    if rank:
+        data = np.arange(math.prod(shape)).reshape(shape[:rank] if rank == len(shape) else -1).tolist()
+    pairs = [
+        ("name", "x"),
+        ("datatype", datatype),
+        ("shape", shape),
+        ("data", data),
+        *others[: random.choice([0, 0, 2])],
+    ]
+    random.shuffle(pairs)
+    space = random.choice(["", " "])
+    entry = ",".join(f"{json.dumps(k)}:{space}{json.dumps(v)}" for k, v in pairs)
+    end = random.choice(["", ',"id":"7"', ',"outputs":[{"name":"data"}]'])
+    body = f'{{"inputs":[{{{entry}}}]{end}}}'.encode()
+
+    def outcome() -> object:
+        try:
+            request = decode(body, None)
+        except InvalidInput as error:
+            return str(error)
+        terms = request.terms
+        inputs = [(name, a.dtype, a.shape, a.tolist()) for name, a in request.inputs.items()]
+        return inputs, terms.id, terms.outputs, terms.binary_outputs, dict(terms.parameters)
+
+    quick = outcome(), outcome()  # the second finds the layout of the first
+    with mock.patch.object(v2_rest, "_decode_numbers", return_value=None):
+        assert quick == (outcome(),) * 2
+
+
+def test_the_quick_way_is_taken() -> None:
+    """The bodies of the benchmarks, flat and in rows, are read without an object for each number."""
+    for data in ([1.5, 2], [[1.5, 2]]):
+        body = orjson.dumps({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "data": data}]})
+        request = v2_rest._decode_numbers(body)
+        assert request is not None
+        assert request.inputs["x"].tolist() == [[1.5, 2.0]]
+        assert request.terms.are_kept
