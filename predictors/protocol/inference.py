@@ -66,3 +66,10 @@ class InferResponse:
     model_version: str
     outputs: dict[str, Array]
     id: str = ""
+
+    def likeness(self) -> tuple[object, ...]:
+        """Equal for responses that differ in their data and id alone, so that what is written around data can be kept."""
+        key: tuple[object, ...] = self.model_name, self.model_version
+        for name, array in self.outputs.items():
+            key += name, array.dtype, array.shape
+        return key

@@ -167,9 +167,7 @@ def encode(response: InferResponse, *, raw: bool) -> bytes:
     outputs = response.outputs
     key: tuple[object, ...] | None = None
     if raw and not response.id:
-        key = (response.model_name, response.model_version)
-        for name, array in outputs.items():
-            key += (name, array.dtype, array.shape)
+        key = response.likeness()
         head = _HEADS.get(key)
         if head is not None:
             return _with_raw(head, outputs)

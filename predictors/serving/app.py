@@ -16,7 +16,7 @@ class App:
 
     def open(self, exchange: Exchange) -> bool:
         """Choose the handler that gets the exchange when its body is here; False if it needs none (any more)."""
-        protocol = self._grpc if exchange.head.is_grpc else self._rest
+        protocol = self._protocol(exchange)
         try:
             exchange.handler = handler = protocol.route(exchange)
         except Exception as error:

@@ -7,7 +7,8 @@ from typing import Protocol
 from ..errors import TorporError
 
 Headers = dict[bytes, bytes]
-Fields = Iterable[tuple[bytes, bytes]]
+Field = tuple[bytes, bytes]
+Fields = Iterable[Field]
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +16,7 @@ class Head:
     """What precedes a request's body. Requests of equal heads share one, so that it is read and checked once.
 
     path: percent-encoded, without the query. headers: by lower-case name; a repeated one's values joined by commas.
-    length: of the body in bytes, None if the head does not say. The last three are HTTP/1's.
+    length: of the body in bytes, None if the head does not say. The last two are HTTP/1's.
     """
 
     method: str
@@ -23,13 +24,24 @@ class Head:
     headers: Headers
     length: int | None
     is_grpc: bool = False
-    is_chunked: bool = False
     keeps_alive: bool = True
     awaits_continue: bool = False
 
     def text_headers(self) -> dict[str, str]:
         """The headers as a user's class sees them."""
         return {name.decode("latin-1"): value.decode("latin-1") for name, value in self.headers.items()}
+
+
+def add_field(headers: Headers, name: bytes, value: bytes) -> None:
+    """Take a field up into the headers: a repeated one's values are one list (RFC 9110, 5.3; RFC 9113, 8.2.3)."""
+    if name in headers:
+        value = headers[name] + (b"; " if name == b"cookie" else b", ") + value
+    headers[name] = value
+
+
+def path_of(target: bytes) -> str:
+    """The path in an ASCII target, without query and fragment."""
+    return target.partition(b"?")[0].partition(b"#")[0].decode("ascii")
 
 
 class Exchange:

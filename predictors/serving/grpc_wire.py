@@ -20,7 +20,7 @@ from ..protocol.inference import Terms
 from ..protocol.messages import FILES, SERVICES, SYMBOLS, message
 from .batcher import Outputs
 from .data_plane import EXTENSIONS, DataPlane, ServedModel
-from .exchange import Exchange
+from .exchange import Exchange, Field
 from .http2 import Stream
 from .rest import error_text
 
@@ -37,7 +37,7 @@ _INTERNAL = "internal error; the server's log has the details"
 _TIMEOUT_UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 _TIMEOUT = re.compile(r"(\d{1,8})([HMSmun])")
 
-Trailers = tuple[tuple[bytes, bytes], ...]
+Trailers = tuple[Field, ...]
 
 Handler = Callable[[Exchange], None]
 Unary = Callable[[Any], Any]

@@ -139,7 +139,6 @@ class Http1(asyncio.Protocol):
             self._waiting.clear()
             self._transport.resume_reading()
         self._is_parsing = True
-        app = self._app
         while data and self._exchange is None and not (self._is_closing or self._is_blocked):
             if self._last_head is not None and data.startswith(self._last_block):
                 head, end = self._last_head, len(self._last_block)
@@ -160,12 +159,9 @@ class Http1(asyncio.Protocol):
             if length is None or end + length > len(data):
                 data = self._begin_body(exchange, data[end:])
                 continue
-            if app.open(exchange):  # the usual case: all of it is here
-                if length > self._server.max_body_bytes:
-                    app.refuse(exchange, self._server.too_large(length))
-                else:
-                    exchange.body = data[end : end + length]
-                    app.answer(exchange)
+            if self._wants_body(exchange, length):  # the usual case: all of it is here
+                exchange.body = data[end : end + length]
+                self._app.answer(exchange)
             data = data[end + length :]
         self._is_parsing = False
         if data and not self._is_closing:
@@ -198,12 +194,18 @@ class Http1(asyncio.Protocol):
         self._missing = 1 if length is None else length
         self._chunks = ChunkedBody() if length is None else None
         self._body, self._size = [], 0
-        if self._app.open(exchange):
-            if length is not None and length > self._server.max_body_bytes:
-                self._app.refuse(exchange, self._server.too_large(length))
-            elif head.awaits_continue and not data:
-                self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        if self._wants_body(exchange, length or 0) and head.awaits_continue and not data:
+            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         return b"" if self._is_closing else self._take_body(data)
+
+    def _wants_body(self, exchange: "_Http1Exchange", length: int) -> bool:
+        """Open the exchange; False if it has been refused."""
+        if not self._app.open(exchange):
+            return False
+        if length > self._server.max_body_bytes:
+            self._app.refuse(exchange, self._server.too_large(length))
+            return False
+        return True
 
     def _take_body(self, data: bytes) -> bytes:
         """Take what belongs to the body and answer when it is whole; what follows it."""

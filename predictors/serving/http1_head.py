@@ -7,7 +7,7 @@ feeds, folded lines, space before a colon, more than one length, a length beside
 import re
 
 from ..errors import HeadTooLarge, InvalidInput, NotSupported
-from .exchange import Head, Headers
+from .exchange import Head, Headers, add_field, path_of
 
 MAX_HEAD_BYTES = 64 << 10
 MAX_FIELDS = 256
@@ -36,36 +36,32 @@ def read_head(block: bytes) -> Head:
         if field is None:
             raise InvalidInput("a header line is not NAME: VALUE")
         name, value = field[1].lower(), field[2].strip(b" \t")
-        if name in headers:
-            if name in (b"host", b"content-length", b"transfer-encoding"):
-                raise InvalidInput(f"header {name.decode()} is given twice")
-            value = headers[name] + (b"; " if name == b"cookie" else b", ") + value
-        headers[name] = value
+        if name in headers and name in (b"host", b"content-length", b"transfer-encoding"):
+            raise InvalidInput(f"header {name.decode()} is given twice")
+        add_field(headers, name, value)
     if minor == b"1" and b"host" not in headers:
         raise InvalidInput("header host is missing")
     if not _HOST.fullmatch(headers.get(b"host", b"")):
         raise InvalidInput("header host is not HOST:PORT")
-    length, is_chunked = _framing(headers, minor)
+    length = _length(headers, minor)
     options = [option.strip().lower() for option in headers.get(b"connection", b"").split(b",")]
     keeps_alive = b"close" not in options and (minor == b"1" or b"keep-alive" in options)
     awaits_continue = minor == b"1" and headers.get(b"expect", b"").lower() == b"100-continue"
-    path = _path(target)
     return Head(
-        method.decode(), path, headers, length,
-        is_chunked=is_chunked, keeps_alive=keeps_alive, awaits_continue=awaits_continue,
-    )  # fmt: skip
+        method.decode(), _path(target), headers, length, keeps_alive=keeps_alive, awaits_continue=awaits_continue
+    )
 
 
-def _framing(headers: Headers, minor: bytes) -> tuple[int | None, bool]:
-    """The length of the body and whether it comes in chunks."""
+def _length(headers: Headers, minor: bytes) -> int | None:
+    """The length of the body, None if it comes in chunks."""
     coding, length = headers.get(b"transfer-encoding"), headers.get(b"content-length")
-    if coding is not None:
-        if length is not None or minor == b"0":
-            raise InvalidInput("header transfer-encoding excludes content-length and HTTP/1.0")
-        if coding.lower() != b"chunked":
-            raise NotSupported(f"Transfer-Encoding = {coding[:40].decode('latin-1')!r}, must be chunked")
-        return None, True
-    return (0 if length is None else read_length(length)), False
+    if coding is None:
+        return 0 if length is None else read_length(length)
+    if length is not None or minor == b"0":
+        raise InvalidInput("header transfer-encoding excludes content-length and HTTP/1.0")
+    if coding.lower() != b"chunked":
+        raise NotSupported(f"Transfer-Encoding = {coding[:40].decode('latin-1')!r}, must be chunked")
+    return None
 
 
 def read_length(value: bytes) -> int:
@@ -85,7 +81,7 @@ def _path(target: bytes) -> str:
         if match is not None:
             target = target[match.end() :]
             target = target if target.startswith(b"/") else b"/" + target
-    return target.partition(b"?")[0].partition(b"#")[0].decode("ascii")
+    return path_of(target)
 
 
 class ChunkedBody:

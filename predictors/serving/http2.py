@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import RequestTimeout
 from ..remembered import Remembered
-from .exchange import Exchange, Fields, Head
+from .exchange import Exchange, Field, Fields, Head
 from .http1 import HEAD_S, IDLE_S, PROGRESS_S
 from .http2_fields import (
     MAX_HEADER_LIST_BYTES,
@@ -126,7 +126,7 @@ class Http2(asyncio.Protocol):
         self._server.opened(self)
         settings = struct.pack(">HLHLHL", 3, _MAX_STREAMS, 4, _STREAM_WINDOW, 6, MAX_HEADER_LIST_BYTES)
         self._send(_frame(_SETTINGS, 0, 0, settings))
-        self._send(_frame(_WINDOW_UPDATE, 0, 0, (_CONNECTION_WINDOW - _DEFAULT_WINDOW).to_bytes(4, "big")))
+        self._send_number(_WINDOW_UPDATE, 0, _CONNECTION_WINDOW - _DEFAULT_WINDOW)
 
     def data_received(self, data: bytes) -> None:
         if self._is_closed:
@@ -217,7 +217,7 @@ class Http2(asyncio.Protocol):
             raise _Broken(Code.FLOW_CONTROL_ERROR)
         self._unacknowledged += size
         if self._unacknowledged >= _CONNECTION_WINDOW // 2:
-            self._send(_frame(_WINDOW_UPDATE, 0, 0, self._unacknowledged.to_bytes(4, "big")))
+            self._send_number(_WINDOW_UPDATE, 0, self._unacknowledged)
             self._received_window += self._unacknowledged
             self._unacknowledged = 0
         if flags & _PADDED:
@@ -226,7 +226,7 @@ class Http2(asyncio.Protocol):
             self._spend()
         if stream is None:
             if stream_id not in self._ignored:
-                self._send(_frame(_RST_STREAM, 0, stream_id, Code.STREAM_CLOSED.to_bytes(4, "big")))
+                self._send_number(_RST_STREAM, stream_id, Code.STREAM_CLOSED)
                 self._spend()
             return
         if stream.has_whole_body:
@@ -446,6 +446,10 @@ class Http2(asyncio.Protocol):
             self._is_flush_due = True
             self._server.loop.call_soon(self._flush)
 
+    def _send_number(self, kind: int, stream_id: int, number: int) -> None:
+        """A frame whose payload is 32 bits: WINDOW_UPDATE or RST_STREAM."""
+        self._send(_frame(kind, 0, stream_id, number.to_bytes(4, "big")))
+
     def _flush(self) -> None:
         """Give everything to the transport in one piece: the answers of a batch mostly share their connections."""
         self._is_flush_due = False
@@ -464,13 +468,13 @@ class Http2(asyncio.Protocol):
         """A whole answer: header block, body, and the header block of trailers."""
         size = len(body)
         ends = 0 if size or trailers is not None else _END_STREAM
-        self._send_block(stream, block, ends)
+        self.send_block(stream, block, ends)
         if size <= stream.window and size <= self._window and size <= self._max_frame_bytes and not stream.unsent:
             if size:
                 self._window -= size
                 self._send(_frame(_DATA, 0 if trailers is not None else _END_STREAM, stream.id, body))
             if trailers is not None:
-                self._send_block(stream, trailers, _END_STREAM)
+                self.send_block(stream, trailers, _END_STREAM)
             self._end(stream)
         else:
             stream.trailers = trailers
@@ -483,11 +487,8 @@ class Http2(asyncio.Protocol):
             stream.is_counted = False
             self._server.finished()
 
-    def send_block(self, stream: "Stream", block: bytes) -> None:
-        """The header block of an answer whose body comes in pieces."""
-        self._send_block(stream, block, 0)
-
-    def _send_block(self, stream: "Stream", block: bytes, ends: int) -> None:
+    def send_block(self, stream: "Stream", block: bytes, ends: int = 0) -> None:
+        """A header block: the beginning of an answer, or with _END_STREAM its end."""
         if self._block_prefix:
             block, self._block_prefix = self._block_prefix + block, b""
         self._send(_frame(_HEADERS, _END_HEADERS | ends, stream.id, block))
@@ -535,7 +536,7 @@ class Http2(asyncio.Protocol):
                 self._out.clear()
         if stream.is_ending:
             if stream.trailers is not None:
-                self._send_block(stream, stream.trailers, _END_STREAM)
+                self.send_block(stream, stream.trailers, _END_STREAM)
             self._end(stream)
         else:
             stream.deadline_s = math.inf
@@ -545,7 +546,7 @@ class Http2(asyncio.Protocol):
         """So many bytes have been taken from the stream: let the caller send as many more, half a window at once."""
         stream.unacknowledged += size
         if stream.unacknowledged >= _STREAM_WINDOW // 2 and not stream.has_whole_body:
-            self._send(_frame(_WINDOW_UPDATE, 0, stream.id, stream.unacknowledged.to_bytes(4, "big")))
+            self._send_number(_WINDOW_UPDATE, stream.id, stream.unacknowledged)
             stream.received_window += stream.unacknowledged
             stream.unacknowledged = 0
 
@@ -555,7 +556,7 @@ class Http2(asyncio.Protocol):
             return
         if not stream.has_whole_body:
             self._ignored.keep(stream.id, None)
-            self._send(_frame(_RST_STREAM, 0, stream.id, Code.NO_ERROR.to_bytes(4, "big")))
+            self._send_number(_RST_STREAM, stream.id, Code.NO_ERROR)
         if self._credit < _CREDIT:  # who also takes answers may give up on as many more
             self._credit += 1
         self._finished(stream)
@@ -563,7 +564,7 @@ class Http2(asyncio.Protocol):
     def _reset(self, stream_id: int, code: Code) -> None:
         """An error of one stream."""
         self._ignored.keep(stream_id, None)
-        self._send(_frame(_RST_STREAM, 0, stream_id, code.to_bytes(4, "big")))
+        self._send_number(_RST_STREAM, stream_id, code)
         stream = self._streams.get(stream_id)
         if stream is not None:
             self._drop(stream)
@@ -649,7 +650,7 @@ class Stream(Exchange):
         ))  # fmt: skip
         self._connection.send_answer(self, block, b"" if self.head.method == "HEAD" else body, None)
 
-    def respond_grpc(self, message: bytes, trailers: tuple[tuple[bytes, bytes], ...]) -> None:
+    def respond_grpc(self, message: bytes, trailers: tuple[Field, ...]) -> None:
         """Answer a unary call: a framed message, or none, and its status."""
         if self._answers():
             self._connection.send_answer(self, _GRPC_BLOCK, message, _encoded(trailers))
@@ -665,7 +666,7 @@ class Stream(Exchange):
         while self.unsent:
             await self._woken()
 
-    def end_grpc(self, trailers: tuple[tuple[bytes, bytes], ...]) -> None:
+    def end_grpc(self, trailers: tuple[Field, ...]) -> None:
         """The status, after the messages."""
         if self._answers():
             self._connection.send_end(self, _encoded(trailers))
@@ -711,11 +712,11 @@ class Stream(Exchange):
 
 _GRPC_BLOCK = status_field(200) + encode_field(b"content-type", b"application/grpc")
 
-_BLOCKS: Remembered[tuple[tuple[bytes, bytes], ...], bytes] = Remembered(256)
+_BLOCKS: Remembered[tuple[Field, ...], bytes] = Remembered(256)
 """Encoded fields of answers, which are few and always the same."""
 
 
-def _encoded(fields: tuple[tuple[bytes, bytes], ...]) -> bytes:
+def _encoded(fields: tuple[Field, ...]) -> bytes:
     block = _BLOCKS.get(fields)
     if block is None:
         block = encode_fields(fields)

@@ -4,13 +4,11 @@ Reading is the dear part: some 50 microseconds in Python. But a connection's req
 the dynamic table, equal requests are equal bytes, which mean the same until the table changes.
 """
 
-from collections.abc import Iterable
-
 import hpack
 
 from ..errors import InvalidInput
 from ..remembered import Remembered
-from .exchange import Head, Headers
+from .exchange import Field, Fields, Head, Headers, add_field, path_of
 from .http1_head import read_length
 
 MAX_HEADER_LIST_BYTES = 64 << 10
@@ -20,8 +18,6 @@ _PSEUDO = {b":method", b":scheme", b":path", b":authority"}
 _OF_A_CONNECTION = {b"connection", b"proxy-connection", b"keep-alive", b"transfer-encoding", b"upgrade"}
 _LOWER_TOKEN = frozenset(b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz")
 _NO_VALUE = frozenset(b"\0\r\n")
-
-Fields = list[tuple[bytes, bytes]]
 
 
 class Malformed(Exception):
@@ -60,7 +56,7 @@ class FieldReader:
         for name, value in fields:
             _check_field(name, value)
 
-    def _decode(self, block: bytes) -> tuple[Fields, bool]:
+    def _decode(self, block: bytes) -> tuple[list[Field], bool]:
         table = self._decoder.header_table
         entries = table.dynamic_entries
         count, newest, size = len(entries), entries[0] if entries else None, table.maxsize
@@ -85,9 +81,7 @@ def read_fields(fields: Fields) -> Head:
             pseudo[name] = value
             continue
         _check_field(name, value)
-        if name in headers:
-            value = headers[name] + (b"; " if name == b"cookie" else b", ") + value
-        headers[name] = value
+        add_field(headers, name, value)
     method, path = pseudo.get(b":method"), pseudo.get(b":path")
     if not method or not path or b":scheme" not in pseudo:
         raise Malformed(":method, :scheme and :path must be given")
@@ -103,8 +97,7 @@ def read_fields(fields: Fields) -> Head:
             raise Malformed(str(error)) from None
     content_type = headers.get(b"content-type", b"")
     is_grpc = content_type.startswith(b"application/grpc") and content_type[16:17] in (b"", b"+", b";")
-    target = path.partition(b"?")[0].partition(b"#")[0].decode()
-    return Head(method.decode("latin-1"), target, headers, length, is_grpc=is_grpc)
+    return Head(method.decode("latin-1"), path_of(path), headers, length, is_grpc=is_grpc)
 
 
 def _check_field(name: bytes, value: bytes) -> None:
@@ -134,7 +127,7 @@ def encode_field(name: bytes, value: bytes) -> bytes:
     return start + _integer(len(value)) + value
 
 
-def encode_fields(fields: Iterable[tuple[bytes, bytes]]) -> bytes:
+def encode_fields(fields: Fields) -> bytes:
     """Literal fields one after the other."""
     return b"".join([encode_field(name, value) for name, value in fields])
 
