@@ -78,10 +78,7 @@ class Http1(asyncio.Protocol):
             self._parse(data)
 
     def eof_received(self) -> None:
-        """The caller sends no more. Without an answer under way it has left; the transport closes by itself."""
-        exchange = self._exchange
-        if exchange is not None:
-            exchange.leave()
+        """The caller sends no more: it has left, and the transport closes, which `connection_lost` sees to."""
 
     def connection_lost(self, error: Exception | None) -> None:
         self._server.closed(self)

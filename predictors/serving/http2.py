@@ -100,7 +100,6 @@ class Http2(asyncio.Protocol):
         self._max_frame_bytes = _MAX_FRAME_BYTES
         self._unacknowledged = 0
         """Bytes of DATA that came since the last WINDOW_UPDATE for the connection."""
-        self._received_window = _CONNECTION_WINDOW
         self._block_prefix = b""
         """Says at the next block that no table is used, to a caller that made its table smaller (RFC 7541, 4.2)."""
         self._out: list[bytes] = []
@@ -212,13 +211,9 @@ class Http2(asyncio.Protocol):
         stream = self._streams.get(stream_id)
         if not stream_id or stream_id > self._last_stream:
             raise _Broken(Code.PROTOCOL_ERROR)
-        self._received_window -= size
-        if self._received_window < 0:
-            raise _Broken(Code.FLOW_CONTROL_ERROR)
-        self._unacknowledged += size
+        self._unacknowledged += size  # given back as it comes: a stream's window is what holds a caller up
         if self._unacknowledged >= _CONNECTION_WINDOW // 2:
             self._send_number(_WINDOW_UPDATE, 0, self._unacknowledged)
-            self._received_window += self._unacknowledged
             self._unacknowledged = 0
         if flags & _PADDED:
             payload = _unpadded(payload)

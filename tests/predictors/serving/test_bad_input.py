@@ -211,6 +211,16 @@ def test_a_caller_that_leaves_takes_its_rows_along(connect_http2, marked, gated)
         gate.wait_for_rows(0)
 
 
+def test_a_connection_that_closes_takes_its_rows_along(connect, marked, gated) -> None:
+    """On either HTTP version nobody runs rows for a caller that is gone."""
+    leaving = connect(marked)
+    with gated(marked) as gate:
+        leaving.send("POST", "/v2/models/marked/infer", tensor())
+        gate.wait_for_rows(1)
+        leaving.close()
+        gate.wait_for_rows(0)
+
+
 def test_a_body_over_the_limit_is_refused(connect, echo) -> None:
     """413 with the limit, on a connection that has sent a third of it only or all of it."""
     connection = connect(echo)
