@@ -7,14 +7,21 @@ import json
 import logging
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from .runtime.cores import usable_cores
 from .settings import SETTINGS, ModelFile, SettingError, find_model_file, find_model_folder, resolve
+
+if TYPE_CHECKING:
+    from .serving.data_plane import DataPlane
+    from .serving.server import Listener
 
 logger = logging.getLogger("torpor")
 
@@ -31,11 +38,31 @@ _KSERVE_FLAGS = (
 """Flags of KServe's SDK server that manifests carry (and KServe itself adds `--workers`): accepted, ignored, logged."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@dataclass(frozen=True)
+class _Post:
+    """What a worker of `--processes` has from its supervisor: its number, and its ends of two sockets."""
+
+    number: int
+    handover: socket.socket
+    calls: socket.socket
+
+
+_WORK = "import sys; from torpor.predictors.command import work; sys.exit(work())"
+
+
+def work() -> int:
+    """Be a worker: the arguments end with the worker's number and two descriptors (`serving/supervisor.py`)."""
+    *arguments, number, handover, calls = sys.argv[1:]
+    return main(arguments, _Post(int(number), *(socket.socket(fileno=int(fd)) for fd in (handover, calls))))
+
+
+def main(arguments: Sequence[str] | None = None, post: _Post | None = None) -> int:
     """Run `torpor`; the process's exit status."""
     began_s = time.perf_counter()
     parser = _parser()
     options = parser.parse_args(arguments)
+    options.arguments = sys.argv[1:] if arguments is None else arguments
+    options.post = post
     try:
         return int(options.run(options, began_s))
     except SettingError as error:
@@ -106,17 +133,35 @@ def _serve(options: argparse.Namespace, began_s: float) -> int:
     settings = resolve(flags, os.environ, file.settings)
     environment_name = os.environ.get("TORPOR_MODEL_NAME") or os.environ.get("INFERENCE_SERVICE_NAME")
     name = options.model_name or environment_name or file.name or default_name
-    _configure_logging(settings["log_level"], settings["log_format"])
-    ignored = [flag for flag in _KSERVE_FLAGS if flags["kserve_" + flag] is not None]
-    if ignored:
-        logger.info("ignored, without meaning here: %s", ", ".join(f"--{flag}" for flag in ignored))
+    _configure_logging(settings["log_level"], settings["log_format"], options.post)
+    if options.post is None:
+        ignored = [flag for flag in _KSERVE_FLAGS if flags["kserve_" + flag] is not None]
+        if ignored:
+            logger.info("ignored, without meaning here: %s", ", ".join(f"--{flag}" for flag in ignored))
+        if settings["processes"] > 1:
+            return asyncio.run(_supervise(options.arguments, settings))
+    settings["threads"] = settings["threads"] or max(1, usable_cores() // settings["processes"])
     # While the model loads there is nothing to drain; and as process 1 of a container SIGTERM has no default action.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         with asyncio.Runner(loop_factory=_event_loop()) as runner:
-            return runner.run(_run(name, model_version, file, folder, code_folder, settings, began_s))
+            return runner.run(_run(name, model_version, file, folder, code_folder, settings, began_s, options.post))
     except KeyboardInterrupt:
         return 130
+
+
+async def _supervise(arguments: Sequence[str], settings: Mapping[str, Any]) -> int:
+    """Bind the port, and serve it by several workers that are started by this command's own arguments."""
+    from .serving.supervisor import Supervisor, bound_port
+
+    try:
+        port = bound_port(settings["host"], settings["port"])
+    except OSError as error:
+        logger.error("port %s on %s: %s", settings["port"], settings["host"], error)
+        return 1
+    # -P: the folder that it is started in is not where modules are imported from.
+    command = [sys.executable, "-P", "-c", _WORK, *arguments]
+    return await Supervisor(command, settings["processes"], port, settings["drain_timeout_s"]).run()
 
 
 def _event_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -136,6 +181,7 @@ async def _run(
     code_folder: Path,
     settings: Mapping[str, Any],
     began_s: float,
+    post: _Post | None,
 ) -> int:
     """Import the class, load and warm it, serve until a signal. The status is 1 if the model or the port fails."""
     from .runtime.assembly import assemble
@@ -143,9 +189,13 @@ async def _run(
     from .serving.app import App
     from .serving.data_plane import DataPlane
     from .serving.lifecycle import Lifecycle
-    from .serving.server import HttpServer
+    from .serving.server import HttpServer, Listener, Port
 
     data_plane = DataPlane(version("torpor"))
+    listener: Listener = Port(settings["host"], settings["port"])
+    channel: asyncio.Task[None] | None = None
+    if post is not None:
+        listener, channel = await _take_up(post, data_plane)
     phases = data_plane.metrics.start_phases
     phases["start"] = time.perf_counter() - began_s
     logger.info("loading %s version %s: %s", name, model_version, file.class_path)
@@ -163,8 +213,10 @@ async def _run(
     # What the imports and the model left is there to stay: the collector need not look at it during each request.
     gc.collect()
     gc.freeze()
-    server = HttpServer(App(data_plane), settings["host"], settings["port"], settings["max_body_bytes"])
+    server = HttpServer(App(data_plane), listener, settings["max_body_bytes"])
     lifecycle = Lifecycle(data_plane, server, settings["drain_quiet_s"], settings["drain_timeout_s"])
+    if channel is not None:  # without its supervisor a worker has nobody to serve
+        channel.add_done_callback(lambda _: lifecycle.stop(0.0))
     total_s = time.perf_counter() - began_s
     detail = ", ".join(f"{phase} {seconds:.2f}" for phase, seconds in phases.items())
     try:
@@ -173,6 +225,21 @@ async def _run(
         logger.error("port %s on %s: %s", settings["port"], settings["host"], error)
         return 1
     return 0
+
+
+async def _take_up(post: _Post, data_plane: "DataPlane") -> "tuple[Listener, asyncio.Task[None]]":
+    """A worker's listener, and the task that talks with its supervisor."""
+    from .serving.channel import Channel
+    from .serving.worker import Colleagues, HandedDown
+
+    async def metrics(_: object) -> str:
+        return data_plane.metrics.render().decode()
+
+    channel = Channel({"metrics": metrics})
+    await channel.open(post.calls)
+    data_plane.colleagues = Colleagues(channel)
+    talk = asyncio.get_running_loop().create_task(channel.run(), name="channel")
+    return HandedDown(post.handover, channel, post.number), talk
 
 
 class _JsonFormatter(logging.Formatter):
@@ -190,8 +257,9 @@ class _JsonFormatter(logging.Formatter):
         return json.dumps(entry)
 
 
-def _configure_logging(level: str, form: str) -> None:
+def _configure_logging(level: str, form: str, post: _Post | None) -> None:
     handler = logging.StreamHandler()
-    text = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    number = f" worker {post.number}" if post is not None else ""
+    text = logging.Formatter(f"%(asctime)s %(levelname)s %(name)s{number}: %(message)s")
     handler.setFormatter(_JsonFormatter() if form == "json" else text)
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

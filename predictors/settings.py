@@ -90,6 +90,11 @@ SETTINGS = (
         "device", low=0, high=1024,
     ),
     Setting(
+        "processes", int, 1,
+        "serving processes, each with the whole model and a share of the cores; more than one where a core of Python is what "
+        "bounds the rate", low=1, high=256,
+    ),
+    Setting(
         "max_body_bytes", int, 64 << 20, "largest request body in bytes", low=1, high=1 << 40,
     ),
     Setting(

@@ -15,6 +15,7 @@ from ..signature import Bound, Fit, Request, Signature
 from .batcher import Answer, Batcher, Outputs
 from .device_thread import DeviceThread, Executor
 from .metrics import ModelMetrics, ServerMetrics
+from .worker import Colleagues
 
 EXTENSIONS = ("binary_tensor_data",)
 PLATFORM = "torpor"
@@ -112,6 +113,8 @@ class DataPlane:
         self.version = version
         self.metrics = ServerMetrics()
         self.models: dict[str, ServedModel] = {}
+        self.colleagues: Colleagues | None = None
+        """The server's processes, if it has more than one."""
         self.is_ready = False
         self.is_draining = False
         self.readiness_changed = asyncio.Condition()

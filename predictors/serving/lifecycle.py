@@ -46,8 +46,9 @@ class Lifecycle:
     async def _drain(self, quiet_s: float) -> None:
         loop = asyncio.get_running_loop()
         began_s = loop.time()
-        self._data_plane.is_draining = self._server.is_draining = True
+        self._data_plane.is_draining = True
         await self._data_plane.set_ready(False)
+        await self._server.drain()
         logger.info(
             "draining: unready, still answering until quiet for %g s, at most %g s", quiet_s, self._drain_timeout_s
         )

@@ -1,9 +1,11 @@
 """KServe v1 and Open Inference v2 over REST, health, metadata and `/metrics`, on HTTP/1.1 and HTTP/2 alike."""
 
+import asyncio
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
+from typing import Any
 from urllib.parse import unquote
 
 import orjson
@@ -22,11 +24,13 @@ from ..protocol.inference import InferRequest, InferResponse, Terms
 from .batcher import Outputs
 from .data_plane import EXTENSIONS, DataPlane, ServedModel
 from .exchange import Exchange, Fields
+from .worker import Colleagues
 
 logger = logging.getLogger("torpor.rest")
 
 JSON = ((b"content-type", b"application/json"),)
 _OCTETS = (b"content-type", b"application/octet-stream")
+_PROMETHEUS = ((b"content-type", b"text/plain; version=0.0.4; charset=utf-8"),)
 _JSON_LENGTH = b"inference-header-content-length"
 
 MAX_ERROR_BYTES = 500
@@ -45,6 +49,7 @@ class Rest:
         self._data_plane = data_plane
         self._requests = data_plane.metrics.requests
         self._inferences: dict[str, tuple[ServedModel, Handler]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def route(self, exchange: Exchange) -> Handler:
         """Who answers the exchange. Refuses before a body is read what can be refused: raises a TorporError."""
@@ -159,8 +164,27 @@ class Rest:
         return 200 if ready else 503, {"name": model.name, "ready": ready}
 
     def _metrics(self, exchange: Exchange) -> None:
-        body = self._data_plane.metrics.render()
-        exchange.respond(200, body, ((b"content-type", b"text/plain; version=0.0.4; charset=utf-8"),))
+        if self._data_plane.colleagues is None:
+            exchange.respond(200, self._data_plane.metrics.render(), _PROMETHEUS)
+            return
+
+        async def gather(colleagues: Colleagues) -> None:
+            exchange.respond(200, await colleagues.metrics(), _PROMETHEUS)
+
+        self._do(exchange, gather(self._data_plane.colleagues))
+
+    def _do(self, exchange: Exchange, work: Coroutine[Any, Any, None]) -> None:
+        """Run what answers the exchange later; inferences have no task."""
+
+        async def guarded() -> None:
+            try:
+                await work
+            except Exception as error:
+                self.fail(exchange, error)
+
+        task = asyncio.get_running_loop().create_task(guarded(), name=exchange.head.path)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def _predict_v1(self, model: ServedModel, exchange: Exchange) -> None:
         datatypes = {spec.name: spec.datatype for spec in model.signature.inputs.values()}

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import math
 import socket
+from collections.abc import Callable
 from email.utils import formatdate
 from typing import Protocol
 
@@ -16,7 +17,7 @@ from .exchange import Application
 from .http1 import HEAD_S, IDLE_S, Http1
 from .http2 import PREFACE, Http2
 
-_BACKLOG = 1024
+BACKLOG = 1024
 _SWEEP_S = 1.0
 
 
@@ -33,10 +34,56 @@ class Connection(Protocol):
         """Close at once."""
 
 
+class Listener(Protocol):
+    """Where connections come from."""
+
+    async def start(self, protocol: Callable[[], asyncio.Protocol]) -> str:
+        """Take connections from now on, each with a protocol of its own; the address for the log. Raises OSError."""
+
+    def released(self) -> None:
+        """A connection has closed."""
+
+    async def drain(self) -> None:
+        """What can go elsewhere should: this server is leaving."""
+
+    async def close(self) -> None:
+        """Take no more."""
+
+
+class Port:
+    """A port of this process alone."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._host = host
+        self._port = port
+        self._server: asyncio.Server | None = None
+
+    async def start(self, protocol: Callable[[], asyncio.Protocol]) -> str:
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(protocol, self._host, self._port, backlog=BACKLOG)
+        return address_of(self._server.sockets[0])
+
+    def released(self) -> None:
+        pass
+
+    async def drain(self) -> None:
+        pass
+
+    async def close(self) -> None:
+        if self._server is not None:
+            self._server.close()
+
+
+def address_of(listener: socket.socket) -> str:
+    """HOST:PORT."""
+    host, port = listener.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 class HttpServer:
     """Serves the application from `start` until `shutdown`, which lets what is in flight finish."""
 
-    def __init__(self, app: Application, host: str, port: int, max_body_bytes: int) -> None:
+    def __init__(self, app: Application, listener: Listener, max_body_bytes: int) -> None:
         self.app = app
         self.max_body_bytes = max_body_bytes
         self.connections: set[Connection] = set()
@@ -52,26 +99,24 @@ class HttpServer:
         """The time of the last sweep: limits of many seconds need no clock of their own for each request."""
         self.date = b""
         """The value of the Date field (RFC 9110, 6.6.1), made once a second."""
-        self._host = host
-        self._port = port
-        self._listener: asyncio.Server | None = None
+        self._listener = listener
         self._sweeper: asyncio.TimerHandle | None = None
         self._emptied = asyncio.Event()
 
     async def start(self) -> str:
-        """Open the port; the address as HOST:PORT. Raises OSError."""
+        """Take connections; the listener's address. Raises OSError."""
         self._sweep()
-        self._listener = await self.loop.create_server(
-            lambda: _FirstBytes(self), self._host, self._port, backlog=_BACKLOG
-        )
-        host, port = self._listener.sockets[0].getsockname()[:2]
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        return await self._listener.start(lambda: _FirstBytes(self))
+
+    async def drain(self) -> None:
+        """Go on, but let connections end with their next answer."""
+        self.is_draining = True
+        await self._listener.drain()
 
     async def shutdown(self, timeout_s: float) -> None:
-        """Close the port, send GOAWAY, let what is in flight finish for so long, then cut what is left."""
+        """Take no more connections, send GOAWAY, let what is in flight finish for so long, then cut what is left."""
+        await self._listener.close()
         self.is_shutting_down = True
-        if self._listener is not None:
-            self._listener.close()
         for connection in [*self.connections]:
             connection.shutdown()
         self._note_empty()
@@ -87,6 +132,7 @@ class HttpServer:
 
     def closed(self, connection: Connection) -> None:
         self.connections.discard(connection)
+        self._listener.released()
         self._note_empty()
 
     def finished(self) -> None:
@@ -143,7 +189,7 @@ class _FirstBytes(asyncio.Protocol):
     def _hand_over(self, protocol: Http1 | Http2, data: bytes) -> None:
         self._transport.set_protocol(protocol)
         protocol.connection_made(self._transport)
-        self._server.closed(self)
+        self._server.connections.discard(self)
         if data:
             protocol.data_received(data)
 

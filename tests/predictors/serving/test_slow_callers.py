@@ -10,7 +10,7 @@ from torpor.predictors.serving.exchange import Exchange, Fields
 from torpor.predictors.serving.http1 import HEAD_S, IDLE_S, LINGER_S, PROGRESS_S, Http1
 from torpor.predictors.serving.http2 import Http2
 from torpor.predictors.serving.http2_fields import encode_field
-from torpor.predictors.serving.server import HttpServer
+from torpor.predictors.serving.server import HttpServer, Port
 
 
 class Transport:
@@ -71,7 +71,7 @@ class Bench:
 
     def __init__(self, protocol: type[Http1] | type[Http2]) -> None:
         self.app = App()
-        self.server = HttpServer(self.app, "", 0, 1 << 20)
+        self.server = HttpServer(self.app, Port("", 0), 1 << 20)
         self.server.now_s = 1000.0
         self.transport = Transport()
         self.connection = protocol(self.server)

@@ -1,0 +1,282 @@
+"""`--processes N`: one process owns the port and hands each connection to one of N workers, whole servers of their own.
+
+Python runs one thread at a time, so that one process uses little more than one core for its requests. The supervisor
+accepts, and passes each socket on (SCM_RIGHTS) to the worker that has the fewest: with a shared listening socket the
+kernel chooses, and may give one worker most of them (docs/decisions.md). It reads nothing from a connection.
+
+    supervisor ── a byte and a socket for each connection; a byte back when it has closed ──► worker
+               ── calls both ways (`channel.py`) ───────────────────────────────────────────►
+
+A worker calls `ready`, `drain`, `leave` (pass me nothing more) and `metrics` (everybody's); the
+supervisor calls `metrics` (its own).
+
+A worker that dies takes with it what is inside it, and is started anew. Until then the others get its share; without
+others, connections wait in the port's backlog. The server ends if its first start fails, as that of one process does, or
+if a worker fails to start several times in a row.
+"""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from enum import IntEnum
+from typing import Any
+
+from .channel import Channel, Handler
+from .merged_metrics import merged
+from .server import BACKLOG, address_of
+
+logger = logging.getLogger("torpor")
+
+_ACCEPTED_AT_ONCE = 64
+_PAUSE_S = 0.02
+"""Until the next try when nobody takes connections, or when no descriptor is left for one."""
+
+_MOST_FAILURES = 5
+_METRICS_S = 5.0
+_DYING_S = 5.0
+"""How much longer than draining may take a worker has to end."""
+
+
+class State(IntEnum):
+    """What a worker is ready for. Connections go to those in the first state of READY and DRAINING that somebody is in."""
+
+    STARTING = 0
+    READY = 1
+    DRAINING = 2
+    CLOSED = 3
+
+
+class Worker:
+    """A worker, as its supervisor sees it."""
+
+    def __init__(self, number: int, handlers: Callable[["Worker"], dict[str, Handler]]) -> None:
+        self.number = number
+        self.state = State.STARTING
+        self.was_ready = False
+        self.connections = 0
+        self.metrics = ""
+        """What it counted when it was last asked."""
+        self.channel = Channel(handlers(self))
+        self._process: asyncio.subprocess.Process | None = None
+        self._handover: socket.socket | None = None
+
+    async def run(self, command: Sequence[str]) -> int:
+        """Start it and wait for its end; its exit status as a shell has it."""
+        loop = asyncio.get_running_loop()
+        handover, its_handover = socket.socketpair()
+        calls, its_calls = socket.socketpair()
+        with handover, its_handover, its_calls:
+            descriptors = (its_handover.fileno(), its_calls.fileno())
+            arguments = map(str, (self.number, *descriptors))
+            self._process = await asyncio.create_subprocess_exec(*command, *arguments, pass_fds=descriptors)
+            its_handover.close()
+            its_calls.close()
+            handover.setblocking(False)
+            self._handover = handover
+            loop.add_reader(handover, self._count_closed)
+            try:
+                await self.channel.open(calls)
+                await self.channel.run()
+                status = await self._process.wait()
+            finally:
+                loop.remove_reader(handover)
+                self._handover = None
+                self.state = State.CLOSED
+        return status if status >= 0 else 128 - status
+
+    def give(self, connection: socket.socket) -> bool:
+        """Pass a connection on; False if the worker takes none."""
+        assert self._handover is not None
+        try:
+            socket.send_fds(self._handover, [b"c"], [connection.fileno()])
+        except OSError:  # it has just died, or hangs and its socket is full
+            return False
+        self.connections += 1
+        return True
+
+    def close(self) -> None:
+        """Pass it nothing more, and let it see that."""
+        self.state = State.CLOSED
+        if self._handover is not None:
+            self._handover.shutdown(socket.SHUT_WR)
+
+    def send_signal(self, number: signal.Signals) -> None:
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.send_signal(number)
+
+    def _count_closed(self) -> None:
+        assert self._handover is not None
+        try:
+            closed = len(self._handover.recv(4096))
+        except OSError:
+            closed = 0
+        self.connections -= closed
+        if not closed:  # it is ending, and the channel will say so
+            asyncio.get_running_loop().remove_reader(self._handover)
+
+
+class Supervisor:
+    """Owns the port and its workers."""
+
+    def __init__(self, command: Sequence[str], processes: int, port: socket.socket, drain_timeout_s: float) -> None:
+        """command: starts a worker, given its number and the descriptors of its two sockets. port: bound, not listening."""
+        self._command = command
+        self._processes = processes
+        self._port = port
+        self._drain_timeout_s = drain_timeout_s
+        self._workers: list[Worker] = []
+        self._stopping = asyncio.Event()
+        self._is_open = False
+        self._held: socket.socket | None = None
+        """A connection that nobody could be given yet."""
+        self._status = 0
+        self._began_s = time.perf_counter()
+        self._retired = ""
+        """What workers had counted that have ended: a sum must not fall."""
+
+    async def run(self) -> int:
+        """Serve until SIGTERM or SIGINT, or until the workers fail; the exit status."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop, number)
+        async with asyncio.TaskGroup() as group:
+            for worker_number in range(1, self._processes + 1):
+                group.create_task(self._keep(worker_number), name=f"worker {worker_number}")
+        loop.remove_reader(self._port)
+        self._port.close()
+        if self._held is not None:
+            self._held.close()
+        return self._status
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """Pass the signal on, and start nobody any more."""
+        for worker in self._workers:
+            worker.send_signal(number)
+        if not self._stopping.is_set():
+            self._stopping.set()
+            limit_s = self._drain_timeout_s + max(1.0, self._drain_timeout_s) + _DYING_S
+            asyncio.get_running_loop().call_later(limit_s, self._kill)
+
+    def _kill(self) -> None:
+        for worker in self._workers:
+            logger.error("worker %d has not ended in time and is killed", worker.number)
+            worker.send_signal(signal.SIGKILL)
+
+    async def _keep(self, number: int) -> None:
+        """Start a worker, and the next one when it has died, until the server stops."""
+        failures = 0
+        while not self._stopping.is_set():
+            worker = Worker(number, self._handlers)
+            self._workers.append(worker)
+            status = await worker.run(self._command)
+            self._workers.remove(worker)
+            self._retired = merged([("", self._retired), ("", worker.metrics)], gauges=False)
+            if self._stopping.is_set():
+                self._status = self._status or status
+                return
+            logger.error("worker %d has ended with status %d", number, status)
+            failures = 0 if worker.was_ready else failures + 1
+            if not self._is_open or failures == _MOST_FAILURES:
+                self._status = status or 1
+                self.stop()
+            elif failures:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._stopping.wait(), 2.0 ** (failures - 1))
+
+    def _handlers(self, worker: Worker) -> dict[str, Handler]:
+        async def ready(_: Any) -> None:
+            worker.state = State.READY
+            worker.was_ready = True
+            logger.debug("worker %d is ready", worker.number)
+            if not self._is_open and [w.state for w in self._workers] == [State.READY] * self._processes:
+                self._open()
+
+        async def drain(_: Any) -> None:
+            worker.state = State.DRAINING
+
+        async def leave(_: Any) -> None:
+            worker.close()
+
+        async def metrics(_: Any) -> list[tuple[str, str]]:
+            return await self._metrics()
+
+        handlers: list[Callable[[Any], Awaitable[Any]]] = [ready, drain, leave, metrics]
+        return {handler.__name__: handler for handler in handlers}
+
+    def _open(self) -> None:
+        """Everybody is ready: let connections in."""
+        self._port.listen(BACKLOG)
+        self._is_open = True
+        asyncio.get_running_loop().add_reader(self._port, self._accept)
+        seconds = time.perf_counter() - self._began_s
+        logger.info("ready in %.2f s: %d processes on %s", seconds, self._processes, address_of(self._port))
+
+    def _accept(self) -> None:
+        for _ in range(_ACCEPTED_AT_ONCE):
+            takers = self._takers()
+            if not takers:
+                return self._pause()
+            try:
+                connection = self._held or self._port.accept()[0]
+            except BlockingIOError:
+                return None
+            except OSError as error:  # no descriptor is left, or the caller has gone already
+                logger.warning("accept: %s", error)
+                return self._pause()
+            if not any(worker.give(connection) for worker in takers):  # they are dying, and not known to be
+                self._held = connection
+                return self._pause()
+            self._held = None
+            connection.close()
+        return None
+
+    def _takers(self) -> list[Worker]:
+        """Who may be given a connection, the least busy first."""
+        for state in (State.READY, State.DRAINING):
+            workers = [worker for worker in self._workers if worker.state is state]
+            if workers:
+                return sorted(workers, key=lambda worker: worker.connections)
+        return []
+
+    def _pause(self) -> None:
+        """Leave connections in the backlog for a while."""
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._port)
+        loop.call_later(_PAUSE_S, self._resume)
+
+    def _resume(self) -> None:
+        if self._port.fileno() >= 0:
+            asyncio.get_running_loop().add_reader(self._port, self._accept)
+
+    async def _metrics(self) -> list[tuple[str, str]]:
+        """(worker, its metrics as text), and those of workers that have ended; who does not answer counts as before."""
+
+        async def ask(worker: Worker) -> None:
+            worker.metrics = await asyncio.wait_for(worker.channel.call("metrics"), _METRICS_S)
+
+        workers = [worker for worker in self._workers if worker.was_ready]
+        for worker, error in zip(
+            workers, await asyncio.gather(*map(ask, workers), return_exceptions=True), strict=True
+        ):
+            if error is not None:
+                logger.warning("worker %d does not tell its metrics: %s", worker.number, error)
+        return [("", self._retired), *((str(worker.number), worker.metrics) for worker in workers)]
+
+
+def bound_port(host: str, port: int) -> socket.socket:
+    """A socket bound to the address, which does not listen yet. Raises OSError."""
+    family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    bound = socket.socket(family, kind)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+    except OSError:
+        bound.close()
+        raise
+    bound.setblocking(False)
+    return bound
