@@ -13,6 +13,9 @@ MODEL = os.environ.get("BENCH_MODEL", "mlp")
 
 MAX_BATCH_ROWS = int(os.environ.get("BENCH_BATCH_ROWS", "64"))
 
+WORKERS = int(os.environ.get("BENCH_WORKERS", "1"))
+"""Processes that run the model, where a peer is measured with several."""
+
 FORM = os.environ.get("BENCH_FORM", "")
 """Which body the requests carry, where a peer needs another handler for each: `raw` or `json`; for echoes which."""
 
@@ -20,10 +23,11 @@ PORT = int(os.environ.get("BENCH_PORT", "8080"))
 """HTTP; the next three ports are the server's as well (gRPC, management)."""
 
 
-def variables(model: str, form: str, port: int, batch_rows: int) -> dict[str, str]:
+def variables(model: str, form: str, port: int, batch_rows: int, workers: int) -> dict[str, str]:
     return {
         "BENCH_MODEL": model,
         "BENCH_FORM": form,
         "BENCH_PORT": str(port),
         "BENCH_BATCH_ROWS": str(batch_rows),
+        "BENCH_WORKERS": str(workers),
     }

@@ -12,8 +12,12 @@ from servers import Peer, Torpor
 from wires import Echo, ModelInfer, Raw, V1Json, V2Binary, V2Json
 
 TORPOR = Torpor("torpor")
+TORPOR_2 = Torpor("torpor", workers=2)
 TRITON = Peer("triton", ("nvidia-pytriton", "torch"))
 MOSEC = Peer("mosec", ("mosec", "torch"))
+MOSEC_2 = Peer("mosec", ("mosec", "torch"), workers=2)
+"""mosec's front runs on every core anyway; the workers are its Python."""
+
 KSERVE = Peer("kserve", ("kserve", "torch"))
 LITSERVE = Peer("litserve", ("litserve", "torch"))
 TORCHSERVE = Peer("torchserve", ("torchserve", "torch"), warm_s=6.0)
@@ -59,13 +63,22 @@ def v2_binary() -> Figure:
         "requests/s",
         [
             Served("torpor", TORPOR, wire),
+            Served("torpor, 2 processes", TORPOR_2, wire),
             Served("triton", TRITON, wire),
             Served("mosec", MOSEC, Raw("/inference"), form="raw"),
+            Served("mosec, 2 workers", MOSEC_2, Raw("/inference"), form="raw"),
             Served("kserve", KSERVE, wire),
             Served("echo h2corn", ECHO, Echo(wire), form="h2corn"),
             Served("echo uvicorn", ECHO, Echo(wire), form="uvicorn"),
         ],
-        [Claim(1.4, "triton"), Claim(1.15, "mosec"), Claim(20, "kserve"), Claim(1.75, "mosec", is_hope=True)],
+        [
+            Claim(1.4, "triton"),
+            Claim(20, "kserve"),
+            Claim(1.15, "mosec", is_hope=True),
+            Claim(1.15, "mosec", "torpor, 2 processes"),
+            Claim(1.15, "mosec, 2 workers", "torpor, 2 processes"),
+            Claim(1.75, "mosec", "torpor, 2 processes", is_hope=True),
+        ],
     )
 
 

@@ -37,6 +37,9 @@ class Peer:
     warm_s: float = 2.0
     """Load before the measurement; longer where the server compiles itself while it runs."""
 
+    workers: int = 1
+    """Processes that run the model, for those that are asked for it."""
+
     def command(self, model: str, port: int, batch_rows: int) -> list[str]:
         return [str(python_of(self.name)), str(BENCHMARKS / "peers" / self.name / "server.py")]
 
@@ -53,6 +56,7 @@ class Torpor(Peer):
         return [
             str(executable), "serve", str(example), "--port", str(port), "--max-batch-size", str(batch_rows),
             "--batch-timeout-micros", str(round(MAX_WAIT_S * 1e6)), "--log-level", "warning",
+            "--processes", str(self.workers),
         ]  # fmt: skip
 
 
@@ -75,7 +79,7 @@ def running(peer: Peer, model: str, form: str, batch_rows: int, threads: int, wa
     """A started process that doesn't need to answer yet."""
     port = _free_port()
     command = peer.command(model, port, batch_rows)
-    environment = os.environ | variables(model, form, port, batch_rows)
+    environment = os.environ | variables(model, form, port, batch_rows, peer.workers)
     environment |= {
         "PYTHONPATH": str(BENCHMARKS),
         # torch takes its threads from here, whichever process it runs in.

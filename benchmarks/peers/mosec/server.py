@@ -1,4 +1,4 @@
-"""mosec 0.9: a Rust front and one worker process, bodies as raw tensors or as JSON.
+"""mosec 0.9: a Rust front and one worker process or more, bodies as raw tensors or as JSON.
 
 mosec's batch waits at most `max_wait_time` after the first request of a batch. It reads the command line itself, so the
 port goes through its own environment variable.
@@ -9,7 +9,7 @@ from typing import Any
 
 from mosec import Server, Worker
 
-from assignment import FORM, MAX_BATCH_ROWS, MAX_WAIT_S, MODEL, PORT
+from assignment import FORM, MAX_BATCH_ROWS, MAX_WAIT_S, MODEL, PORT, WORKERS
 from bodies import from_json, from_raw
 from models import MODELS, run
 
@@ -46,5 +46,5 @@ if __name__ == "__main__":
     os.environ |= {"MOSEC_PORT": str(PORT), "MOSEC_LOG_LEVEL": "error", "MOSEC_TIMEOUT": "30000"}
     server = Server()
     wait_ms = round(MAX_WAIT_S * 1e3)
-    server.append_worker(Raw if FORM == "raw" else Json, num=1, max_batch_size=MAX_BATCH_ROWS, max_wait_time=wait_ms)
+    server.append_worker(Raw if FORM == "raw" else Json, num=WORKERS, max_batch_size=MAX_BATCH_ROWS, max_wait_time=wait_ms)
     server.run()
