@@ -11,17 +11,13 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from .runtime.cores import usable_cores
-from .settings import SETTINGS, ModelFile, SettingError, find_model_file, find_model_folder, resolve
-
-if TYPE_CHECKING:
-    from .serving.data_plane import DataPlane
-    from .serving.server import Listener
+from .catalog import Catalog, ModelClass, ModelFolder, Outside, find_model_file, is_model_folder, version_folder
+from .settings import SETTINGS, ModelFile, SettingError, resolve
 
 logger = logging.getLogger("torpor")
 
@@ -83,13 +79,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     serve.add_argument(
         "model", nargs="?", metavar="FOLDER|MODULE:CLASS",
-        help=f"a folder with a model.toml, or a class; without it $TORPOR_MODEL, else {KSERVE_MODEL_FOLDER}",
+        help="a folder with a model.toml, a folder of such folders, or a class; "
+        f"without it $TORPOR_MODEL, else {KSERVE_MODEL_FOLDER}",
     )  # fmt: skip
     serve.add_argument(
         "--model-name", "--model_name",
         help="name in URLs; else $INFERENCE_SERVICE_NAME, model.toml's, the folder's or the class's",
     )  # fmt: skip
-    serve.add_argument("--model-version", help="numbered folder to serve; else the highest")
     serve.add_argument("--model-dir", "--model_dir", type=Path, help="what `load` gets as folder, with MODULE:CLASS")
     for setting in SETTINGS:
         flags = dict.fromkeys((setting.flag, setting.flag.replace("-", "_").replace("__", "--", 1)))
@@ -118,21 +114,8 @@ def _completion(options: argparse.Namespace, began_s: float) -> int:
 
 def _serve(options: argparse.Namespace, began_s: float) -> int:
     flags = vars(options)
-    source = options.model or os.environ.get("TORPOR_MODEL") or str(KSERVE_MODEL_FOLDER)
-    if ":" in source and not Path(source).exists():
-        folder: Path | None = options.model_dir or (KSERVE_MODEL_FOLDER if KSERVE_MODEL_FOLDER.is_dir() else None)
-        file, model_version, code_folder = ModelFile(source, None, {}, {}), options.model_version or "1", Path.cwd()
-        default_name = source.partition(":")[2].lower()
-    else:
-        root = Path(source).resolve()
-        if not root.is_dir():
-            raise SettingError(f"{source!r} is neither a folder nor MODULE:CLASS")
-        folder, model_version = find_model_folder(root, options.model_version)
-        path = find_model_file(root, folder)
-        file, code_folder, default_name = ModelFile.read(path), path.parent, root.name
-    settings = resolve(flags, os.environ, file.settings)
-    environment_name = os.environ.get("TORPOR_MODEL_NAME") or os.environ.get("INFERENCE_SERVICE_NAME")
-    name = options.model_name or environment_name or file.name or default_name
+    settings = resolve(flags, os.environ, {})
+    catalog = _catalog(options, Outside(flags, os.environ))
     _configure_logging(settings["log_level"], settings["log_format"], options.post)
     if options.post is None:
         ignored = [flag for flag in _KSERVE_FLAGS if flags["kserve_" + flag] is not None]
@@ -140,12 +123,11 @@ def _serve(options: argparse.Namespace, began_s: float) -> int:
             logger.info("ignored, without meaning here: %s", ", ".join(f"--{flag}" for flag in ignored))
         if settings["processes"] > 1:
             return asyncio.run(_supervise(options.arguments, settings))
-    settings["threads"] = settings["threads"] or max(1, usable_cores() // settings["processes"])
     # While the model loads there is nothing to drain; and as process 1 of a container SIGTERM has no default action.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         with asyncio.Runner(loop_factory=_event_loop()) as runner:
-            return runner.run(_run(name, model_version, file, folder, code_folder, settings, began_s, options.post))
+            return runner.run(_run(catalog, settings, began_s, options.post))
     except KeyboardInterrupt:
         return 130
 
@@ -164,6 +146,29 @@ async def _supervise(arguments: Sequence[str], settings: Mapping[str, Any]) -> i
     return await Supervisor(command, settings["processes"], port, settings["drain_timeout_s"]).run()
 
 
+def _catalog(options: argparse.Namespace, outside: Outside) -> Catalog:
+    """What there is to serve. Raises SettingError."""
+    source = options.model or os.environ.get("TORPOR_MODEL") or str(KSERVE_MODEL_FOLDER)
+    name = options.model_name or os.environ.get("TORPOR_MODEL_NAME") or os.environ.get("INFERENCE_SERVICE_NAME")
+    if ":" in source and not Path(source).exists():
+        folder: Path | None = options.model_dir or (KSERVE_MODEL_FOLDER if KSERVE_MODEL_FOLDER.is_dir() else None)
+        name = name or source.partition(":")[2].lower()
+        return Catalog({name: ModelClass(name, source, folder, outside)})
+    root = Path(source).resolve()
+    if not root.is_dir():
+        raise SettingError(f"{source!r} is neither a folder nor MODULE:CLASS")
+    if not is_model_folder(root):
+        if options.model_name:
+            raise SettingError(
+                f"--model-name: {options.model_name!r}, but {root} has several models, named like their folders"
+            )
+        return Catalog.of_repository(root, outside)
+    model = ModelFolder(root.name, root, outside)
+    folder = version_folder(root, model.versions()[0])
+    name = name or ModelFile.read(find_model_file(root, folder)).name or root.name
+    return Catalog({name: replace(model, name=name)})
+
+
 def _event_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
     """uvloop's loop: a fifth less of Python's own cost a request (docs/decisions.md). None, for asyncio's, on Windows."""
     if sys.platform == "win32":
@@ -173,73 +178,52 @@ def _event_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-async def _run(
-    name: str,
-    model_version: str,
-    file: ModelFile,
-    folder: Path | None,
-    code_folder: Path,
-    settings: Mapping[str, Any],
-    began_s: float,
-    post: _Post | None,
-) -> int:
-    """Import the class, load and warm it, serve until a signal. The status is 1 if the model or the port fails."""
-    from .runtime.assembly import assemble
+async def _run(catalog: Catalog, settings: Mapping[str, Any], began_s: float, post: _Post | None) -> int:
+    """Import the classes, load and warm them, serve until a signal. The status is 1 if a model or the port fails."""
     from .runtime.user_class import UserClassError
     from .serving.app import App
     from .serving.data_plane import DataPlane
     from .serving.lifecycle import Lifecycle
+    from .serving.repository import Repository
     from .serving.server import HttpServer, Listener, Port
+    from .serving.worker import Colleagues, HandedDown
 
     data_plane = DataPlane(version("torpor"))
-    listener: Listener = Port(settings["host"], settings["port"])
-    channel: asyncio.Task[None] | None = None
-    if post is not None:
-        listener, channel = await _take_up(post, data_plane)
     phases = data_plane.metrics.start_phases
     phases["start"] = time.perf_counter() - began_s
-    logger.info("loading %s version %s: %s", name, model_version, file.class_path)
+    repository = Repository(catalog, data_plane, settings["model_control_mode"] == "explicit")
+    listener: Listener = Port(settings["host"], settings["port"])
+    colleagues: Colleagues | None = None
+    talk: asyncio.Task[None] | None = None
+    if post is not None:
+        repository.everybody = colleagues = Colleagues(repository, data_plane.metrics)
+        listener = HandedDown(post.handover, colleagues, post.number)
+        await colleagues.channel.open(post.calls)
+        talk = asyncio.get_running_loop().create_task(colleagues.channel.run(), name="channel")
     try:
-        import_began_s = time.perf_counter()
-        executor, batching = assemble(file, folder, code_folder, settings)
-        phases["import"] = time.perf_counter() - import_began_s
-        await data_plane.add(name, model_version, executor, batching, settings["request_timeout_s"])
-    except UserClassError as error:
+        await repository.load_all(await colleagues.changes() if colleagues else {})
+    except (SettingError, UserClassError) as error:
         logger.error("%s", error)
         return 1
     except Exception:
-        logger.exception("model %s failed to load", name)
+        logger.exception("a model failed to load")
         return 1
-    # What the imports and the model left is there to stay: the collector need not look at it during each request.
+    # What the imports and the models left is there to stay: the collector need not look at it during each request.
     gc.collect()
     gc.freeze()
-    server = HttpServer(App(data_plane), listener, settings["max_body_bytes"])
+    server = HttpServer(App(data_plane, repository, colleagues), listener, settings["max_body_bytes"])
     lifecycle = Lifecycle(data_plane, server, settings["drain_quiet_s"], settings["drain_timeout_s"])
-    if channel is not None:  # without its supervisor a worker has nobody to serve
-        channel.add_done_callback(lambda _: lifecycle.stop(0.0))
+    if talk is not None:  # without its supervisor a worker has nobody to serve
+        talk.add_done_callback(lambda _: lifecycle.stop(0.0))
     total_s = time.perf_counter() - began_s
     detail = ", ".join(f"{phase} {seconds:.2f}" for phase, seconds in phases.items())
+    names = ", ".join(data_plane.names())
     try:
-        await lifecycle.run(f"ready in {total_s:.2f} s ({detail}): {name} on {{address}}")
+        await lifecycle.run(f"ready in {total_s:.2f} s ({detail}): {names} on {{address}}")
     except OSError as error:
         logger.error("port %s on %s: %s", settings["port"], settings["host"], error)
         return 1
     return 0
-
-
-async def _take_up(post: _Post, data_plane: "DataPlane") -> "tuple[Listener, asyncio.Task[None]]":
-    """A worker's listener, and the task that talks with its supervisor."""
-    from .serving.channel import Channel
-    from .serving.worker import Colleagues, HandedDown
-
-    async def metrics(_: object) -> str:
-        return data_plane.metrics.render().decode()
-
-    channel = Channel({"metrics": metrics})
-    await channel.open(post.calls)
-    data_plane.colleagues = Colleagues(channel)
-    talk = asyncio.get_running_loop().create_task(channel.run(), name="channel")
-    return HandedDown(post.handover, channel, post.number), talk
 
 
 class _JsonFormatter(logging.Formatter):

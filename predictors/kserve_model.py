@@ -17,17 +17,16 @@ from kserve.protocol.infer_type import to_http_parameters
 
 from .batching.policy import BatchingPolicy
 from .batching.run_times import RunTimes
+from .catalog import ModelFolder, Outside
 from .errors import InvalidInput, TorporError, Unavailable
 from .protocol import v1
 from .protocol.datatypes import DTYPES, Array, datatype_of, object_array
 from .protocol.inference import InferRequest, InferResponse, Terms
 from .protocol.json_tensor import array_from_json
-from .runtime.assembly import assemble
 from .serving.batcher import Batcher
 from .serving.data_plane import ServedModel
 from .serving.device_thread import DeviceThread
 from .serving.metrics import ModelMetrics
-from .settings import ModelFile, find_model_file, find_model_folder, resolve
 from .signature import Bound
 
 
@@ -41,14 +40,13 @@ class KServeModel(kserve.Model):  # type: ignore[misc]
         self._device: DeviceThread | None = None
         self._policy: BatchingPolicy[Bound] | None = None
         self._version = "1"
+        self._timeout_s = 0.0
 
     def load(self) -> bool:
         """Import and load the class on its device thread; errors are raised as they are."""
-        version_folder, self._version = find_model_folder(self._folder, None)
-        path = find_model_file(self._folder, version_folder)
-        file = ModelFile.read(path)
-        settings = resolve({}, os.environ, file.settings)
-        executor, batching = assemble(file, version_folder, path.parent, settings)
+        source = ModelFolder(self.name, self._folder, Outside({}, os.environ))
+        self._version = source.versions()[0]
+        executor, batching, self._timeout_s = source.assemble(self._version)
         self._device = DeviceThread(self.name, executor)
         self._device.start()
         self._device.call(executor.load).result()
@@ -106,7 +104,9 @@ class KServeModel(kserve.Model):  # type: ignore[misc]
             policy = self._policy
             metrics = ModelMetrics(self.name, self._version, lambda: policy.queued_rows)
             batcher = Batcher(policy, self._device, metrics)
-            self._served = ServedModel(self.name, self._version, self._device.executor.signature, batcher)
+            self._served = ServedModel(
+                self.name, self._version, self._device.executor.signature, batcher, metrics, self._timeout_s
+            )
         return self._served
 
 

@@ -17,7 +17,7 @@ class SettingError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One setting. section: its table in model.toml, None where a model's file has no say.
+    """One setting. section: its table in model.toml, "" for none of them, None where a model's file has no say.
 
     low, high: the allowed range of a number; choices: the allowed words of a text.
     """
@@ -63,6 +63,10 @@ class Setting:
 
 
 SETTINGS = (
+    Setting(
+        "model_version", str, "latest",
+        "numbered folders to serve: latest (the highest), all, or numbers such as 3 or 2,3", "",
+    ),
     Setting("host", str, "0.0.0.0", "address to listen on"),
     Setting("port", int, 8080, "port for HTTP/1.1, HTTP/2 and gRPC; 0 takes a free one", low=0, high=65535),
     Setting(
@@ -104,6 +108,11 @@ SETTINGS = (
         low=-1, high=3600,
     ),
     Setting("drain_timeout_s", float, 25.0, "after SIGTERM, longest time in seconds until the server leaves", low=0, high=3600),
+    Setting(
+        "model_control_mode", str, "none",
+        "whether callers may load and unload models (v2 repository API): none, or explicit, as Triton has it",
+        choices=("none", "explicit"),
+    ),
     Setting("log_level", str, "info", "least severe messages that are logged", choices=("debug", "info", "warning", "error")),
     Setting("log_format", str, "text", "form of a log line", choices=("text", "json")),
 )  # fmt: skip
@@ -137,11 +146,15 @@ class ModelFile:
         if not isinstance(parameters, dict):
             raise SettingError(f"{path}: parameters must be a table")
         settings: dict[str, Any] = {}
+        for setting in SETTINGS:
+            if setting.section == "" and setting.name in content:
+                settings[setting.name] = setting.read(content.pop(setting.name), str(path))
         for section, table in content.items():
             known = {setting.name for setting in SETTINGS if setting.section == section}
-            if not known or not isinstance(table, dict):
+            if not section or not known or not isinstance(table, dict):
                 raise SettingError(
-                    f"{path}: {section} is unknown, must be class, name, [batching], [device] or [parameters]"
+                    f"{path}: {section} is unknown, must be class, name, model_version, [batching], [device] or "
+                    "[parameters]"
                 )
             for key, value in table.items():
                 if key not in known:
@@ -166,28 +179,3 @@ def resolve(flags: Mapping[str, Any], environment: Mapping[str, str], file: Mapp
     if values["drain_quiet_s"] < 0:
         values["drain_quiet_s"] = 0.0 if "K_SERVICE" in environment else 5.0
     return values
-
-
-def find_model_folder(folder: Path, version: str | None) -> tuple[Path, str]:
-    """The folder with a model's weights and its version: FOLDER itself ("1"), or its numbered sub-folder.
-
-    Without `version` the highest number is taken. Raises SettingError.
-    """
-    numbers = sorted((int(p.name) for p in folder.iterdir() if p.name.isdecimal() and p.is_dir()), reverse=True)
-    if not numbers:
-        if version not in (None, "1"):
-            raise SettingError(f"--model-version: {version!r}, but {folder} has no numbered folders")
-        return folder, "1"
-    if version is None:
-        return folder / str(numbers[0]), str(numbers[0])
-    if not version.isdecimal() or int(version) not in numbers:
-        raise SettingError(f"--model-version: {version!r}, must be one of {', '.join(map(str, reversed(numbers)))}")
-    return folder / version, version
-
-
-def find_model_file(folder: Path, version_folder: Path) -> Path:
-    """The model.toml of a version: its own, or the one beside the numbered folders. Raises SettingError."""
-    for place in (version_folder, folder):
-        if (place / "model.toml").is_file():
-            return place / "model.toml"
-    raise SettingError(f"{folder}: no model.toml in it{'' if folder == version_folder else f' or in {version_folder}'}")

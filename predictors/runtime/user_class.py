@@ -49,15 +49,30 @@ def import_class(class_path: str, folder: Path | None) -> type:
         raise UserClassError(f"{class_path!r} is not of the form module:Class")
     if folder is not None and str(folder) not in sys.path:
         sys.path.append(str(folder))
+        _model_folders.append(folder)
     file = folder / f"{module_name}.py" if folder is not None else None
     try:
         module = _import_file(module_name, file) if file and file.is_file() else importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         raise UserClassError(f"{class_path}: {error}") from error
+    if folder is not None:
+        _check_neighbours(class_path, folder)
     cls = getattr(module, class_name, None)
     if not isinstance(cls, type):
         raise UserClassError(f"{class_path}: {module_name} has no class {class_name}")
     return cls
+
+
+_model_folders: list[Path] = []
+"""The folders that models brought to the import path."""
+
+
+def _check_neighbours(class_path: str, folder: Path) -> None:
+    """A process has one module of each name: two models' own `helper.py` would be one and the same. Raises UserClassError."""
+    for file in folder.glob("*.py"):
+        loaded = getattr(sys.modules.get(file.stem), "__file__", None)
+        if loaded and Path(loaded).parent in _model_folders and Path(loaded).parent != folder:
+            raise UserClassError(f"{class_path}: {file.stem!r} is another model's module too ({loaded}), rename one")
 
 
 def inspect_class(cls: type) -> UserClass:

@@ -4,15 +4,18 @@ from ..errors import TorporError
 from .data_plane import DataPlane
 from .exchange import Exchange, Fields
 from .grpc_wire import Grpc
+from .repository import Repository
 from .rest import JSON, Rest, error_body
+from .worker import Colleagues
 
 
 class App:
     """Routes exchanges over a data plane; every error becomes an answer, and only the caller's own."""
 
-    def __init__(self, data_plane: DataPlane) -> None:
-        self._rest = Rest(data_plane)
-        self._grpc = Grpc(data_plane)
+    def __init__(self, data_plane: DataPlane, repository: Repository, colleagues: Colleagues | None = None) -> None:
+        """colleagues: the server's processes, if it has more than one."""
+        self._rest = Rest(data_plane, repository, colleagues)
+        self._grpc = Grpc(data_plane, repository)
 
     def open(self, exchange: Exchange) -> bool:
         """Choose the handler that gets the exchange when its body is here; False if it needs none (any more)."""

@@ -37,6 +37,8 @@ class Batcher:
         self._loop = asyncio.get_running_loop()
         self._busy = False
         self._flush = False
+        self._is_closed = False
+        self._emptied = asyncio.Event()
         self._timer: asyncio.Handle | None = None
         self._timer_s = 0.0
         # Of requests that were split over batches: the outputs so far, by the row that they start at.
@@ -48,6 +50,8 @@ class Batcher:
         timeout_s: after that nobody wants them; None for no limit. Raises QueueFull, and DeadlineExceeded if there is no
         time left; the error that `answer` gets is DeadlineExceeded, Unavailable or the model's.
         """
+        if self._is_closed:
+            raise Unavailable("the model has just been unloaded or replaced")
         now = self._loop.time()
         if timeout_s is not None:
             if timeout_s <= 0:
@@ -68,6 +72,14 @@ class Batcher:
         """From now on wait for nobody: the server is draining."""
         self._flush = True
         self._step(self._loop.time())
+
+    async def close(self) -> None:
+        """Take nothing more, answer what was taken, and end the device's thread."""
+        self._is_closed = True
+        self.flush()
+        if self._busy:
+            await self._emptied.wait()
+        self._device.stop()
 
     def abandon(self) -> None:
         """Refuse everything that waits: it has not begun, so its callers may send it again elsewhere."""
@@ -119,6 +131,8 @@ class Batcher:
             else:
                 self._gather(bound, start, result, answer)
         self._observer.batch_ran(batch, seconds)
+        if self._is_closed and not self._busy:
+            self._emptied.set()
 
     def _gather(self, bound: Bound, start: int, outputs: Outputs, answer: Answer) -> None:
         pieces = self._pieces.setdefault(bound, {})

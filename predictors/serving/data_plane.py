@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -15,9 +15,8 @@ from ..signature import Bound, Fit, Request, Signature
 from .batcher import Answer, Batcher, Outputs
 from .device_thread import DeviceThread, Executor
 from .metrics import ModelMetrics, ServerMetrics
-from .worker import Colleagues
 
-EXTENSIONS = ("binary_tensor_data",)
+EXTENSIONS = ("binary_tensor_data", "model_repository")
 PLATFORM = "torpor"
 
 
@@ -33,6 +32,7 @@ class ServedModel:
     version: str
     signature: Signature
     batcher: Batcher
+    metrics: ModelMetrics
     default_timeout_s: float = 0.0
     _fits: Remembered[Terms, Fit] = field(default_factory=lambda: Remembered(_MOST_FITS))
 
@@ -86,6 +86,10 @@ class ServedModel:
         finally:
             self.batcher.cancel(bound)
 
+    async def retire(self) -> None:
+        """Answer what has been taken, and end; what comes yet (its head had come before) is refused, to be sent again."""
+        await self.batcher.close()
+
     def _fit(self, request: InferRequest) -> Fit:
         """Check the outputs and inputs, once for all requests that share their terms."""
         self.signature.ask(request.terms.outputs)
@@ -107,58 +111,88 @@ class ServedModel:
 
 
 class DataPlane:
-    """The models by name, and whether the server takes requests. `version` is the server's own."""
+    """The models that are served, by name and version, and whether the server takes requests. `version` is its own."""
 
     def __init__(self, version: str) -> None:
         self.version = version
         self.metrics = ServerMetrics()
-        self.models: dict[str, ServedModel] = {}
-        self.colleagues: Colleagues | None = None
-        """The server's processes, if it has more than one."""
+        self._models: dict[str, list[ServedModel]] = {}
+        self.on_change: list[Callable[[], object]] = []
+        """Called when a name leads elsewhere: what was remembered of it must be forgotten."""
         self.is_ready = False
         self.is_draining = False
         self.readiness_changed = asyncio.Condition()
 
-    async def add(
+    async def load(
         self, name: str, version: str, executor: Executor, settings: BatchingSettings, default_timeout_s: float = 0.0
     ) -> ServedModel:
-        """Load a model on a device thread of its own, warm it up, and serve it. Raises what its `load` raises."""
+        """Load a model on a device thread of its own and warm it up; nobody is led to it yet. Raises what its `load` raises."""
         device = DeviceThread(name, executor)
         device.start()
-        started_s = time.perf_counter()
-        await asyncio.wrap_future(device.call(executor.load))
-        self.metrics.start_phases["load"] = time.perf_counter() - started_s
-        run_times = RunTimes()
+        try:
+            run_times = RunTimes()
+            with self.metrics.phase("load"):
+                await asyncio.wrap_future(device.call(executor.load))
+            with self.metrics.phase("warm_up"):
+                await self._warm_up(device, settings.max_batch_size, run_times)
+        except BaseException:
+            device.stop()
+            raise
         policy: BatchingPolicy[Bound] = BatchingPolicy(settings, run_times)
         metrics = ModelMetrics(name, version, lambda: policy.queued_rows)
-        self.metrics.models.append(metrics)
-        started_s = time.perf_counter()
-        for rows, is_first in ((1, True), (1, False), (min(4, settings.max_batch_size), False)):
-            bound = executor.warm_up(rows)
+        batcher = Batcher(policy, device, metrics)
+        return ServedModel(name, version, executor.signature, batcher, metrics, default_timeout_s)
+
+    async def _warm_up(self, device: DeviceThread, max_batch_size: int, run_times: RunTimes) -> None:
+        for rows, is_first in ((1, True), (1, False), (min(4, max_batch_size), False)):
+            bound = device.executor.warm_up(rows)
             if bound is None:
                 break
             began_s = time.perf_counter()
-            (result,) = await asyncio.wrap_future(device.call(partial(executor.run, [bound])))
+            (result,) = await asyncio.wrap_future(device.call(partial(device.executor.run, [bound])))
             if isinstance(result, InvalidInput):  # zeros are not what it takes: then its first caller warms it up
                 break
             if isinstance(result, ModelFailed):
                 raise result
             if not is_first:  # it allocates, and would make every later batch look dear
                 run_times.observe(rows, bound.bucket, time.perf_counter() - began_s)
-        self.metrics.start_phases["warm_up"] = time.perf_counter() - started_s
-        batcher = Batcher(policy, device, metrics)
-        model = ServedModel(name, version, executor.signature, batcher, default_timeout_s)
-        self.models[name] = model
-        return model
+
+    def publish(self, name: str, models: Sequence[ServedModel]) -> None:
+        """Let the name lead to these versions, the default first; with none it is unknown."""
+        self._models.pop(name, None)
+        if models:
+            self._models[name] = [*models]
+        self.metrics.models = [model.metrics for model in self.models()]
+        for forget in self.on_change:
+            forget()
+
+    def names(self) -> list[str]:
+        return [*self._models]
+
+    def models(self) -> list[ServedModel]:
+        """Every version of every model."""
+        return [model for versions in self._models.values() for model in versions]
+
+    def versions(self, name: str) -> list[ServedModel]:
+        return self._models.get(name, [])
 
     def model(self, name: str, version: str = "") -> ServedModel:
-        """Raises NotFound, which names what there is."""
-        model = self.models.get(name)
-        if model is None:
-            raise NotFound(f"model '{name}' is unknown, must be one of {', '.join(self.models)}")
-        if version and version != model.version:
-            raise NotFound(f"model '{name}' has no version '{version}', must be {model.version}")
-        return model
+        """The version, or the default of them. Raises NotFound, which names what there is."""
+        versions = self._models.get(name)
+        if not versions:
+            raise NotFound(f"model '{name}' is unknown, must be one of {', '.join(self._models)}")
+        if not version:
+            return versions[0]
+        for model in versions:
+            if model.version == version:
+                return model
+        there = ", ".join(model.version for model in versions)
+        raise NotFound(f"model '{name}' has no version '{version}', must be {there}")
+
+    def metadata(self, name: str, version: str = "") -> dict[str, object]:
+        """The v2 metadata object of a model. Raises NotFound."""
+        versions = [model.version for model in self.versions(name)]
+        return self.model(name, version).metadata() | {"versions": versions}
 
     def check_accepting(self, model: ServedModel) -> None:
         """Refuse in the cheapest place, before a body is read: Unavailable, or QueueFull."""

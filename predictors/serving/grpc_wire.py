@@ -7,7 +7,7 @@ length as a big-endian uint32, and the protobuf bytes; the status comes as trail
 import asyncio
 import logging
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from functools import partial
 from typing import Any
 from urllib.parse import quote
@@ -22,6 +22,7 @@ from .batcher import Outputs
 from .data_plane import EXTENSIONS, DataPlane, ServedModel
 from .exchange import Exchange, Field
 from .http2 import Stream
+from .repository import Repository
 from .rest import error_text
 
 logger = logging.getLogger("torpor.grpc")
@@ -47,8 +48,9 @@ Streaming = Callable[[AsyncIterator[Any], str], AsyncIterator[Any]]
 class Grpc:
     """The gRPC services by path."""
 
-    def __init__(self, data_plane: DataPlane) -> None:
+    def __init__(self, data_plane: DataPlane, repository: Repository) -> None:
         self._data_plane = data_plane
+        self._repository = repository
         self._requests = data_plane.metrics.requests
         inference, health = "inference.GRPCInferenceService", "grpc.health.v1.Health"
         self._unary: dict[str, Handler] = {
@@ -62,6 +64,11 @@ class Grpc:
             f"/{inference}/ModelMetadata": partial(
                 self._answer, "inference.ModelMetadataRequest", self._model_metadata
             ),
+            f"/{inference}/RepositoryIndex": partial(
+                self._answer, "inference.RepositoryIndexRequest", self._repository_index
+            ),
+            f"/{inference}/RepositoryModelLoad": self._load,
+            f"/{inference}/RepositoryModelUnload": self._unload,
             f"/{health}/Check": partial(self._answer, "grpc.health.v1.HealthCheckRequest", self._check),
         }
         self._streaming: dict[str, tuple[str, Streaming]] = {
@@ -85,10 +92,13 @@ class Grpc:
         if streaming is None:
             raise NotSupported(f"method {head.path[:200]} is unknown")
         task = asyncio.get_running_loop().create_task(self._answer_streaming(_stream(exchange), *streaming))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._keep(task)
         exchange.on_leave = task.cancel
         return None
+
+    def _keep(self, task: asyncio.Task[None]) -> None:
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def fail(self, exchange: Exchange, error: Exception) -> None:
         """End a call with an error's status."""
@@ -161,9 +171,37 @@ class Grpc:
         )
 
     def _model_metadata(self, request: Any) -> Any:
-        return message("inference.ModelMetadataResponse")(
-            **self._data_plane.model(request.name, request.version).metadata()
-        )
+        return message("inference.ModelMetadataResponse")(**self._data_plane.metadata(request.name, request.version))
+
+    def _repository_index(self, request: Any) -> Any:
+        return message("inference.RepositoryIndexResponse")(models=self._repository.index(request.ready))
+
+    def _load(self, exchange: Exchange) -> None:
+        request = _parse("inference.RepositoryModelLoadRequest", exchange.body)
+        if request.parameters:
+            raise InvalidInput("parameters must be empty: a model's settings come from its model.toml")
+        self._change(exchange, request, self._repository.load, isLoaded=True)
+
+    def _unload(self, exchange: Exchange) -> None:
+        request = _parse("inference.RepositoryModelUnloadRequest", exchange.body)
+        self._change(exchange, request, self._repository.unload, isUnloaded=True)
+
+    def _change(
+        self, exchange: Exchange, request: Any, change: Callable[[str], Coroutine[Any, Any, None]], **done: bool
+    ) -> None:
+        """Load or unload, and answer then. Triton's clients leave the first field empty, KServe's have the name in it."""
+        name = request.model_name or request.repository_or_model_name
+        kind = type(request).DESCRIPTOR.full_name.replace("Request", "Response")
+
+        async def answer() -> None:
+            try:
+                await change(name)
+                response = message(kind)(model_name=name, **done).SerializeToString()
+                _stream(exchange).respond_grpc(_frame(response), _OK)
+            except Exception as error:
+                self.fail(exchange, error)
+
+        self._keep(asyncio.get_running_loop().create_task(answer(), name=kind))
 
     def _check(self, request: Any) -> Any:
         if not self._knows(request.service):
@@ -191,7 +229,7 @@ class Grpc:
         return message("grpc.health.v1.HealthCheckResponse")(status=status)
 
     def _knows(self, service: str) -> bool:
-        return not service or service in SERVICES or service in self._data_plane.models
+        return not service or service in SERVICES or bool(self._data_plane.versions(service))
 
     async def _reflect(self, requests: AsyncIterator[Any], path: str) -> AsyncIterator[Any]:
         package = path.split(".ServerReflection/")[0].removeprefix("/")

@@ -52,7 +52,7 @@ class Lifecycle:
         logger.info(
             "draining: unready, still answering until quiet for %g s, at most %g s", quiet_s, self._drain_timeout_s
         )
-        for model in self._data_plane.models.values():
+        for model in self._data_plane.models():
             model.batcher.flush()
         end_s = began_s + self._drain_timeout_s
         while (now := loop.time()) < end_s:
@@ -60,5 +60,5 @@ class Lifecycle:
             if not self._server.in_flight and now >= quiet_since_s + quiet_s:
                 return
             await asyncio.sleep(min(0.05, end_s - now))
-        for model in self._data_plane.models.values():
+        for model in self._data_plane.models():
             model.batcher.abandon()

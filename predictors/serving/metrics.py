@@ -5,9 +5,11 @@ have KServe's name where KServe has one (`request_predict_seconds`); the others 
 """
 
 import math
+import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from ..batching.policy import Batch
@@ -86,6 +88,13 @@ class ServerMetrics:
         self.models: list[ModelMetrics] = []
         self.requests: Counter[tuple[str, str]] = Counter()
         self.start_phases: dict[str, float] = {}
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Time a phase of the start, which several models share."""
+        began_s = time.perf_counter()
+        yield
+        self.start_phases[name] = self.start_phases.get(name, 0.0) + time.perf_counter() - began_s
 
     def render(self) -> bytes:
         """The Prometheus text format."""

@@ -23,13 +23,17 @@ from ..protocol import v1, v2_rest
 from ..protocol.inference import InferRequest, InferResponse, Terms
 from .batcher import Outputs
 from .data_plane import EXTENSIONS, DataPlane, ServedModel
-from .exchange import Exchange, Fields
+from .exchange import Exchange, Fields, Head
+from .repository import Repository
 from .worker import Colleagues
 
 logger = logging.getLogger("torpor.rest")
 
 JSON = ((b"content-type", b"application/json"),)
 _OCTETS = (b"content-type", b"application/octet-stream")
+_VERSION = b"torpor-model-version"
+"""In a request it pins the version; in an answer of v1 it says which it was (v2's body does), for those who want to stay."""
+
 _PROMETHEUS = ((b"content-type", b"text/plain; version=0.0.4; charset=utf-8"),)
 _JSON_LENGTH = b"inference-header-content-length"
 
@@ -45,10 +49,13 @@ Encode = Callable[[InferResponse, Terms], tuple[bytes, Fields]]
 class Rest:
     """Routes of the REST protocols."""
 
-    def __init__(self, data_plane: DataPlane) -> None:
+    def __init__(self, data_plane: DataPlane, repository: Repository, colleagues: Colleagues | None) -> None:
         self._data_plane = data_plane
+        self._repository = repository
+        self._colleagues = colleagues
         self._requests = data_plane.metrics.requests
         self._inferences: dict[str, tuple[ServedModel, Handler]] = {}
+        data_plane.on_change.append(self._inferences.clear)
         self._tasks: set[asyncio.Task[None]] = set()
 
     def route(self, exchange: Exchange) -> Handler:
@@ -56,6 +63,8 @@ class Rest:
         head = exchange.head
         if head.method == "POST":
             inference = self._inferences.get(head.path) or self._inference(head.path)
+            if _VERSION in head.headers:
+                inference = self._pinned(head) or inference
             if inference is not None:
                 model, handler = inference
                 self._data_plane.check_accepting(model)
@@ -80,12 +89,26 @@ class Rest:
             self._requests["rest", str(error.http_status)] += 1
         exchange.respond(error.http_status, error_body(str(error)), fields)
 
+    def _pinned(self, head: Head) -> tuple[ServedModel, Handler] | None:
+        """The inference on the version that the header names. Raises NotFound; InvalidInput if the path names another."""
+        version = head.headers[_VERSION].decode("latin-1")
+        model, _ = self._inference(head.path) or (None, None)
+        if model is None:
+            return None
+        if "/versions/" in head.path and model.version != version:
+            raise InvalidInput(f"torpor-model-version = {version[:40]}, must be {model.version} as in the path")
+        handler = self._predict_v1 if head.path.startswith("/v1/") else self._infer_v2
+        model = self._data_plane.model(model.name, version)
+        return model, partial(handler, model)
+
     def _inference(self, path: str) -> tuple[ServedModel, Handler] | None:
         """The model and handler of an inference's path, None for another path. Raises NotFound for an unknown model."""
         handler: Callable[[ServedModel, Exchange], None]
         match [unquote(part) for part in path.rstrip("/").split("/")[1:]]:
             case ["v1", "models", name] if name.endswith(":predict"):
                 model, handler = self._data_plane.model(name.removesuffix(":predict")), self._predict_v1
+            case ["v1", "models", name, "versions", version] if version.endswith(":predict"):
+                model, handler = self._data_plane.model(name, version.removesuffix(":predict")), self._predict_v1
             case ["v2", "models", name, "infer"]:
                 model, handler = self._data_plane.model(name), self._infer_v2
             case ["v2", "models", name, "versions", version, "infer"]:
@@ -107,8 +130,10 @@ class Rest:
                     raise _not_allowed(method, "GET")
                 return self._metrics
             case ["", "v1", "models"]:
-                return self._reading(method, lambda: (200, {"models": [*self._data_plane.models]}))
+                return self._reading(method, lambda: (200, {"models": self._data_plane.names()}))
             case ["", "v1", "models", name] if name.endswith(":predict"):
+                raise _not_allowed(method, "POST")
+            case ["", "v1", "models", _, "versions", version] if version.endswith(":predict"):
                 raise _not_allowed(method, "POST")
             case ["", "v1", "models", name] if name.endswith(":explain"):
                 raise NotSupported("explain is not supported")
@@ -121,9 +146,15 @@ class Rest:
             case ["", "v2", "health", "ready"]:
                 return self._reading(method, self._server_ready)
             case ["", "v2", "models"]:
-                return self._reading(method, lambda: (200, {"models": [*self._data_plane.models]}))
+                return self._reading(method, lambda: (200, {"models": self._data_plane.names()}))
             case ["", "v2", "models", name, *rest]:
                 return self._route_model(method, path, name, rest)
+            case ["", "v2", "repository", "index"]:
+                return self._asking(method, self._index)
+            case ["", "v2", "repository", "models", name, "load"]:
+                return self._asking(method, partial(self._load, name))
+            case ["", "v2", "repository", "models", name, "unload"]:
+                return self._asking(method, partial(self._unload, name))
         raise NotFound(f"path {path[:200]} is unknown")
 
     def _route_model(self, method: str, path: str, name: str, rest: list[str]) -> Handler:
@@ -132,7 +163,7 @@ class Rest:
             version, rest = rest[1], rest[2:]
         match rest:
             case []:
-                return self._reading(method, lambda: (200, self._data_plane.model(name, version).metadata()))
+                return self._reading(method, lambda: (200, self._data_plane.metadata(name, version)))
             case ["ready"]:
                 return self._reading(method, partial(self._model_ready, name, version))
             case ["infer"]:
@@ -151,6 +182,34 @@ class Rest:
 
         return handler
 
+    def _asking(self, method: str, answer: Callable[[Exchange], None]) -> Handler:
+        if method != "POST":
+            raise _not_allowed(method, "POST")
+        return answer
+
+    def _index(self, exchange: Exchange) -> None:
+        only_ready = _object(exchange.body).get("ready", False)
+        if not isinstance(only_ready, bool):
+            raise InvalidInput(f"ready = {str(only_ready)[:40]!r}, must be true or false")
+        exchange.respond(200, orjson.dumps(self._repository.index(only_ready)), JSON)
+
+    def _load(self, name: str, exchange: Exchange) -> None:
+        if _object(exchange.body).get("parameters"):
+            raise InvalidInput("parameters must be empty: a model's settings come from its model.toml")
+
+        async def load() -> None:
+            await self._repository.load(name)
+            exchange.respond(200, orjson.dumps({"name": name, "load": True}), JSON)
+
+        self._do(exchange, load())
+
+    def _unload(self, name: str, exchange: Exchange) -> None:
+        async def unload() -> None:
+            await self._repository.unload(name)
+            exchange.respond(200, orjson.dumps({"name": name, "unload": True}), JSON)
+
+        self._do(exchange, unload())
+
     def _server_metadata(self) -> tuple[int, dict[str, object]]:
         return 200, {"name": "torpor", "version": self._data_plane.version, "extensions": list(EXTENSIONS)}
 
@@ -164,14 +223,14 @@ class Rest:
         return 200 if ready else 503, {"name": model.name, "ready": ready}
 
     def _metrics(self, exchange: Exchange) -> None:
-        if self._data_plane.colleagues is None:
+        if self._colleagues is None:
             exchange.respond(200, self._data_plane.metrics.render(), _PROMETHEUS)
             return
 
         async def gather(colleagues: Colleagues) -> None:
             exchange.respond(200, await colleagues.metrics(), _PROMETHEUS)
 
-        self._do(exchange, gather(self._data_plane.colleagues))
+        self._do(exchange, gather(self._colleagues))
 
     def _do(self, exchange: Exchange, work: Coroutine[Any, Any, None]) -> None:
         """Run what answers the exchange later; inferences have no task."""
@@ -222,12 +281,23 @@ class Rest:
 
 
 def _encode_v1(response: InferResponse, terms: Terms) -> tuple[bytes, Fields]:
-    return v1.encode(response), JSON
+    return v1.encode(response), (*JSON, (_VERSION, response.model_version.encode()))
 
 
 def _encode_v2(response: InferResponse, terms: Terms) -> tuple[bytes, Fields]:
     content, json_length = v2_rest.encode(response, terms.binary_outputs)
     return content, JSON if json_length is None else (_OCTETS, (_JSON_LENGTH, b"%d" % json_length))
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    """A body that may be empty, or must be a JSON object."""
+    try:
+        value = orjson.loads(body or b"{}")
+    except orjson.JSONDecodeError as error:
+        raise InvalidInput(f"the body is not valid JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise InvalidInput(f"the body is a {type(value).__name__}, must be an object")
+    return value
 
 
 def _not_allowed(method: str, allowed: str) -> MethodNotAllowed:

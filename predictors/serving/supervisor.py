@@ -4,15 +4,16 @@ Python runs one thread at a time, so that one process uses little more than one 
 accepts, and passes each socket on (SCM_RIGHTS) to the worker that has the fewest: with a shared listening socket the
 kernel chooses, and may give one worker most of them (docs/decisions.md). It reads nothing from a connection.
 
-    supervisor ── a byte and a socket for each connection; a byte back when it has closed ──► worker
-               ── calls both ways (`channel.py`) ───────────────────────────────────────────►
+    supervisor ── a byte and a socket for each connection ──► worker       (back: a byte when it is taken, one when it closes)
+               ── calls both ways (`channel.py`) ──────────►
 
-A worker calls `ready`, `drain`, `leave` (pass me nothing more) and `metrics` (everybody's); the
-supervisor calls `metrics` (its own).
+A worker calls `changes` (which models were loaded and unloaded), `ready` (the answer is what it has yet to follow), `drain`,
+`leave` (pass me nothing more), `metrics` (everybody's) and `change` (let everybody load or unload a model, or nobody); the
+supervisor calls `metrics` (its own), `prepare`, `commit` and `abort`.
 
-A worker that dies takes with it what is inside it, and is started anew. Until then the others get its share; without
-others, connections wait in the port's backlog. The server ends if its first start fails, as that of one process does, or
-if a worker fails to start several times in a row.
+A worker that dies takes with it what is inside it, and is started anew. What it had not taken goes to the others; without
+others, connections wait here and in the port's backlog. The server ends if its first start fails, as that of one process
+does, or if a worker fails to start several times in a row.
 """
 
 import asyncio
@@ -21,6 +22,7 @@ import logging
 import signal
 import socket
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from enum import IntEnum
 from typing import Any
@@ -34,6 +36,9 @@ logger = logging.getLogger("torpor")
 _ACCEPTED_AT_ONCE = 64
 _PAUSE_S = 0.02
 """Until the next try when nobody takes connections, or when no descriptor is left for one."""
+
+TAKEN, CLOSED = b"t", b"c"
+"""What a worker says of a connection; it takes them in the order that they come."""
 
 _MOST_FAILURES = 5
 _METRICS_S = 5.0
@@ -58,6 +63,8 @@ class Worker:
         self.state = State.STARTING
         self.was_ready = False
         self.connections = 0
+        self.untaken: deque[socket.socket] = deque()
+        """Connections that it was given and has not looked at: if it dies, they are somebody else's."""
         self.metrics = ""
         """What it counted when it was last asked."""
         self.channel = Channel(handlers(self))
@@ -77,25 +84,28 @@ class Worker:
             its_calls.close()
             handover.setblocking(False)
             self._handover = handover
-            loop.add_reader(handover, self._count_closed)
+            loop.add_reader(handover, self._hear)
             try:
                 await self.channel.open(calls)
                 await self.channel.run()
                 status = await self._process.wait()
             finally:
+                while self._hear():
+                    pass
                 loop.remove_reader(handover)
                 self._handover = None
                 self.state = State.CLOSED
         return status if status >= 0 else 128 - status
 
     def give(self, connection: socket.socket) -> bool:
-        """Pass a connection on; False if the worker takes none."""
+        """Pass a connection on; False if the worker has no room for it."""
         assert self._handover is not None
         try:
             socket.send_fds(self._handover, [b"c"], [connection.fileno()])
         except OSError:  # it has just died, or hangs and its socket is full
             return False
         self.connections += 1
+        self.untaken.append(connection)
         return True
 
     def close(self) -> None:
@@ -109,15 +119,21 @@ class Worker:
             with contextlib.suppress(ProcessLookupError):
                 self._process.send_signal(number)
 
-    def _count_closed(self) -> None:
+    def _hear(self) -> bool:
+        """Take note of what it says of its connections; False if that was nothing."""
         assert self._handover is not None
         try:
-            closed = len(self._handover.recv(4096))
+            data = self._handover.recv(4096)
+        except BlockingIOError:
+            return False
         except OSError:
-            closed = 0
-        self.connections -= closed
-        if not closed:  # it is ending, and the channel will say so
+            data = b""
+        self.connections -= data.count(CLOSED)
+        for _ in range(data.count(TAKEN)):
+            self.untaken.popleft().close()
+        if not data:  # it is ending, and the channel will say so
             asyncio.get_running_loop().remove_reader(self._handover)
+        return bool(data)
 
 
 class Supervisor:
@@ -132,10 +148,13 @@ class Supervisor:
         self._workers: list[Worker] = []
         self._stopping = asyncio.Event()
         self._is_open = False
-        self._held: socket.socket | None = None
-        """A connection that nobody could be given yet."""
+        self._held: deque[socket.socket] = deque()
+        """Connections that nobody has room for, or that were on their way to a worker which died."""
         self._status = 0
         self._began_s = time.perf_counter()
+        self._changing = asyncio.Lock()
+        self._changes: dict[str, bool] = {}
+        """Models loaded (True) and unloaded since the start: a new worker follows."""
         self._retired = ""
         """What workers had counted that have ended: a sum must not fall."""
 
@@ -149,8 +168,8 @@ class Supervisor:
                 group.create_task(self._keep(worker_number), name=f"worker {worker_number}")
         loop.remove_reader(self._port)
         self._port.close()
-        if self._held is not None:
-            self._held.close()
+        for connection in self._held:
+            connection.close()
         return self._status
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
@@ -175,6 +194,9 @@ class Supervisor:
             self._workers.append(worker)
             status = await worker.run(self._command)
             self._workers.remove(worker)
+            if worker.untaken:
+                self._held.extend(worker.untaken)
+                self._accept()
             self._retired = merged([("", self._retired), ("", worker.metrics)], gauges=False)
             if self._stopping.is_set():
                 self._status = self._status or status
@@ -189,12 +211,19 @@ class Supervisor:
                     await asyncio.wait_for(self._stopping.wait(), 2.0 ** (failures - 1))
 
     def _handlers(self, worker: Worker) -> dict[str, Handler]:
-        async def ready(_: Any) -> None:
-            worker.state = State.READY
+        async def changes(_: Any) -> dict[str, bool]:
+            return self._changes
+
+        async def ready(followed: dict[str, bool]) -> dict[str, bool]:
+            async with self._changing:
+                missing = {name: loaded for name, loaded in self._changes.items() if followed.get(name) is not loaded}
+                if missing:
+                    return missing
+                worker.state = State.READY
             worker.was_ready = True
-            logger.debug("worker %d is ready", worker.number)
             if not self._is_open and [w.state for w in self._workers] == [State.READY] * self._processes:
                 self._open()
+            return {}
 
         async def drain(_: Any) -> None:
             worker.state = State.DRAINING
@@ -205,7 +234,10 @@ class Supervisor:
         async def metrics(_: Any) -> list[tuple[str, str]]:
             return await self._metrics()
 
-        handlers: list[Callable[[Any], Awaitable[Any]]] = [ready, drain, leave, metrics]
+        async def change(asked: tuple[str, bool]) -> None:
+            await self._change(*asked)
+
+        handlers: list[Callable[[Any], Awaitable[Any]]] = [changes, ready, drain, leave, metrics, change]
         return {handler.__name__: handler for handler in handlers}
 
     def _open(self) -> None:
@@ -222,17 +254,15 @@ class Supervisor:
             if not takers:
                 return self._pause()
             try:
-                connection = self._held or self._port.accept()[0]
+                connection = self._held.popleft() if self._held else self._port.accept()[0]
             except BlockingIOError:
                 return None
             except OSError as error:  # no descriptor is left, or the caller has gone already
                 logger.warning("accept: %s", error)
                 return self._pause()
             if not any(worker.give(connection) for worker in takers):  # they are dying, and not known to be
-                self._held = connection
+                self._held.append(connection)
                 return self._pause()
-            self._held = None
-            connection.close()
         return None
 
     def _takers(self) -> list[Worker]:
@@ -266,6 +296,27 @@ class Supervisor:
             if error is not None:
                 logger.warning("worker %d does not tell its metrics: %s", worker.number, error)
         return [("", self._retired), *((str(worker.number), worker.metrics) for worker in workers)]
+
+    async def _change(self, name: str, is_loaded: bool) -> None:
+        """Let all workers load or unload a model, or none: raises the first error. One that dies on the way follows later."""
+        async with self._changing:
+            workers = [worker for worker in self._workers if worker.state in (State.READY, State.DRAINING)]
+
+            async def tell(step: str, argument: Any) -> list[Exception]:
+                calls = (worker.channel.call(step, argument) for worker in workers)
+                errors = await asyncio.gather(*calls, return_exceptions=True)
+                return [
+                    error
+                    for worker, error in zip(workers, errors, strict=True)
+                    if isinstance(error, Exception) and worker.state is not State.CLOSED
+                ]
+
+            if errors := await tell("prepare", [name, is_loaded]):
+                await tell("abort", name)
+                raise errors[0]
+            self._changes[name] = is_loaded
+            for error in await tell("commit", [name, is_loaded]):
+                logger.error("a worker did not change model %s: %s", name, error)
 
 
 def bound_port(host: str, port: int) -> socket.socket:

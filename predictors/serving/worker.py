@@ -1,4 +1,4 @@
-"""A worker's side of `--processes`: its connections come from the supervisor, and its metrics go to all who ask."""
+"""A worker's side of `--processes`: its connections come from the supervisor, and what concerns all goes through it."""
 
 import asyncio
 import contextlib
@@ -10,47 +10,78 @@ from typing import Any
 from ..errors import Unavailable
 from .channel import Channel
 from .merged_metrics import merged
+from .metrics import ServerMetrics
+from .repository import Repository
+from .supervisor import CLOSED, TAKEN
 
 logger = logging.getLogger("torpor")
+
+_PAUSE_S = 0.02
 
 
 class Colleagues:
     """All processes of this server, its own among them, through their supervisor."""
 
-    def __init__(self, channel: Channel) -> None:
-        self._channel = channel
+    def __init__(self, repository: Repository, metrics: ServerMetrics) -> None:
+        self._repository = repository
+
+        async def render(_: Any) -> str:
+            return metrics.render().decode()
+
+        async def prepare(change: tuple[str, bool]) -> None:
+            await repository.prepare(*change)
+
+        async def commit(change: tuple[str, bool]) -> None:
+            repository.commit(*change)
+
+        async def abort(name: str) -> None:
+            repository.abort(name)
+
+        self.channel = Channel({"metrics": render, "prepare": prepare, "commit": commit, "abort": abort})
 
     async def metrics(self) -> bytes:
         """The metrics of all as one text."""
-        return merged(await self._channel.call("metrics")).encode()
+        return merged(await self.channel.call("metrics")).encode()
+
+    async def changes(self) -> dict[str, bool]:
+        """Which models the others have loaded and unloaded since the server's start."""
+        changes: dict[str, bool] = await self.channel.call("changes")
+        return changes
+
+    async def change(self, name: str, is_loaded: bool) -> None:
+        await self.channel.call("change", [name, is_loaded])
+
+    async def become_ready(self) -> None:
+        """Have connections handed down from now on; what others changed meanwhile is followed first."""
+        while changes := await self.channel.call("ready", self._repository.changes):
+            for name, is_loaded in changes.items():
+                await self._repository.change(name, is_loaded)
 
 
 class HandedDown:
     """A listener whose connections the supervisor has accepted (`supervisor.py`)."""
 
-    def __init__(self, handover: socket.socket, channel: Channel, number: int) -> None:
+    def __init__(self, handover: socket.socket, colleagues: Colleagues, number: int) -> None:
         self._handover = handover
-        self._channel = channel
+        self._colleagues = colleagues
+        self._channel = colleagues.channel
         self._number = number
         self._loop = asyncio.get_running_loop()
         self._protocol: Callable[[], asyncio.Protocol] = asyncio.Protocol
         self._opening: set[asyncio.Task[Any]] = set()
-        self._released = 0
-        self._is_telling = False
+        self._news = b""
+        """What the supervisor has not been told yet."""
         self._ended = asyncio.Event()
 
     async def start(self, protocol: Callable[[], asyncio.Protocol]) -> str:
         self._protocol = protocol
         self._handover.setblocking(False)
-        await self._channel.call("ready")
+        await self._colleagues.become_ready()
         self._loop.add_reader(self._handover, self._receive)
         return f"worker {self._number}"
 
     def released(self) -> None:
-        self._released += 1
-        if not self._is_telling:
-            self._is_telling = True
-            self._loop.call_soon(self._tell)
+        self._note(CLOSED)
 
     async def drain(self) -> None:
         with contextlib.suppress(Unavailable):  # the supervisor has died
@@ -78,6 +109,7 @@ class HandedDown:
                 self._ended.set()
                 return
             for descriptor in descriptors:
+                self._note(TAKEN)
                 connection = socket.socket(fileno=descriptor)
                 connection.setblocking(False)
                 task = self._loop.create_task(self._loop.connect_accepted_socket(self._protocol, connection))
@@ -90,12 +122,17 @@ class HandedDown:
             logger.warning("a connection did not open: %s", error)
             self.released()
 
+    def _note(self, news: bytes) -> None:
+        if not self._news:
+            self._loop.call_soon(self._tell)
+        self._news += news
+
     def _tell(self) -> None:
-        """One byte for each connection that has closed."""
-        self._is_telling = False
         try:
-            self._released -= self._handover.send(b"x" * self._released)
-        except BlockingIOError:  # the supervisor does not read just now: with the next one that closes
+            self._news = self._news[self._handover.send(self._news) :]
+        except BlockingIOError:
             pass
-        except OSError:  # it has gone
-            self._released = 0
+        except OSError:  # the supervisor has gone
+            self._news = b""
+        if self._news:  # it does not read just now
+            self._loop.call_later(_PAUSE_S, self._tell)

@@ -46,5 +46,7 @@ if __name__ == "__main__":
     os.environ |= {"MOSEC_PORT": str(PORT), "MOSEC_LOG_LEVEL": "error", "MOSEC_TIMEOUT": "30000"}
     server = Server()
     wait_ms = round(MAX_WAIT_S * 1e3)
-    server.append_worker(Raw if FORM == "raw" else Json, num=WORKERS, max_batch_size=MAX_BATCH_ROWS, max_wait_time=wait_ms)
+    server.append_worker(
+        Raw if FORM == "raw" else Json, num=WORKERS, max_batch_size=MAX_BATCH_ROWS, max_wait_time=wait_ms
+    )
     server.run()

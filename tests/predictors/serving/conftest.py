@@ -238,6 +238,33 @@ def serve() -> Iterator[Callable[..., Server]]:
     assert not any(statuses)
 
 
+@pytest.fixture
+def start() -> Iterator[Callable[..., Server]]:
+    """Start servers that end with the test, if they have not before."""
+    servers: list[Server] = []
+
+    def run(model: str | Path, *options: str, **environment: str) -> Server:
+        servers.append(Server(MODELS / model, *options, **environment))
+        return servers[-1]
+
+    yield run
+    for server in servers:
+        if server.process.poll() is None:
+            server.stop()
+
+
+@pytest.fixture
+def failing_start() -> Callable[..., tuple[int, str]]:
+    """Start a server that ends by itself: its exit status and what it wrote."""
+
+    def run(model: str | Path, *options: str) -> tuple[int, str]:
+        command = [Path(sys.executable).with_name("torpor"), "serve", model, "--port", "0", *options]
+        done = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=TIMEOUT_S)
+        return done.returncode, done.stderr
+
+    return run
+
+
 @pytest.fixture(scope="session")
 def echo(serve: Callable[..., Server]) -> Server:
     """Serves a model that gives back what comes, with bodies of up to 1 MiB."""
@@ -264,6 +291,20 @@ def connect(request: pytest.FixtureRequest) -> Iterator[Connect]:
 
     def open_connection(server: Server) -> Http1 | Http2:
         connections.append(request.param(server.port))
+        return connections[-1]
+
+    yield open_connection
+    for connection in connections:
+        connection.close()
+
+
+@pytest.fixture
+def connect_http1() -> Iterator[Callable[[Server], Http1]]:
+    """Open HTTP/1.1 connections, closed with the test."""
+    connections: list[Http1] = []
+
+    def open_connection(server: Server) -> Http1:
+        connections.append(Http1(server.port))
         return connections[-1]
 
     yield open_connection

@@ -14,6 +14,7 @@ from torpor.predictors.errors import DeadlineExceeded, ModelFailed, QueueFull, U
 from torpor.predictors.protocol.inference import InferRequest, Terms
 from torpor.predictors.serving.batcher import Batcher
 from torpor.predictors.serving.data_plane import ServedModel
+from torpor.predictors.serving.metrics import ModelMetrics
 from torpor.predictors.signature import Bound, Signature
 
 RUN_S = 0.5
@@ -76,7 +77,7 @@ class Bench:
         self.observed = Observed()
         self.policy: BatchingPolicy[Bound] = BatchingPolicy(BatchingSettings(batch, wait_s, queue), RunTimes())
         self.batcher = Batcher(self.policy, self.device, self.observed)  # type: ignore[arg-type]
-        self.model = ServedModel("m", "1", Signature(("x",)), self.batcher)
+        self.model = ServedModel("m", "1", Signature(("x",)), self.batcher, ModelMetrics("m", "1", lambda: 0))
         self.now = asyncio.get_running_loop().time
 
     async def ask(self, *rows: float, deadline_s: float | None = None) -> list[float]:

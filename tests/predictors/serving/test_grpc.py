@@ -45,7 +45,7 @@ def test_server_and_model_tell_about_themselves(call, marked) -> None:
     assert call(marked, "ServerReady").ready
     assert call(marked, "ModelReady", message("inference.ModelReadyRequest")(name="marked", version="1")).ready
     server = call(marked, "ServerMetadata")
-    assert (server.name, list(server.extensions)) == ("torpor", ["binary_tensor_data"])
+    assert (server.name, list(server.extensions)) == ("torpor", ["binary_tensor_data", "model_repository"])
     model = call(marked, "ModelMetadata", message("inference.ModelMetadataRequest")(name="marked"))
     assert (model.name, list(model.versions), model.platform) == ("marked", ["1"], "torpor")
     assert [(t.name, t.datatype, list(t.shape)) for t in model.inputs] == [("x", "FP32", [-1, 2])]
@@ -62,7 +62,7 @@ def test_an_unknown_model_is_not_found(call, marked, method: str) -> None:
 
 def test_an_unknown_method_is_unimplemented(grpc_channel, marked) -> None:
     """As every gRPC server says it."""
-    stub = grpc_channel(marked).unary_unary(f"/{SERVICE}/RepositoryIndex")
+    stub = grpc_channel(marked).unary_unary(f"/{SERVICE}/SystemSharedMemoryStatus")
     with pytest.raises(grpc.RpcError) as error:
         stub(b"")
     assert error.value.code() == grpc.StatusCode.UNIMPLEMENTED

@@ -38,7 +38,7 @@ def test_tritonclient_reads_health_and_metadata(triton) -> None:
     assert client.is_model_ready("echo")
     assert client.is_model_ready("echo", "1")
     as_json = {"as_json": True} if module.__name__.endswith("grpc") else {}
-    assert client.get_server_metadata(**as_json)["extensions"] == ["binary_tensor_data"]
+    assert client.get_server_metadata(**as_json)["extensions"] == ["binary_tensor_data", "model_repository"]
     assert client.get_model_metadata("echo", **as_json)["versions"] == ["1"]
 
 

@@ -42,7 +42,7 @@ def test_server_metadata_names_the_extensions(connect, echo) -> None:
     """The server says who it is and that it reads binary tensors."""
     metadata = connect(echo).request("GET", "/v2").json()
     assert metadata["name"] == "torpor"
-    assert metadata["extensions"] == ["binary_tensor_data"]
+    assert metadata["extensions"] == ["binary_tensor_data", "model_repository"]
 
 
 @pytest.mark.parametrize("path", [MARKED, MARKED + "/versions/1"])

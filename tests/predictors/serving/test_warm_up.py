@@ -42,7 +42,7 @@ def test_the_first_run_allocates_and_teaches_nothing(monkeypatch: pytest.MonkeyP
     async def scenario() -> tuple[float, float]:
         model = Model()
         monkeypatch.setattr(data_plane.time, "perf_counter", lambda: model.now_s)
-        served = await DataPlane("0").add("m", "1", model, BatchingSettings(max_batch_size=8))
+        served = await DataPlane("0").load("m", "1", model, BatchingSettings(max_batch_size=8))
         assert model.runs == [1, 1, 4]
         bound = model.signature.bind({"x": np.zeros(1, np.float32)})
         return tuple(served.batcher.policy.run_times.estimate_s(n, bound.bucket) for n in (1, 8))  # type: ignore[return-value]

@@ -1,0 +1,159 @@
+"""What there is to serve: a class, a model's folder, or a folder of such folders, and which versions of each.
+
+FOLDER/model.toml                 one model: its class, its settings
+FOLDER/3/                         its versions, numbered folders; each may have a model.toml of its own
+REPOSITORY/minilm/model.toml      several models, named like their folders
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import NotFound
+from .settings import ModelFile, SettingError, resolve
+
+if TYPE_CHECKING:
+    from .batching.policy import BatchingSettings
+    from .runtime.executor import Executor
+
+
+@dataclass(frozen=True)
+class Outside:
+    """Where settings come from beside a model's own file: the command's flags, and the environment."""
+
+    flags: Mapping[str, Any]
+    environment: Mapping[str, str]
+
+    def settings(self, file: Mapping[str, Any]) -> dict[str, Any]:
+        return resolve(self.flags, self.environment, file)
+
+
+Assembled = tuple["Executor", "BatchingSettings", float]
+"""What runs a version, not loaded yet, how its rows are batched, and the deadline in seconds of requests without (0: none)."""
+
+
+@dataclass(frozen=True)
+class ModelClass:
+    """`MODULE:CLASS`, looked for in the current folder. folder: what its `load` gets."""
+
+    name: str
+    class_path: str
+    folder: Path | None
+    outside: Outside
+
+    def versions(self) -> list[str]:
+        version = self.outside.settings({})["model_version"]
+        return [version if version.isdecimal() else "1"]
+
+    def assemble(self, version: str) -> Assembled:
+        return _assemble(ModelFile(self.class_path, None, {}, {}), self.folder, Path.cwd(), self.outside)
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A model's folder."""
+
+    name: str
+    root: Path
+    outside: Outside
+
+    def versions(self) -> list[str]:
+        """The versions to serve, as the settings say. Raises SettingError."""
+        file = self.root / "model.toml"
+        settings = self.outside.settings(ModelFile.read(file).settings if file.is_file() else {})
+        return wanted_versions(self.root, settings["model_version"])
+
+    def assemble(self, version: str) -> Assembled:
+        """Raises SettingError, UserClassError, and what the user's module raises."""
+        folder = version_folder(self.root, version)
+        path = find_model_file(self.root, folder)
+        file = ModelFile.read(path)
+        if path.parent != self.root and "model_version" in file.settings:
+            raise SettingError(f"{path}: model_version belongs into {self.root / 'model.toml'}")
+        return _assemble(file, folder, path.parent, self.outside)
+
+
+class Catalog:
+    """The models by name. A repository's folders are looked at anew each time, so that one can be added while it serves."""
+
+    def __init__(self, models: Mapping[str, ModelClass | ModelFolder], repository: Path | None = None) -> None:
+        self._models = models
+        self._repository = repository
+        self._outside = next(iter(models.values())).outside if models else Outside({}, {})
+
+    @classmethod
+    def of_repository(cls, root: Path, outside: Outside) -> "Catalog":
+        """Raises SettingError for a folder without models."""
+        models = {
+            folder.name: ModelFolder(folder.name, folder, outside)
+            for folder in sorted(root.iterdir())
+            if is_model_folder(folder)
+        }
+        if not models:
+            raise SettingError(f"{root}: neither a model.toml in it nor in a folder of it")
+        return cls(models, root)
+
+    def names(self) -> list[str]:
+        if self._repository is None:
+            return [*self._models]
+        return [folder.name for folder in sorted(self._repository.iterdir()) if is_model_folder(folder)]
+
+    def model(self, name: str) -> ModelClass | ModelFolder:
+        """Raises NotFound."""
+        if name not in self.names():
+            raise NotFound(f"model '{name}' is unknown, must be one of {', '.join(self.names())}")
+        if self._repository is None:
+            return self._models[name]
+        return ModelFolder(name, self._repository / name, self._outside)
+
+
+def is_model_folder(folder: Path) -> bool:
+    """Whether a model.toml is in it or in one of its versions."""
+    return folder.is_dir() and ((folder / "model.toml").is_file() or any(
+        (folder / number / "model.toml").is_file() for number in _numbers(folder)
+    ))  # fmt: skip
+
+
+def wanted_versions(root: Path, wanted: str) -> list[str]:
+    """The versions of a model's folder that `model_version` names, the highest first. Raises SettingError."""
+    numbers = _numbers(root) or ["1"]
+    if wanted == "latest":
+        return numbers[:1]
+    if wanted == "all":
+        return numbers
+    chosen = [number.strip() for number in wanted.split(",")]
+    for number in chosen:
+        if number not in numbers:
+            raise SettingError(
+                f"{root}: model_version = {wanted!r}, must be latest, all, or of {', '.join(reversed(numbers))}"
+            )
+    return sorted(chosen, key=int, reverse=True)
+
+
+def version_folder(root: Path, version: str) -> Path:
+    """Where a version's weights are: its numbered folder, or the model's own if that has none."""
+    return root / version if _numbers(root) else root
+
+
+def find_model_file(root: Path, folder: Path) -> Path:
+    """The model.toml of a version: its own, or the one beside the numbered folders. Raises SettingError."""
+    for place in (folder, root):
+        if (place / "model.toml").is_file():
+            return place / "model.toml"
+    raise SettingError(f"{root}: no model.toml in it{'' if folder == root else f' or in {folder}'}")
+
+
+def _numbers(root: Path) -> list[str]:
+    names = [folder.name for folder in root.iterdir() if folder.name.isdecimal() and folder.is_dir()]
+    return sorted(names, key=int, reverse=True)
+
+
+def _assemble(file: ModelFile, folder: Path | None, code_folder: Path, outside: Outside) -> Assembled:
+    # Here begins what is heavy: the user's module imports torch.
+    from .runtime.assembly import assemble
+    from .runtime.cores import usable_cores
+
+    settings = outside.settings(file.settings)
+    settings["threads"] = settings["threads"] or max(1, usable_cores() // settings["processes"])
+    return *assemble(file, folder, code_folder, settings), settings["request_timeout_s"]

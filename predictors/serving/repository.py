@@ -1,0 +1,147 @@
+"""Loading and unloading models while the server runs: the v2 repository API, by all processes or by none.
+
+A change is prepared (a model is loaded and warmed beside what serves), and then committed: its name leads to the new
+versions from one request to the next, and the old ones answer what they have taken before they go. If a process cannot
+prepare, all abort. The API is Triton's extension_model_repository.md (https://github.com/triton-inference-server/server).
+"""
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from ..batching.policy import BatchingSettings
+from ..errors import ModelFailed, NotSupported, TorporError
+from .data_plane import DataPlane, ServedModel
+from .device_thread import Executor
+
+logger = logging.getLogger("torpor")
+
+
+class Source(Protocol):
+    """Where one model comes from; both methods raise what is wrong with it."""
+
+    def versions(self) -> list[str]:
+        """The versions to serve, the one that requests get who name none first."""
+
+    def assemble(self, version: str) -> tuple[Executor, BatchingSettings, float]:
+        """What runs it, not loaded yet; how its rows are batched; the deadline in seconds of requests without one."""
+
+
+class Catalog(Protocol):
+    """All models that there are, served or not."""
+
+    def names(self) -> list[str]: ...
+
+    def model(self, name: str) -> Source:
+        """Raises NotFound."""
+
+
+class Everybody(Protocol):
+    """All processes of the server."""
+
+    async def change(self, name: str, is_loaded: bool) -> None:
+        """Load or unload a model in all of them. Raises a TorporError, and then nothing has changed."""
+
+
+class Repository:
+    """What of a catalog is served."""
+
+    def __init__(self, catalog: Catalog, data_plane: DataPlane, may_change: bool) -> None:
+        """may_change: whether callers may load and unload."""
+        self._catalog = catalog
+        self._data_plane = data_plane
+        self._may_change = may_change
+        self.everybody: Everybody = self
+        self.changes: dict[str, bool] = {}
+        """Models that have been loaded (True) or unloaded since the start."""
+        self._prepared: dict[str, list[ServedModel]] = {}
+        self._reasons: dict[str, str] = {}
+        self._changing = asyncio.Lock()
+        self._retiring: set[asyncio.Task[None]] = set()
+
+    async def load_all(self, changes: Mapping[str, bool]) -> None:
+        """Load the catalog's models as it is and as `changes` says, on this thread: nobody is served yet. Raises anything."""
+        self.changes |= changes
+        for name in self._catalog.names():
+            if changes.get(name, True):
+                source = self._catalog.model(name)
+                for version in source.versions():
+                    logger.info("loading %s version %s", name, version)
+                    with self._data_plane.metrics.phase("import"):
+                        executor, batching, timeout_s = source.assemble(version)
+                    model = await self._data_plane.load(name, version, executor, batching, timeout_s)
+                    self._data_plane.publish(name, [*self._data_plane.versions(name), model])
+
+    async def load(self, name: str) -> None:
+        """Load a model, or load it anew. Raises NotFound, NotSupported, ModelFailed."""
+        await self._ask(name, True)
+
+    async def unload(self, name: str) -> None:
+        """Serve a model no more. Raises NotFound if it is not served, NotSupported."""
+        self._data_plane.model(name)
+        await self._ask(name, False)
+
+    def index(self, only_ready: bool) -> list[dict[str, str]]:
+        """The versions served, and the models that could be, with the reason why they are not."""
+        entries: list[dict[str, str]] = []
+        names = dict.fromkeys([*self._catalog.names(), *self._data_plane.names()])
+        for name in names:
+            versions = self._data_plane.versions(name)
+            entries += [{"name": name, "version": m.version, "state": "READY", "reason": ""} for m in versions]
+            if not versions and not only_ready:
+                state = "LOADING" if name in self._prepared else "UNAVAILABLE"
+                entries.append({"name": name, "version": "", "state": state, "reason": self._reasons.get(name, "")})
+        return entries
+
+    async def change(self, name: str, is_loaded: bool) -> None:
+        """The change in this process, if it is the only one."""
+        async with self._changing:
+            try:
+                await self.prepare(name, is_loaded)
+            except BaseException:
+                self.abort(name)
+                raise
+            self.commit(name, is_loaded)
+
+    async def prepare(self, name: str, is_loaded: bool) -> None:
+        """Do everything that can fail. Raises NotFound for a model that is not in the catalog, ModelFailed."""
+        if not is_loaded:
+            return
+        source = self._catalog.model(name)
+        prepared = self._prepared[name] = []
+        try:
+            for version in source.versions():
+                executor, batching, timeout_s = await asyncio.to_thread(source.assemble, version)
+                prepared.append(await self._data_plane.load(name, version, executor, batching, timeout_s))
+        except TorporError as error:
+            self._reasons[name] = str(error)
+            raise
+        except Exception as error:
+            logger.exception("model %s failed to load", name)
+            self._reasons[name] = f"{type(error).__name__}: {error}"
+            raise ModelFailed(f"model '{name}' failed to load: {self._reasons[name]}") from error
+
+    def commit(self, name: str, is_loaded: bool) -> None:
+        """Serve what was prepared, from now on."""
+        self.changes[name] = is_loaded
+        self._reasons[name] = "" if is_loaded else "unloaded"
+        old = self._data_plane.versions(name)
+        self._data_plane.publish(name, self._prepared.pop(name, []))
+        logger.info("model %s: %s", name, "loaded" if is_loaded else "unloaded")
+        self._retire(old)
+
+    def abort(self, name: str) -> None:
+        """Forget what was prepared."""
+        self._retire(self._prepared.pop(name, []))
+
+    async def _ask(self, name: str, is_loaded: bool) -> None:
+        if not self._may_change:
+            raise NotSupported("loading and unloading is not supported without --model-control-mode explicit")
+        await self.everybody.change(name, is_loaded)
+
+    def _retire(self, models: Sequence[ServedModel]) -> None:
+        for model in models:
+            task = asyncio.get_running_loop().create_task(model.retire(), name=f"retire {model.name}")
+            self._retiring.add(task)
+            task.add_done_callback(self._retiring.discard)

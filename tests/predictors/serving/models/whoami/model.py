@@ -1,0 +1,15 @@
+"""Says which process it runs in; dies with it when it is told to."""
+
+import os
+from typing import Annotated
+
+import numpy as np
+
+
+class WhoAmI:
+    outputs = {"pid": "int64[rows]"}
+
+    def predict(self, x: Annotated[np.ndarray, "float32[rows]"]) -> dict[str, np.ndarray]:
+        if x.min() < 0:
+            os.kill(os.getpid(), 9)
+        return {"pid": np.full(len(x), os.getpid())}

@@ -1,0 +1,245 @@
+"""Several models and versions in one server, and the v2 repository API: a change is seen by all processes, or by none."""
+
+import json
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+CODE = """
+from typing import Annotated
+import numpy as np
+
+
+class Scale:
+    outputs = {"y": "float32[rows]"}
+
+    def load(self, folder, parameters):
+        self.factor = float((folder / "factor").read_text())
+
+    def predict(self, x: Annotated[np.ndarray, "float32[rows]"]):
+        return {"y": x * np.float32(self.factor)}
+"""
+
+
+def write_model(folder: Path, factors: dict[str, float], text: str = "") -> None:
+    """A model that multiplies, a version for each factor."""
+    folder.mkdir(exist_ok=True)
+    (folder / "model.py").write_text(CODE)
+    (folder / "model.toml").write_text(f'class = "model:Scale"\n{text}')
+    for version, factor in factors.items():
+        (folder / version).mkdir(exist_ok=True)
+        (folder / version / "factor").write_text(str(factor))
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    """Two models: `double` in versions 2 and 10, both served, and `triple` in version 1."""
+    write_model(tmp_path / "double", {"2": 2, "10": 20}, 'model_version = "all"')
+    write_model(tmp_path / "triple", {"1": 3})
+    return tmp_path
+
+
+def ask(connection: Any, path: str, x: float = 1.0, **headers: str) -> Any:
+    """The reply to a v2 request of one row."""
+    tensor = {"name": "x", "datatype": "FP32", "shape": [1], "data": [x]}
+    return connection.request("POST", path, json.dumps({"inputs": [tensor]}).encode(), headers)
+
+
+def answer(connection: Any, path: str, **headers: str) -> float:
+    reply = ask(connection, path, **headers)
+    assert reply.status == 200, reply
+    return reply.json()["outputs"][0]["data"][0]
+
+
+def post(connection: Any, path: str, **body: object) -> Any:
+    return connection.request("POST", path, json.dumps(body).encode())
+
+
+def test_models_and_versions_by_path(start, connect, models) -> None:
+    """A name leads to its highest version, a path to the version that it names, and metadata lists them."""
+    connection = connect(start(models))
+    assert answer(connection, "/v2/models/double/infer") == 20
+    assert answer(connection, "/v2/models/double/versions/2/infer") == 2
+    assert answer(connection, "/v2/models/triple/infer") == 3
+    assert connection.request("GET", "/v2/models").json() == {"models": ["double", "triple"]}
+    assert connection.request("GET", "/v2/models/double").json()["versions"] == ["10", "2"]
+    missing = ask(connection, "/v2/models/double/versions/3/infer")
+    assert (missing.status, missing.error()) == (404, "model 'double' has no version '3', must be 10, 2")
+
+
+def test_a_version_by_header(start, connect, models) -> None:
+    """v1 tells which version answered; sent back, the header stays with it, unless the path says otherwise."""
+    connection = connect(start(models))
+    body = json.dumps({"instances": [1.0]}).encode()
+
+    def predict(path: str, **headers: str) -> tuple[list[float], str]:
+        reply = connection.request("POST", path, body, headers)
+        assert reply.status == 200, reply
+        return reply.json()["predictions"], reply.headers["torpor-model-version"]
+
+    assert predict("/v1/models/double:predict") == ([20], "10")
+    assert predict("/v1/models/double:predict", **{"torpor-model-version": "2"}) == ([2], "2")
+    assert predict("/v1/models/double/versions/2:predict") == ([2], "2")
+    assert answer(connection, "/v2/models/double/infer", **{"torpor-model-version": "2"}) == 2
+    assert ask(connection, "/v2/models/double/infer", **{"torpor-model-version": "7"}).status == 404
+    torn = ask(connection, "/v2/models/double/versions/10/infer", **{"torpor-model-version": "2"})
+    assert (torn.status, torn.error()) == (400, "torpor-model-version = 2, must be 10 as in the path")
+
+
+def test_the_wanted_versions_come_from_flag_or_file(start, failing_start, connect_http1, models) -> None:
+    """`--model-version` goes before model.toml; a number that is not there ends the start."""
+    status, log = failing_start(models / "double", "--model-version", "2,3")
+    assert status == 2
+    assert "model_version = '2,3', must be latest, all, or of 2, 10" in log
+    connection = connect_http1(start(models / "double", "--model-version", "2"))
+    assert connection.request("GET", "/v2/models/double").json()["versions"] == ["2"]
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_load_and_unload(start, connect, models, processes: str) -> None:
+    """A model that comes on disk is loaded, one that changed is loaded anew, and one is unloaded: in every process."""
+    server = start(models, "--model-control-mode", "explicit", "--processes", processes)
+    connections = [connect(server) for _ in range(int(processes) * 2)]
+
+    def everywhere(path: str) -> set[float]:
+        return {answer(connection, path) for connection in connections}
+
+    write_model(models / "ten", {"1": 10})
+    assert post(connections[0], "/v2/repository/models/ten/load").status == 200
+    assert everywhere("/v2/models/ten/infer") == {10}
+    write_model(models / "triple", {"1": 3, "4": 33})
+    assert post(connections[1], "/v2/repository/models/triple/load").status == 200
+    assert everywhere("/v2/models/triple/infer") == {33}
+    assert (
+        post(connections[0], "/v2/repository/models/double/unload", parameters={"unload_dependents": False}).status
+        == 200
+    )
+    assert {ask(connection, "/v2/models/double/infer").status for connection in connections} == {404}
+    index = post(connections[1], "/v2/repository/index").json()
+    assert [(e["name"], e["version"], e["state"], e["reason"]) for e in index] == [
+        ("double", "", "UNAVAILABLE", "unloaded"), ("ten", "1", "READY", ""), ("triple", "4", "READY", ""),
+    ]  # fmt: skip
+    assert len(post(connections[1], "/v2/repository/index", ready=True).json()) == 2
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_a_load_that_fails_changes_nothing(start, connect, models, processes: str) -> None:
+    """The error says why, the versions that were served go on, and the index keeps the reason of one that never was."""
+    server = start(models, "--model-control-mode", "explicit", "--processes", processes)
+    connections = [connect(server) for _ in range(int(processes) * 2)]
+    (models / "triple" / "1" / "factor").write_text("three")
+    failed = post(connections[0], "/v2/repository/models/triple/load")
+    assert failed.status == 500
+    assert "could not convert string to float" in failed.error()
+    assert {answer(connection, "/v2/models/triple/infer") for connection in connections} == {3}
+    write_model(models / "broken", {"1": 1}, "max_rows = 3")
+    assert post(connections[0], "/v2/repository/models/broken/load").status == 500
+    (entry,) = [e for e in post(connections[0], "/v2/repository/index").json() if e["name"] == "broken"]
+    assert entry["state"] == "UNAVAILABLE"
+    assert "max_rows is unknown" in entry["reason"]
+    assert post(connections[0], "/v2/repository/models/nobody/load").status == 404
+    assert post(connections[0], "/v2/repository/models/nobody/unload").status == 404
+
+
+def test_one_worker_that_cannot_load_holds_back_all(start, connect_http1, models) -> None:
+    """All processes or none: here the second of them fails."""
+    server = start(models, "--model-control-mode", "explicit", "--processes", "2")
+    connections = [connect_http1(server) for _ in range(2)]
+    code = CODE.replace("self.factor = ", "import os; (folder / 'once').touch(exist_ok=False)\n        self.factor = ")
+    (models / "triple" / "model.py").write_text(code)
+    (models / "triple" / "1" / "factor").write_text("4")
+    assert post(connections[0], "/v2/repository/models/triple/load").status == 500
+    assert {answer(connection, "/v2/models/triple/infer") for connection in connections} == {3}
+
+
+def test_no_request_is_lost_while_a_model_is_loaded_anew(start, connect_http1, models) -> None:
+    """Callers in a loop get an answer each time, of the old version or of the new one, never an error."""
+    server = start(models, "--model-control-mode", "explicit")
+    done = threading.Event()
+    answers: list[float] = []
+
+    def call(connection: Any) -> None:
+        while not done.is_set():
+            answers.append(answer(connection, "/v2/models/triple/infer"))
+
+    callers = [threading.Thread(target=call, args=(connect_http1(server),)) for _ in range(4)]
+    for caller in callers:
+        caller.start()
+    asking = connect_http1(server)
+    for factor in (4, 5, 6):
+        (models / "triple" / "1" / "factor").write_text(str(factor))
+        assert post(asking, "/v2/repository/models/triple/load").status == 200
+        assert answer(asking, "/v2/models/triple/infer") == factor
+    done.set()
+    for caller in callers:
+        caller.join()
+    assert set(answers) <= {3, 4, 5, 6}
+
+
+def test_a_restarted_worker_follows_what_was_changed(start, connect_http1, models) -> None:
+    """What callers loaded and unloaded holds for a worker that comes later."""
+    server = start(models, "--model-control-mode", "explicit", "--processes", "2", "--drain-quiet-s", "0")
+    asking = connect_http1(server)
+    assert post(asking, "/v2/repository/models/double/unload").status == 200
+    asking.close()
+    supervisor = server.process.pid
+    children = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
+    ready = len([line for line in server.log if "ready in" in line])
+    for child in children:
+        os.kill(int(child), signal.SIGTERM)
+    while len([line for line in server.log if "ready in" in line]) < ready + 2:
+        assert server.process.poll() is None
+    connections = [connect_http1(server) for _ in range(4)]
+    assert {ask(connection, "/v2/models/double/infer").status for connection in connections} == {404}
+    assert {answer(connection, "/v2/models/triple/infer") for connection in connections} == {3}
+
+
+def test_changes_are_refused_unless_the_operator_allows_them(start, connect, models) -> None:
+    """By default whoever can ask for predictions cannot take the models away."""
+    connection = connect(start(models))
+    for change in ("load", "unload"):
+        refused = post(connection, f"/v2/repository/models/triple/{change}")
+        assert refused.status == 501
+        assert "--model-control-mode explicit" in refused.error()
+    assert post(connection, "/v2/repository/index").status == 200
+    assert connection.request("GET", "/v2/repository/index").status == 405
+
+
+def test_settings_in_a_load_are_refused(start, connect, models) -> None:
+    """Triton lets a caller override a model's configuration; here the file is what counts."""
+    connection = connect(start(models, "--model-control-mode", "explicit"))
+    refused = post(connection, "/v2/repository/models/triple/load", parameters={"config": "{}"})
+    assert refused.status == 400
+    assert "parameters must be empty" in refused.error()
+
+
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_tritonclient_loads_and_unloads(start, models, protocol: str) -> None:
+    """Its own calls, and its index."""
+    module = pytest.importorskip(f"tritonclient.{protocol}")
+    server = start(models, "--model-control-mode", "explicit")
+    with module.InferenceServerClient(server.address) as client:
+        client.unload_model("triple")
+        with pytest.raises(Exception, match="'triple' is unknown"):
+            client.get_model_metadata("triple")
+        client.load_model("triple")
+        assert client.is_model_ready("triple")
+        index = client.get_model_repository_index(**({"as_json": True} if protocol == "grpc" else {}))
+        entries = index["models"] if protocol == "grpc" else index
+        assert [(e["name"], e["version"]) for e in entries] == [("double", "10"), ("double", "2"), ("triple", "1")]
+        with pytest.raises(Exception, match="nobody"):
+            client.load_model("nobody")
+
+
+def test_models_do_not_get_each_others_modules(failing_start, models) -> None:
+    """Two folders may each have a `model.py`; of two that import a `helper`, the second one's start fails in words."""
+    for name in ("double", "triple"):
+        (models / name / "helper.py").write_text("")
+        (models / name / "model.py").write_text(f"import helper\n{CODE}")
+    status, log = failing_start(models)
+    assert status == 1
+    assert "'helper' is another model's module too" in log
