@@ -17,7 +17,7 @@ from .protocol.datatypes import DTYPES, NAMES, Array
 from .protocol.inference import Parameters
 
 _DTYPE_WORDS = {
-    "bool": "BOOL", "bytes": "BYTES", "float16": "FP16", "float32": "FP32", "float64": "FP64",
+    "bool": "BOOL", "bytes": "BYTES", "float16": "FP16", "bfloat16": "BF16", "float32": "FP32", "float64": "FP64",
     **{f"{sign}int{bits}": f"{sign.upper()}INT{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)},
 }  # fmt: skip
 

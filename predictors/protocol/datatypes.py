@@ -1,7 +1,8 @@
 """Open Inference datatypes and their numpy counterparts.
 
 Source: the Open Inference Protocol's "Tensor Data Types" (https://github.com/kserve/open-inference-protocol). BYTES are
-object arrays of `bytes`; on the wire each element is preceded by its length as a little-endian uint32.
+object arrays of `bytes`; on the wire each element is preceded by its length as a little-endian uint32. BF16, which numpy
+lacks, are 16 bits in a dtype of their own (`BFLOAT16`): nothing between wire and device computes with them.
 """
 
 import math
@@ -16,6 +17,9 @@ from ..errors import InvalidInput, ModelFailed
 Array = NDArray[Any]
 """A tensor between the wire and the device: C order, little-endian, BYTES as objects."""
 
+BFLOAT16: np.dtype[Any] = np.dtype([("bfloat16", "<u2")])
+"""The upper half of a float32's bits. A dtype that equals no other, and costs no import (the package ml_dtypes: 10 ms)."""
+
 DTYPES: dict[str, np.dtype[Any]] = {
     "BOOL": np.dtype(np.bool_),
     "UINT8": np.dtype(np.uint8),
@@ -27,6 +31,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "INT32": np.dtype("<i4"),
     "INT64": np.dtype("<i8"),
     "FP16": np.dtype("<f2"),
+    "BF16": BFLOAT16,
     "FP32": np.dtype("<f4"),
     "FP64": np.dtype("<f8"),
     "BYTES": np.dtype(np.object_),
@@ -38,6 +43,20 @@ NAMES: dict[np.dtype[Any], str] = {dtype: name for name, dtype in DTYPES.items()
 def datatype_of(array: Array) -> str:
     """The protocol's name for an array's dtype; KeyError for one that the protocol has no name for."""
     return NAMES[array.dtype]
+
+
+def bfloat16_from_float32(array: Array) -> Array:
+    """The nearest BF16 of float32, ties to even, as torch rounds; beyond the largest value it is infinity."""
+    bits = np.ascontiguousarray(array).view(np.uint32)
+    rounded = ((bits + (0x7FFF + (bits >> 16 & 1))) >> 16).astype("<u2").reshape(array.shape)
+    rounded[np.isnan(array)] = 0x7FC0
+    return rounded.view(BFLOAT16)
+
+
+def float32_from_bfloat16(array: Array) -> Array:
+    """The same values as float32, exactly."""
+    bits = np.ascontiguousarray(array).view("<u2").astype(np.uint32) << 16
+    return bits.view(np.float32).reshape(array.shape)
 
 
 def object_array(elements: Sequence[object], shape: Sequence[int]) -> Array:

@@ -9,12 +9,22 @@ from typing import Any
 import numpy as np
 
 from ..errors import InvalidInput, ModelFailed
-from .datatypes import DTYPES, Array, element_bytes, object_array
+from .datatypes import (
+    BFLOAT16,
+    DTYPES,
+    Array,
+    bfloat16_from_float32,
+    element_bytes,
+    float32_from_bfloat16,
+    object_array,
+)
 
-_FLOATS = {"FP32": "f", "FP64": "d"}
-"""The struct module's letter for a datatype."""
+_FLOATS = {"FP32": "f", "FP64": "d", "BF16": "f"}
+"""The struct module's letter for what a datatype is read as: BF16 are rounded from float32."""
 
 _MAX_DEPTH = 16
+
+_LARGEST_BFLOAT16 = float.fromhex("0x1.fep127")
 
 _KINDS = {"b": "booleans", "i": "integers", "u": "integers", "f": "numbers"}
 
@@ -24,6 +34,10 @@ def array_from_json(name: str, data: object, datatype: str, shape: tuple[int, ..
     if not isinstance(data, list):
         raise InvalidInput(f"input '{name}': data must be a list")
     array = _strings(name, data) if datatype == "BYTES" else _numbers(name, data, datatype)
+    if datatype == "BF16":
+        array = bfloat16_from_float32(array)
+        if not np.isfinite(float32_from_bfloat16(array)).all():
+            raise _out_of_range(name, datatype, _LARGEST_BFLOAT16)
     if shape is None:
         return array
     if array.size != math.prod(shape):
@@ -53,6 +67,8 @@ def json_from_array(name: str, array: Array) -> object:
     """What orjson can write for the array. Raises ModelFailed for NaN and infinity, which JSON does not have."""
     if array.dtype == object:
         return np.vectorize(_text, otypes=[object])(array).tolist() if array.size else array.tolist()
+    if array.dtype == BFLOAT16:
+        array = float32_from_bfloat16(array)
     if array.dtype.kind == "f":
         if not np.isfinite(array).all():
             raise ModelFailed(f"output '{name}' holds NaN or infinity, which JSON cannot: ask for it as binary data")
@@ -83,15 +99,16 @@ def _floats(data: list[Any], datatype: str) -> Array | None:
         packed = struct.pack(f"<{len(data)}{_FLOATS[datatype]}", *data)
     except (struct.error, OverflowError):
         return None
-    return np.frombuffer(packed, DTYPES[datatype]).reshape(shape)
+    return np.frombuffer(packed, f"<{_FLOATS[datatype]}").reshape(shape)
 
 
 def _numbers(name: str, data: list[object], datatype: str) -> Array:
+    """For BF16 the float32 that they are rounded from."""
     floats = _floats(data, datatype) if datatype in _FLOATS else None
     if floats is not None:
         return floats
     raw = _raw(name, data)
-    dtype = DTYPES[datatype]
+    dtype: np.dtype[Any] = np.dtype(np.float32) if datatype == "BF16" else DTYPES[datatype]
     if not raw.size:
         return raw.astype(dtype)
     accepted = {"b": "b", "i": "iu", "u": "iu", "f": "fiu"}[dtype.kind]
@@ -116,9 +133,12 @@ def _numbers(name: str, data: list[object], datatype: str) -> Array:
     with np.errstate(over="ignore"):
         array = raw.astype(dtype)
     if not np.isfinite(array).all():
-        largest = np.finfo(dtype).max
-        raise InvalidInput(f"input '{name}': elements must be in [-{largest}, {largest}] for {datatype}")
+        raise _out_of_range(name, datatype, _LARGEST_BFLOAT16 if datatype == "BF16" else float(np.finfo(dtype).max))
     return array
+
+
+def _out_of_range(name: str, datatype: str, largest: float) -> InvalidInput:
+    return InvalidInput(f"input '{name}': elements must be in [-{largest}, {largest}] for {datatype}")
 
 
 def _exact(data: list[object]) -> Array | None:

@@ -160,7 +160,7 @@ def _read_layout(said: Any, is_kept: bool) -> _Layout:
 
 
 def encode(response: InferResponse, *, raw: bool) -> bytes:
-    """An `inference.ModelInferResponse`; FP16 has no typed field, so a response that holds it is raw in any case.
+    """An `inference.ModelInferResponse`; FP16 and BF16 have no typed field: a response that holds them is raw in any case.
 
     Raises ModelFailed for an output that has no datatype.
     """
@@ -173,7 +173,7 @@ def encode(response: InferResponse, *, raw: bool) -> bytes:
             return _with_raw(head, outputs)
     answer = ModelInferResponse(model_name=response.model_name, model_version=response.model_version, id=response.id)
     datatypes = {name: datatype_of(array) for name, array in outputs.items()}
-    raw = raw or "FP16" in datatypes.values()
+    raw = raw or not _FIELDS.keys() >= set(datatypes.values())
     for name, array in outputs.items():
         datatype = datatypes[name]
         output = answer.outputs.add(name=name, datatype=datatype, shape=array.shape)

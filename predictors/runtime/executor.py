@@ -18,7 +18,14 @@ from typing import Any
 import numpy as np
 
 from ..errors import InvalidInput, ModelFailed, TorporError
-from ..protocol.datatypes import DTYPES, Array, object_array
+from ..protocol.datatypes import (
+    BFLOAT16,
+    DTYPES,
+    Array,
+    bfloat16_from_float32,
+    float32_from_bfloat16,
+    object_array,
+)
 from ..signature import Bound, Request
 from .cores import usable_cores
 from .user_class import UserClass
@@ -106,7 +113,9 @@ class Executor:
     def _run_batch(self, parts: Sequence[Bound]) -> list[Outputs]:
         with self._inference_mode():
             collate: Callable[..., Any] | None = getattr(self._model, "collate", None)
-            inputs = collate([part.arrays for part in parts]) if collate else self._collate(parts)
+            split: Callable[..., Any] | None = getattr(self._model, "split", None)
+            items = [_plain(part.arrays) for part in parts] if collate or split else []
+            inputs = collate(items) if collate else self._collate(parts)
             extra: dict[str, Any] = {}
             if self.signature.wants == "request":
                 extra["request"] = parts[0].request
@@ -115,10 +124,9 @@ class Executor:
             result = self._model.predict(**inputs, **extra)
             if self._loop is not None:
                 result = self._loop.run_until_complete(result)
-            split: Callable[..., Any] | None = getattr(self._model, "split", None)
             if split is None:
                 return self._split(self._named(result), parts)
-            outputs = [self._named(item) for item in split(result, [part.arrays for part in parts])]
+            outputs = [self._named(item) for item in split(result, items)]
             if len(outputs) != len(parts):
                 raise ModelFailed(f"split gave {len(outputs)} items, must be {len(parts)}, one for each of collate's")
             for part, output in zip(parts, outputs, strict=True):
@@ -131,9 +139,12 @@ class Executor:
         for name in parts[0].arrays:
             batch = self._gather(name, [part.arrays[name] for part in parts])
             if self._torch is None or batch.dtype == object or name in self._user_class.as_numpy:
-                inputs[name] = batch
+                inputs[name] = float32_from_bfloat16(batch) if batch.dtype == BFLOAT16 else batch
             else:
-                tensor = self._torch.from_numpy(batch)
+                if batch.dtype == BFLOAT16:
+                    tensor = self._torch.from_numpy(batch.view(np.int16)).view(self._torch.bfloat16)
+                else:
+                    tensor = self._torch.from_numpy(batch)
                 inputs[name] = tensor if self._device.type == "cpu" else tensor.to(self._device)
         return inputs
 
@@ -148,8 +159,10 @@ class Executor:
             joined: Array = np.frombuffer(bytearray().join(arrays), first.dtype)  # type: ignore[arg-type]
             return joined.reshape(rows, *row_shape)
         shape = tuple(map(max, *(array.shape[1:] for array in arrays)))
-        pad = self.signature.inputs[name].pad
-        batch: Array = np.full((rows, *shape), b"" if first.dtype == object else pad, first.dtype)
+        pad: Any = b"" if first.dtype == object else self.signature.inputs[name].pad
+        if first.dtype == BFLOAT16:
+            pad = bfloat16_from_float32(np.array(pad, np.float32))
+        batch: Array = np.full((rows, *shape), pad, first.dtype)
         row = 0
         for array in arrays:
             batch[(slice(row, row + len(array)), *map(slice, array.shape[1:]))] = array
@@ -165,13 +178,24 @@ class Executor:
         outputs: Outputs = {}
         for name, value in result.items():
             if self._torch is not None and isinstance(value, self._torch.Tensor):
+                value = value.detach().cpu()
                 if value.dtype is self._torch.bfloat16:
-                    raise ModelFailed(
-                        f"output '{name}': dtype bfloat16 has no datatype here, return float16 or float32"
-                    )
-                value = value.detach().cpu().numpy()
+                    value = value.view(self._torch.int16).numpy().view(BFLOAT16)
+                else:
+                    value = value.numpy()
+            elif isinstance(value, np.ndarray):
+                value = self._half(name, value)
             outputs[name] = value if isinstance(value, np.ndarray) else _array(name, value)
         return outputs
+
+    def _half(self, name: str, array: Array) -> Array:
+        """numpy has no bfloat16: an output declared so may be float32, or an array of the package ml_dtypes."""
+        if array.dtype.name == "bfloat16":
+            return array.view(BFLOAT16)
+        spec = self.signature.outputs.get(name)
+        if array.dtype == np.float32 and spec is not None and spec.datatype == "BF16":
+            return bfloat16_from_float32(array)
+        return array
 
     def _split(self, outputs: Outputs, parts: Sequence[Bound]) -> list[Outputs]:
         rows = sum(part.rows for part in parts)
@@ -212,6 +236,11 @@ class Executor:
 
     def _inference_mode(self) -> Any:
         return self._torch.inference_mode() if self._torch is not None else nullcontext()
+
+
+def _plain(arrays: dict[str, Array]) -> dict[str, Array]:
+    """A request's arrays as numpy users know them: BF16 as float32."""
+    return {name: float32_from_bfloat16(a) if a.dtype == BFLOAT16 else a for name, a in arrays.items()}
 
 
 def _array(name: str, value: Any) -> Array:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from torpor.predictors.errors import InvalidInput, ModelFailed
 from torpor.predictors.protocol import v2_grpc
-from torpor.predictors.protocol.datatypes import DTYPES, datatype_of, encode_bytes
+from torpor.predictors.protocol.datatypes import BFLOAT16, DTYPES, datatype_of, encode_bytes
 from torpor.predictors.protocol.inference import InferResponse
 from torpor.predictors.protocol.messages import message
 
@@ -84,9 +84,9 @@ def test_raw_tensors_come_out_as_they_went_in(inputs: dict[str, np.ndarray]) -> 
 
 @given(tensors)
 def test_typed_tensors_come_out_as_they_went_in(inputs: dict[str, np.ndarray]) -> None:
-    """Every datatype with a typed field survives it both ways; FP16 has none and makes the response raw."""
+    """Every datatype with a typed field survives it both ways; FP16 and BF16 have none and make the response raw."""
     response = encode(InferResponse("m", "1", inputs), raw=False)
-    has_half = any(array.dtype == np.float16 for array in inputs.values())
+    has_half = any(array.dtype in (np.float16, BFLOAT16) for array in inputs.values())
     assert bool(response.raw_output_contents) == has_half
     assert content(decode(as_request(response)).inputs) == content(inputs)
     if not has_half:

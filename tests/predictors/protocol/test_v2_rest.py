@@ -14,7 +14,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from torpor.predictors.errors import InvalidInput, ModelFailed
 from torpor.predictors.protocol import v2_rest
-from torpor.predictors.protocol.datatypes import DTYPES, datatype_of, encode_bytes
+from torpor.predictors.protocol.datatypes import (
+    BFLOAT16,
+    DTYPES,
+    bfloat16_from_float32,
+    datatype_of,
+    encode_bytes,
+    float32_from_bfloat16,
+)
 from torpor.predictors.protocol.inference import InferResponse
 from torpor.predictors.protocol.json_tensor import array_from_json
 from torpor.predictors.protocol.v2_rest import decode, encode
@@ -34,6 +41,9 @@ def arrays(draw: st.DrawFn, texts: bool = False) -> np.ndarray:
         array[:] = values
         return array.reshape(shape)
     dtype = DTYPES[datatype]
+    if texts and datatype == "BF16":
+        numbers = hnp.arrays(np.float32, shape, elements=st.floats(-(2.0**127), 2.0**127, width=32))
+        return bfloat16_from_float32(draw(numbers))
     finite = {"allow_nan": False, "allow_infinity": False} if texts and dtype.kind == "f" else {}
     return draw(hnp.arrays(dtype, shape, elements=hnp.from_dtype(dtype, **finite)))
 
@@ -93,6 +103,8 @@ def test_nested_json_data_equal_flat_data(array: np.ndarray) -> None:
     """Data may be nested as the shape says."""
     is_text = array.dtype == object and array.size
     nested = np.vectorize(bytes.decode, otypes=[object])(array) if is_text else array
+    if array.dtype == BFLOAT16:
+        nested = float32_from_bfloat16(array)
     data = {"name": "x", "datatype": datatype_of(array), "shape": array.shape, "data": nested.tolist()}
     assert same(decode(orjson.dumps({"inputs": [data]}), None).inputs, {"x": array})
 
@@ -160,6 +172,9 @@ def test_json_data_are_read_exactly(datatype: str, data: list[object], expected:
         ({"datatype": "INT8", "data": [1, 128]}, "element 128, must be in [-128, 127] for INT8"),
         ({"datatype": "UINT8", "data": [-1, 1]}, "element -1, must be in [0, 255] for UINT8"),
         ({"datatype": "FP16", "data": [1, 1e6]}, "elements must be in [-65504.0, 65504.0] for FP16"),
+        ({"datatype": "BF16", "data": [1, 3.4e38]}, "elements must be in [-3.3895313892515355e+38, 3.38"),
+        ({"datatype": "BF16", "data": [1, 1e39]}, "3.3895313892515355e+38] for BF16"),
+        ({"datatype": "BF16", "data": [1, "2"]}, "elements must be numbers for BF16"),
         ({"datatype": "BOOL", "data": [0, 1]}, "elements must be booleans for BOOL"),
         ({"data": [True, False]}, "elements must be numbers for FP32"),
         ({"data": ["1", "2"]}, "elements must be numbers for FP32"),

@@ -5,11 +5,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torpor.predictors.errors import InvalidInput, ModelFailed, TorporError
+from torpor.predictors.protocol.datatypes import bfloat16_from_float32, datatype_of, float32_from_bfloat16
 from torpor.predictors.runtime.cores import usable_cores
 from torpor.predictors.runtime.executor import Executor, Outputs
 from torpor.predictors.runtime.user_class import UserClassError, import_class, inspect_class
@@ -184,16 +186,50 @@ def test_wrong_rows_are_the_models_failure() -> None:
     assert "output 'output': shape = [2], must have 3 rows" in str(result)
 
 
-def test_bfloat16_is_refused_in_words() -> None:
-    """The wire has no such datatype here yet; nothing is converted silently."""
+def bfloat16(values: Any) -> np.ndarray:
+    return bfloat16_from_float32(np.array(values, np.float32))
+
+
+def test_bfloat16_reaches_torch_and_comes_back() -> None:
+    """As a tensor of that dtype, padded with its own pad value, cut back, and never by way of another dtype."""
+    seen: list[Tensor] = []
 
     class Half:
-        def predict(self, x: Tensor) -> Tensor:
-            return x.to(torch.bfloat16)
+        pad = {"x": -1}
 
-    (result,) = ask(loaded(Half), {"x": [1.0]})
-    assert isinstance(result, ModelFailed)
-    assert "bfloat16" in str(result)
+        def predict(self, x: Annotated[Tensor, "bfloat16[rows, n]"]) -> Annotated[Tensor, "bfloat16[rows, n]"]:
+            seen.append(x.clone())
+            return x / 2
+
+    results = ask(loaded(Half), {"x": bfloat16([[1, 3.140625]])}, {"x": bfloat16([[4]])})
+    assert seen[0].dtype is torch.bfloat16
+    assert seen[0].tolist() == [[1, 3.140625], [4, -1]]
+    outputs = [result["output"] for result in results if isinstance(result, dict)]
+    assert [datatype_of(output) for output in outputs] == ["BF16", "BF16"]
+    assert [float32_from_bfloat16(output).tolist() for output in outputs] == [[[0.5, 1.5703125]], [[2.0]]]
+
+
+def test_bfloat16_is_float32_to_numpy() -> None:
+    """Where numpy computes, in `predict` or `collate`, it gets float32, and gives either that or ml_dtypes'."""
+
+    class Numpy:
+        gives: Any = ml_dtypes.bfloat16
+
+        def predict(self, x: Annotated[np.ndarray, "bfloat16[rows, 2]"]) -> Annotated[np.ndarray, "bfloat16[rows, 2]"]:
+            assert x.dtype == np.float32
+            return (x * 2).astype(self.gives)
+
+    class Collated(Numpy):
+        def collate(self, items: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+            return {"x": np.concatenate([item["x"] for item in items])}
+
+    class Wide(Numpy):
+        gives = np.float32
+
+    for cls in (Numpy, Collated, Wide):
+        (result,) = ask(loaded(cls), {"x": bfloat16([[1, 1.5]])})
+        assert isinstance(result, dict), result
+        assert float32_from_bfloat16(result["output"]).tolist() == [[2, 3]]
 
 
 def test_load_gets_what_it_asks_for(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -73,6 +74,20 @@ def test_tritonclient_mixes_json_and_binary(echo, datatype: str, binary_in: bool
     np.testing.assert_array_equal(result, array)
 
 
+@pytest.mark.parametrize(("protocol", "binary_out"), [("http", True), ("http", False), ("grpc", True)])
+def test_tritonclient_speaks_bf16(serve, protocol: str, binary_out: bool) -> None:
+    """It sends ml_dtypes' arrays, as binary data always, and reads BF16 from binary data and from JSON."""
+    module = pytest.importorskip(f"tritonclient.{protocol}")
+    array = np.array([[1.5, -3.140625], [3e38, 1e-40]], ml_dtypes.bfloat16)
+    options = {} if protocol == "grpc" else {"binary_data": binary_out}
+    with module.InferenceServerClient(serve("halves").address) as client:
+        tensor = module.InferInput("x", [2, 2], "BF16")
+        tensor.set_data_from_numpy(array)
+        output = client.infer("halves", [tensor], outputs=[module.InferRequestedOutput("x", **options)]).as_numpy("x")
+    assert output.dtype == array.dtype
+    np.testing.assert_array_equal(output.view(np.uint16), array.view(np.uint16))
+
+
 def test_tritonclient_understands_errors(triton) -> None:
     """Its exception carries the server's text."""
     from tritonclient.utils import InferenceServerException
@@ -128,7 +143,7 @@ def kserve_answers(echo) -> dict[str, str]:
 @pytest.mark.parametrize("datatype", DTYPES)
 @pytest.mark.parametrize("form", ["v2 REST JSON", "v2 REST binary", "gRPC typed", "gRPC raw"])
 def test_kserve_clients_get_back_what_they_send(kserve_answers, form: str, datatype: str) -> None:
-    """Health, then every datatype by the SDK's clients; FP16 is neither in its JSON nor in typed contents."""
+    """Health, then every datatype that the SDK's clients have; FP16 is neither in its JSON nor in typed contents."""
     if datatype != "FP16" or form in ("v2 REST binary", "gRPC raw"):
         assert kserve_answers[f"{form} {datatype}"] == ""
 
