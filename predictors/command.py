@@ -14,10 +14,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .catalog import Catalog, ModelClass, ModelFolder, Outside, find_model_file, is_model_folder, version_folder
 from .settings import SETTINGS, ModelFile, SettingError, resolve
+
+if TYPE_CHECKING:
+    from .serving.certificate import Certificate
 
 logger = logging.getLogger("torpor")
 
@@ -50,6 +53,10 @@ def work() -> int:
     """Be a worker: the arguments end with the worker's number and two descriptors (`serving/supervisor.py`)."""
     *arguments, number, handover, calls = sys.argv[1:]
     return main(arguments, _Post(int(number), *(socket.socket(fileno=int(fd)) for fd in (handover, calls))))
+
+
+_KSERVE_ALIASES = {"port": ("--http_port",), "tls_cert": ("--ssl_certfile",), "tls_key": ("--ssl_keyfile",)}
+"""That server's names of settings that are here too."""
 
 
 def main(arguments: Sequence[str] | None = None, post: _Post | None = None) -> int:
@@ -89,8 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--model-dir", "--model_dir", type=Path, help="what `load` gets as folder, with MODULE:CLASS")
     for setting in SETTINGS:
         flags = dict.fromkeys((setting.flag, setting.flag.replace("-", "_").replace("__", "--", 1)))
-        if setting.name == "port":
-            flags = dict.fromkeys((*flags, "--http_port"))
+        flags = dict.fromkeys((*flags, *_KSERVE_ALIASES.get(setting.name, ())))
         default = "" if setting.name == "drain_quiet_s" else f" (default {setting.default})"
         serve.add_argument(
             *flags, dest=setting.name, metavar=setting.kind.__name__.upper(), help=setting.help + default
@@ -123,11 +129,12 @@ def _serve(options: argparse.Namespace, began_s: float) -> int:
             logger.info("ignored, without meaning here: %s", ", ".join(f"--{flag}" for flag in ignored))
         if settings["processes"] > 1:
             return asyncio.run(_supervise(options.arguments, settings))
+    certificate = _certificate(settings)
     # While the model loads there is nothing to drain; and as process 1 of a container SIGTERM has no default action.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         with asyncio.Runner(loop_factory=_event_loop()) as runner:
-            return runner.run(_run(catalog, settings, began_s, options.post))
+            return runner.run(_run(catalog, settings, began_s, options.post, certificate))
     except KeyboardInterrupt:
         return 130
 
@@ -178,7 +185,13 @@ def _event_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-async def _run(catalog: Catalog, settings: Mapping[str, Any], began_s: float, post: _Post | None) -> int:
+async def _run(
+    catalog: Catalog,
+    settings: Mapping[str, Any],
+    began_s: float,
+    post: _Post | None,
+    certificate: "Certificate | None",
+) -> int:
     """Import the classes, load and warm them, serve until a signal. The status is 1 if a model or the port fails."""
     from .runtime.user_class import UserClassError
     from .serving.app import App
@@ -189,15 +202,19 @@ async def _run(catalog: Catalog, settings: Mapping[str, Any], began_s: float, po
     from .serving.worker import Colleagues, HandedDown
 
     data_plane = DataPlane(version("torpor"))
+    tls = None
+    if certificate is not None:
+        certificate.watch()
+        tls = certificate.context
     phases = data_plane.metrics.start_phases
     phases["start"] = time.perf_counter() - began_s
     repository = Repository(catalog, data_plane, settings["model_control_mode"] == "explicit")
-    listener: Listener = Port(settings["host"], settings["port"])
+    listener: Listener = Port(settings["host"], settings["port"], tls)
     colleagues: Colleagues | None = None
     talk: asyncio.Task[None] | None = None
     if post is not None:
         repository.everybody = colleagues = Colleagues(repository, data_plane.metrics)
-        listener = HandedDown(post.handover, colleagues, post.number)
+        listener = HandedDown(post.handover, colleagues, post.number, tls)
         await colleagues.channel.open(post.calls)
         talk = asyncio.get_running_loop().create_task(colleagues.channel.run(), name="channel")
     try:
@@ -211,7 +228,8 @@ async def _run(catalog: Catalog, settings: Mapping[str, Any], began_s: float, po
     # What the imports and the models left is there to stay: the collector need not look at it during each request.
     gc.collect()
     gc.freeze()
-    server = HttpServer(App(data_plane, repository, colleagues), listener, settings["max_body_bytes"])
+    app = App(data_plane, repository, settings["max_body_bytes"], colleagues)
+    server = HttpServer(app, listener, settings["max_body_bytes"])
     lifecycle = Lifecycle(data_plane, server, settings["drain_quiet_s"], settings["drain_timeout_s"])
     if talk is not None:  # without its supervisor a worker has nobody to serve
         talk.add_done_callback(lambda _: lifecycle.stop(0.0))
@@ -224,6 +242,15 @@ async def _run(catalog: Catalog, settings: Mapping[str, Any], began_s: float, po
         logger.error("port %s on %s: %s", settings["port"], settings["host"], error)
         return 1
     return 0
+
+
+def _certificate(settings: Mapping[str, Any]) -> "Certificate | None":
+    """What the port speaks TLS with. Raises SettingError."""
+    if not settings["tls_cert"]:
+        return None
+    from .serving.certificate import Certificate
+
+    return Certificate(settings["tls_cert"], settings["tls_key"])
 
 
 class _JsonFormatter(logging.Formatter):

@@ -99,8 +99,13 @@ SETTINGS = (
         "bounds the rate", low=1, high=256,
     ),
     Setting(
-        "max_body_bytes", int, 64 << 20, "largest request body in bytes", low=1, high=1 << 40,
+        "max_body_bytes", int, 64 << 20, "largest request body in bytes, as it comes and inflated", low=1, high=1 << 40,
     ),
+    Setting(
+        "tls_cert", str, "",
+        "file with the certificate chain in PEM; with it and tls_key the port speaks TLS, and takes up files that change",
+    ),
+    Setting("tls_key", str, "", "file with the certificate's private key in PEM"),
     Setting(
         "drain_quiet_s", float, -1.0,
         "after SIGTERM, seconds without a request after which the server leaves; -1: 0 under Knative, where queue-proxy "
@@ -178,4 +183,8 @@ def resolve(flags: Mapping[str, Any], environment: Mapping[str, str], file: Mapp
             values[setting.name] = file.get(setting.name, setting.default)
     if values["drain_quiet_s"] < 0:
         values["drain_quiet_s"] = 0.0 if "K_SERVICE" in environment else 5.0
+    if bool(values["tls_cert"]) != bool(values["tls_key"]):
+        raise SettingError(
+            f"tls_cert = {values['tls_cert']!r}, tls_key = {values['tls_key']!r}, must be given together"
+        )
     return values

@@ -6,15 +6,16 @@ it, and every tensor with that name of axis has one size there. An output is cut
 """
 
 import re
+import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from .batching.bucket import Bucket
 from .batching.policy import Item
 from .errors import InvalidInput, ModelFailed
 from .protocol.datatypes import DTYPES, NAMES, Array
-from .protocol.inference import Parameters
+from .protocol.inference import NO_TENSOR_PARAMETERS, Parameters
 
 _DTYPE_WORDS = {
     "bool": "BOOL", "bytes": "BYTES", "float16": "FP16", "bfloat16": "BF16", "float32": "FP32", "float64": "FP64",
@@ -74,11 +75,20 @@ class Request:
     """What a class that asks for `request` (or `requests`, one a row) learns of its caller, beside the inputs.
 
     headers: HTTP headers or gRPC metadata, names in lower case. parameters: the v2 request's. id: "" without one.
+    tensor_parameters: the parameters of each input that brings any, by its name.
+    deadline_s: when its caller stops waiting, by `time.monotonic()`; None if it does not say.
     """
 
     headers: Mapping[str, str]
     parameters: Parameters
     id: str
+    tensor_parameters: Mapping[str, Parameters] = field(default_factory=lambda: NO_TENSOR_PARAMETERS)
+    deadline_s: float | None = None
+
+    @property
+    def remaining_s(self) -> float | None:
+        """Seconds until the deadline, 0 when it has passed; None without one."""
+        return None if self.deadline_s is None else max(0.0, self.deadline_s - time.monotonic())
 
 
 class Fit(NamedTuple):

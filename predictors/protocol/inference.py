@@ -11,6 +11,17 @@ Parameter = bool | int | float | str
 Parameters = Mapping[str, Parameter]
 
 NO_PARAMETERS: Parameters = MappingProxyType({})
+NO_TENSOR_PARAMETERS: Mapping[str, Parameters] = MappingProxyType({})
+
+_NEEDED = {"classification": "parameter classification", "shared_memory_region": "shared memory"}
+"""Parameters of Triton's extensions that change what a tensor means; others that nobody here knows do no harm."""
+
+
+def check_parameters(kind: str, name: str, parameters: Mapping[str, object]) -> None:
+    """Refuse what cannot be passed over in the parameters of a tensor, an "input" or "output". Raises InvalidInput."""
+    for parameter, text in _NEEDED.items():
+        if parameter in parameters:
+            raise InvalidInput(f"{kind} '{name}': {text} is not supported")
 
 
 def timeout_of(parameters: Parameters) -> float | None:
@@ -31,6 +42,7 @@ class Terms:
     binary_outputs: of these, the ones to send as binary data (REST); None: all, as `binary_data_output` says.
     id: the caller's, "" without one; it comes back with the response.
     timeout_s: what the caller gives it, None if it does not say.
+    tensor_parameters: the parameters of each input that has any beside its size, by name.
     are_kept: requests whose tensors differ in their data alone share these terms, so that what was checked for one need
         not be checked again.
     """
@@ -41,6 +53,7 @@ class Terms:
     parameters: Parameters = field(default_factory=lambda: NO_PARAMETERS)
     timeout_s: float | None = None
     are_kept: bool = False
+    tensor_parameters: Mapping[str, Parameters] = field(default_factory=lambda: NO_TENSOR_PARAMETERS)
 
 
 NO_TERMS = Terms()

@@ -18,7 +18,16 @@ from google.protobuf.message import DecodeError
 from ..errors import InvalidInput
 from ..remembered import Remembered
 from .datatypes import DTYPES, Array, array_from_raw, datatype_of, element_bytes, encode_bytes, object_array
-from .inference import NO_PARAMETERS, InferRequest, InferResponse, Parameter, Parameters, Terms, timeout_of
+from .inference import (
+    NO_PARAMETERS,
+    InferRequest,
+    InferResponse,
+    Parameter,
+    Parameters,
+    Terms,
+    check_parameters,
+    timeout_of,
+)
 from .messages import message
 from .v2_rest import check_shape, check_size
 
@@ -137,6 +146,7 @@ def _read_layout(said: Any, is_kept: bool) -> _Layout:
     if raw and len(raw) != len(tensors):
         raise InvalidInput(f"raw_input_contents has {len(raw)} entries, must have {len(tensors)}, one for each input")
     read: dict[str, tuple[str, str, tuple[int, ...]]] = {}
+    tensor_parameters: dict[str, Parameters] = {}
     for position, tensor in enumerate(tensors):
         name, datatype = tensor.name, tensor.datatype
         if not name or name in read:
@@ -149,13 +159,18 @@ def _read_layout(said: Any, is_kept: bool) -> _Layout:
         check_shape(name, shape)
         if raw and tensor.contents.ListFields():
             raise InvalidInput(f"input '{name}': contents and raw_input_contents exclude one another")
+        if tensor.parameters:
+            tensor_parameters[name] = _parameters(tensor.parameters)
+            check_parameters("input", name, tensor_parameters[name])
         read[name] = name, datatype, shape
     outputs = tuple(output.name for output in said.outputs)
     if len(set(outputs)) != len(outputs) or "" in outputs:
         raise InvalidInput("outputs must each have a name, and each name once only")
+    for output in said.outputs:
+        check_parameters("output", output.name, output.parameters)
     parameters = _parameters(said.parameters) if said.parameters else NO_PARAMETERS
     binary_outputs = None if raw else frozenset[str]()
-    terms = Terms(outputs, binary_outputs, said.id, parameters, timeout_of(parameters), is_kept)
+    terms = Terms(outputs, binary_outputs, said.id, parameters, timeout_of(parameters), is_kept, tensor_parameters)
     return _Layout(said.model_name, said.model_version, tuple(read.values()), terms)
 
 

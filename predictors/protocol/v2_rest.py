@@ -21,7 +21,15 @@ import orjson
 from ..errors import InvalidInput
 from ..remembered import Remembered
 from .datatypes import DTYPES, Array, array_from_raw, datatype_of, encode_bytes
-from .inference import NO_PARAMETERS, InferRequest, InferResponse, Parameters, Terms, timeout_of
+from .inference import (
+    NO_PARAMETERS,
+    InferRequest,
+    InferResponse,
+    Parameters,
+    Terms,
+    check_parameters,
+    timeout_of,
+)
 from .json_numbers import numbers
 from .json_tensor import array_from_json, json_from_array
 
@@ -219,12 +227,15 @@ def _read_layout(text: bytes) -> _Layout:
     names: list[str] = []
     binary: list[_BinaryTensor] = []
     arrays: dict[str, Array] = {}
+    tensor_parameters: dict[str, Parameters] = {}
     start = 0
     for position, entry in enumerate(entries):
-        name, tensor = _read_input(entry, position, start)
+        name, tensor, its_parameters = _read_input(entry, position, start)
         if name in names:
             raise InvalidInput(f"input '{name}' is given twice")
         names.append(name)
+        if its_parameters:
+            tensor_parameters[name] = its_parameters
         if isinstance(tensor, _BinaryTensor):
             binary.append(tensor)
             start += tensor.size
@@ -236,11 +247,12 @@ def _read_layout(text: bytes) -> _Layout:
     parameters = _parameters(head.get("parameters"), "parameters")
     outputs, binary_outputs = _read_outputs(head.get("outputs"), _flag(parameters, "binary_data_output", False))
     are_kept = not arrays and len(text) <= _LARGEST_KEPT_BYTES
-    terms = Terms(outputs, binary_outputs, request_id, parameters, timeout_of(parameters), are_kept)
+    terms = Terms(outputs, binary_outputs, request_id, parameters, timeout_of(parameters), are_kept, tensor_parameters)
     return _Layout(tuple(names), tuple(binary), arrays, start, terms)
 
 
-def _read_input(entry: object, position: int, start: int) -> "tuple[str, _BinaryTensor | Array]":
+def _read_input(entry: object, position: int, start: int) -> "tuple[str, _BinaryTensor | Array, Parameters]":
+    """An input's name, what it is, and its parameters beside the size."""
     if not isinstance(entry, dict):
         raise InvalidInput(f"inputs[{position}] is a JSON {_kind(entry)}, must be an object")
     name = entry.get("name")
@@ -250,18 +262,20 @@ def _read_input(entry: object, position: int, start: int) -> "tuple[str, _Binary
     if not isinstance(datatype, str) or datatype not in DTYPES:
         raise InvalidInput(f"input '{name}': datatype = {_shown(datatype)}, must be one of {', '.join(DTYPES)}")
     shape = read_shape(name, entry.get("shape"))
-    size = _parameters(entry.get("parameters"), f"input '{name}': parameters").get("binary_data_size")
+    parameters = dict(_parameters(entry.get("parameters"), f"input '{name}': parameters"))
+    check_parameters("input", name, parameters)
+    size = parameters.pop("binary_data_size", None)
     if size is None:
         if "data" not in entry:
             raise InvalidInput(f"input '{name}': data or parameters.binary_data_size must be given")
-        return name, array_from_json(name, entry["data"], datatype, shape)
+        return name, array_from_json(name, entry["data"], datatype, shape), parameters
     if "data" in entry:
         raise InvalidInput(f"input '{name}': data and parameters.binary_data_size exclude one another")
     if type(size) is not int or size < 0:
         raise InvalidInput(f"input '{name}': binary_data_size = {size!r}, must be an integer of at least 0")
     check_size(name, datatype, shape, size)
     dtype = None if datatype in ("BYTES", "BOOL") else DTYPES[datatype]
-    return name, _BinaryTensor(name, datatype, dtype, shape, start, size)
+    return name, _BinaryTensor(name, datatype, dtype, shape, start, size), parameters
 
 
 def read_shape(name: str, shape: object) -> tuple[int, ...]:
@@ -307,8 +321,7 @@ def _read_outputs(entries: object, binary_default: bool) -> tuple[tuple[str, ...
         if name in names:
             raise InvalidInput(f"output '{name}' is asked for twice")
         parameters = _parameters(entry.get("parameters"), f"output '{name}': parameters")
-        if "classification" in parameters:
-            raise InvalidInput(f"output '{name}': parameter classification is not supported")
+        check_parameters("output", name, parameters)
         names.append(name)
         if _flag(parameters, "binary_data", binary_default):
             binary.add(name)

@@ -1,6 +1,7 @@
 """The application on top of the server: gRPC goes one way, everything else is REST; neither knows the HTTP version."""
 
 from ..errors import TorporError
+from .content_coding import ContentCoder
 from .data_plane import DataPlane
 from .exchange import Exchange, Fields
 from .grpc_wire import Grpc
@@ -12,10 +13,13 @@ from .worker import Colleagues
 class App:
     """Routes exchanges over a data plane; every error becomes an answer, and only the caller's own."""
 
-    def __init__(self, data_plane: DataPlane, repository: Repository, colleagues: Colleagues | None = None) -> None:
-        """colleagues: the server's processes, if it has more than one."""
-        self._rest = Rest(data_plane, repository, colleagues)
-        self._grpc = Grpc(data_plane, repository)
+    def __init__(
+        self, data_plane: DataPlane, repository: Repository, max_body_bytes: int, colleagues: Colleagues | None = None
+    ) -> None:
+        """max_body_bytes: of a body, once it is inflated. colleagues: the server's processes, if it has more than one."""
+        coder = ContentCoder(max_body_bytes)
+        self._rest = Rest(data_plane, repository, coder, colleagues)
+        self._grpc = Grpc(data_plane, repository, coder)
 
     def open(self, exchange: Exchange) -> bool:
         """Choose the handler that gets the exchange when its body is here; False if it needs none (any more)."""

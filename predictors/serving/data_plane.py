@@ -47,15 +47,16 @@ class ServedModel:
         terms = request.terms
         fit = self._fits.get(terms) or self._fit(request)
         bound = Bound(request.inputs, *fit)
-        wants = self.signature.wants
-        if wants:
-            bound.request = Request(headers or {}, terms.parameters, terms.id)
-            if wants == "request":  # rows of one request only share a batch
-                bound.bucket = bound.bucket._replace(family=object())
         if terms.timeout_s is not None and (timeout_s is None or terms.timeout_s < timeout_s):
             timeout_s = terms.timeout_s
         if timeout_s is None and self.default_timeout_s:
             timeout_s = self.default_timeout_s
+        wants = self.signature.wants
+        if wants:
+            deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
+            bound.request = Request(headers or {}, terms.parameters, terms.id, terms.tensor_parameters, deadline_s)
+            if wants == "request":  # rows of one request only share a batch
+                bound.bucket = bound.bucket._replace(family=object())
         self.batcher.submit(bound, answer, timeout_s)
         return bound
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ..errors import TorporError
+from .request_options import NO_OPTIONS, Options
 
 Headers = dict[bytes, bytes]
 Field = tuple[bytes, bytes]
@@ -16,7 +17,7 @@ class Head:
     """What precedes a request's body. Requests of equal heads share one, so that it is read and checked once.
 
     path: percent-encoded, without the query. headers: by lower-case name; a repeated one's values joined by commas.
-    length: of the body in bytes, None if the head does not say. The last two are HTTP/1's.
+    length: of the body in bytes, None if the head does not say. options: what the headers ask for. The last two are HTTP/1's.
     """
 
     method: str
@@ -24,6 +25,7 @@ class Head:
     headers: Headers
     length: int | None
     is_grpc: bool = False
+    options: Options = NO_OPTIONS
     keeps_alive: bool = True
     awaits_continue: bool = False
 

@@ -6,7 +6,6 @@ length as a big-endian uint32, and the protobuf bytes; the status comes as trail
 
 import asyncio
 import logging
-import re
 from collections.abc import AsyncIterator, Callable, Coroutine
 from functools import partial
 from typing import Any
@@ -19,6 +18,7 @@ from ..protocol import v2_grpc
 from ..protocol.inference import Terms
 from ..protocol.messages import FILES, SERVICES, SYMBOLS, message
 from .batcher import Outputs
+from .content_coding import ContentCoder, Inflation, Result, is_worth_compressing
 from .data_plane import EXTENSIONS, DataPlane, ServedModel
 from .exchange import Exchange, Field
 from .http2 import Stream
@@ -31,12 +31,10 @@ _GRPC = (b"content-type", b"application/grpc")
 _OK = ((b"grpc-status", b"0"),)
 _PREFIX_BYTES = 5
 
-_MAX_STREAMED_BYTES = 64 << 10
-"""Health and reflection take small messages."""
+_MAX_SMALL_BYTES = 64 << 10
+"""All but ModelInfer take small messages."""
 
 _INTERNAL = "internal error; the server's log has the details"
-_TIMEOUT_UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
-_TIMEOUT = re.compile(r"(\d{1,8})([HMSmun])")
 
 Trailers = tuple[Field, ...]
 
@@ -48,9 +46,10 @@ Streaming = Callable[[AsyncIterator[Any], str], AsyncIterator[Any]]
 class Grpc:
     """The gRPC services by path."""
 
-    def __init__(self, data_plane: DataPlane, repository: Repository) -> None:
+    def __init__(self, data_plane: DataPlane, repository: Repository, coder: ContentCoder) -> None:
         self._data_plane = data_plane
         self._repository = repository
+        self._coder = coder
         self._requests = data_plane.metrics.requests
         inference, health = "inference.GRPCInferenceService", "grpc.health.v1.Health"
         self._unary: dict[str, Handler] = {
@@ -90,6 +89,8 @@ class Grpc:
             return handler
         streaming = self._streaming.get(head.path)
         if streaming is None:
+            if head.path.endswith("/ModelStreamInfer"):
+                raise NotSupported("ModelStreamInfer is not supported: this server does not stream, ModelInfer answers")
             raise NotSupported(f"method {head.path[:200]} is unknown")
         task = asyncio.get_running_loop().create_task(self._answer_streaming(_stream(exchange), *streaming))
         self._keep(task)
@@ -116,7 +117,7 @@ class Grpc:
 
     def _answer(self, request_type: str, method: Unary, exchange: Exchange) -> None:
         """A unary call that is answered at once."""
-        response = method(_parse(request_type, exchange.body))
+        response = method(_parse(request_type, exchange.body, exchange.head.options.coding))
         _stream(exchange).respond_grpc(_frame(response.SerializeToString()), _OK)
 
     async def _answer_streaming(self, stream: Stream, request_type: str, method: Streaming) -> None:
@@ -134,13 +135,33 @@ class Grpc:
 
     def _model_infer(self, exchange: Exchange) -> None:
         body = exchange.body
-        _check_frame(body)
-        name, version, request = v2_grpc.decode(body, _PREFIX_BYTES)
+        refusal = exchange.head.options.refusal
+        if refusal is not None:
+            raise refusal()
+        if _check_frame(body):
+            self._inflate(exchange)
+        else:
+            self._infer(exchange, body, _PREFIX_BYTES)
+
+    def _inflate(self, exchange: Exchange) -> None:
+        """Infer when the message has been inflated."""
+
+        def inflated(content: Result) -> None:
+            try:
+                self._infer(exchange, content(), 0)
+            except Exception as error:
+                self.fail(exchange, error)
+
+        self._coder.inflate(exchange, exchange.body[_PREFIX_BYTES:], exchange.head.options.coding, inflated)
+
+    def _infer(self, exchange: Exchange, data: bytes, start: int) -> None:
+        """Run the request whose message lies in `data` from `start` on."""
+        name, version, request = v2_grpc.decode(data, start)
         model = self._data_plane.model(name, version)
         self._data_plane.check_accepting(model)
         headers = exchange.head.text_headers() if model.signature.wants else None
         answer = partial(self._inferred, _stream(exchange), model, request.terms)
-        bound = model.start(request, headers, _timeout(exchange), answer)
+        bound = model.start(request, headers, exchange.head.options.timeout_s, answer)
         exchange.on_leave = partial(model.batcher.cancel, bound)
 
     def _inferred(self, stream: Stream, model: ServedModel, terms: Terms, result: Outputs | TorporError) -> None:
@@ -153,7 +174,14 @@ class Grpc:
             self.fail(stream, error)
             return
         self._requests["grpc", "OK"] += 1
-        stream.respond_grpc(_frame(answer), _OK)
+        coding = stream.head.options.accepts
+        if not coding or not is_worth_compressing(answer):
+            stream.respond_grpc(_frame(answer), _OK)
+            return
+        fields = ((b"grpc-encoding", coding),)
+        self._coder.compress(
+            stream, answer, coding, lambda content: stream.respond_grpc(_frame(content(), 1), _OK, fields)
+        )
 
     def _server_live(self, request: Any) -> Any:
         return message("inference.ServerLiveResponse")(live=True)
@@ -252,28 +280,31 @@ class Grpc:
             yield response
 
 
-def _parse(message_type: str, body: bytes) -> Any:
-    """The message in a frame."""
-    _check_frame(body)
+def _parse(message_type: str, body: bytes, coding: bytes) -> Any:
+    """The message in a frame, a small one."""
+    is_compressed, data = _check_frame(body), body[_PREFIX_BYTES:]
+    if is_compressed:
+        data = Inflation(data, coding, _MAX_SMALL_BYTES).run_to_end()
     try:
-        return message(message_type).FromString(body[_PREFIX_BYTES:])
+        return message(message_type).FromString(data)
     except DecodeError:
         raise InvalidInput(f"the message is not a valid {message_type}") from None
 
 
-def _frame(data: bytes) -> bytes:
-    return b"\0" + len(data).to_bytes(4, "big") + data
+def _frame(data: bytes, is_compressed: int = 0) -> bytes:
+    return bytes((is_compressed,)) + len(data).to_bytes(4, "big") + data
 
 
-def _check_frame(body: bytes) -> None:
-    """The one message of a unary call must be whole, alone and not compressed."""
+def _check_frame(body: bytes) -> bool:
+    """Whether the one message of a unary call, which must be whole and alone, is compressed."""
     if len(body) < _PREFIX_BYTES:
         raise InvalidInput(f"gRPC frame has {len(body)} bytes, must have {_PREFIX_BYTES} or more")
-    if body[0]:
-        raise NotSupported("compressed gRPC messages are not supported")
+    if body[0] > 1:
+        raise InvalidInput(f"gRPC frame begins with {body[0]}, must be 0 or 1")
     length = int.from_bytes(body[1:_PREFIX_BYTES], "big")
     if length != len(body) - _PREFIX_BYTES:
         raise InvalidInput(f"gRPC frame says {length} bytes, {len(body) - _PREFIX_BYTES} came")
+    return body[0] == 1
 
 
 def _stream(exchange: Exchange) -> Stream:
@@ -294,27 +325,14 @@ async def _messages(stream: Stream, message_type: str) -> AsyncIterator[Any]:
         buffer += chunk
         while len(buffer) >= _PREFIX_BYTES:
             size = _PREFIX_BYTES + int.from_bytes(buffer[1:_PREFIX_BYTES], "big")
-            if size > _MAX_STREAMED_BYTES:
-                raise PayloadTooLarge(f"message = {size} bytes, must be in [0, {_MAX_STREAMED_BYTES}]")
+            if size > _MAX_SMALL_BYTES:
+                raise PayloadTooLarge(f"message = {size} bytes, must be in [0, {_MAX_SMALL_BYTES}]")
             if len(buffer) < size:
                 break
-            yield _parse(message_type, buffer[:size])
+            yield _parse(message_type, buffer[:size], stream.head.options.coding)
             buffer = buffer[size:]
     if buffer:
         raise InvalidInput("the call ended inside a message")
-
-
-def _timeout(exchange: Exchange) -> float | None:
-    """Seconds of `grpc-timeout`; None without. Raises InvalidInput."""
-    header = exchange.head.headers.get(b"grpc-timeout")
-    if header is None:
-        return None
-    match = _TIMEOUT.fullmatch(header.decode("latin-1"))
-    if match is None:
-        raise InvalidInput(
-            f"grpc-timeout = {header.decode('latin-1')[:40]!r}, must be digits and one of H, M, S, m, u, n"
-        )
-    return int(match[1]) * _TIMEOUT_UNITS[match[2]]
 
 
 def _status(code: GrpcCode, text: str) -> Trailers:

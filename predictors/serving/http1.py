@@ -305,6 +305,8 @@ class Http1(asyncio.Protocol):
         self._transport.resume_reading()
         if self._transport.can_write_eof():
             self._transport.write_eof()
+        elif not self._missing:  # TLS ends both sides at once; nothing is on its way here
+            self._transport.close()
 
     def _write(self, status: int, body: bytes, fields: Fields, connection: bytes, with_body: bool) -> None:
         lines = [_STATUS_LINES[status], b"content-length: %d" % len(body), b"date: " + self._server.date]

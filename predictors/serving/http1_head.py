@@ -8,6 +8,7 @@ import re
 
 from ..errors import HeadTooLarge, InvalidInput, NotSupported
 from .exchange import Head, Headers, add_field, path_of
+from .request_options import read_options
 
 MAX_HEAD_BYTES = 64 << 10
 MAX_FIELDS = 256
@@ -48,8 +49,9 @@ def read_head(block: bytes) -> Head:
     keeps_alive = b"close" not in options and (minor == b"1" or b"keep-alive" in options)
     awaits_continue = minor == b"1" and headers.get(b"expect", b"").lower() == b"100-continue"
     return Head(
-        method.decode(), _path(target), headers, length, keeps_alive=keeps_alive, awaits_continue=awaits_continue
-    )
+        method.decode(), _path(target), headers, length,
+        options=read_options(headers), keeps_alive=keeps_alive, awaits_continue=awaits_continue,
+    )  # fmt: skip
 
 
 def _length(headers: Headers, minor: bytes) -> int | None:

@@ -645,10 +645,11 @@ class Stream(Exchange):
         ))  # fmt: skip
         self._connection.send_answer(self, block, b"" if self.head.method == "HEAD" else body, None)
 
-    def respond_grpc(self, message: bytes, trailers: tuple[Field, ...]) -> None:
-        """Answer a unary call: a framed message, or none, and its status."""
+    def respond_grpc(self, message: bytes, trailers: tuple[Field, ...], fields: tuple[Field, ...] = ()) -> None:
+        """Answer a unary call: a framed message, or none, and its status. fields: at the beginning, beside the usual."""
         if self._answers():
-            self._connection.send_answer(self, _GRPC_BLOCK, message, _encoded(trailers))
+            block = _GRPC_BLOCK + _encoded(fields) if fields else _GRPC_BLOCK
+            self._connection.send_answer(self, block, message, _encoded(trailers))
 
     def start_grpc(self) -> None:
         """Begin the answer of a streaming call. From now on the server does not wait for it to end."""

@@ -10,6 +10,7 @@ from ..errors import InvalidInput
 from ..remembered import Remembered
 from .exchange import Field, Fields, Head, Headers, add_field, path_of
 from .http1_head import read_length
+from .request_options import read_options
 
 MAX_HEADER_LIST_BYTES = 64 << 10
 TABLE_BYTES = 4096
@@ -97,7 +98,8 @@ def read_fields(fields: Fields) -> Head:
             raise Malformed(str(error)) from None
     content_type = headers.get(b"content-type", b"")
     is_grpc = content_type.startswith(b"application/grpc") and content_type[16:17] in (b"", b"+", b";")
-    return Head(method.decode("latin-1"), path_of(path), headers, length, is_grpc=is_grpc)
+    options = read_options(headers, is_grpc)
+    return Head(method.decode("latin-1"), path_of(path), headers, length, is_grpc=is_grpc, options=options)
 
 
 def _check_field(name: bytes, value: bytes) -> None:

@@ -17,14 +17,16 @@ from ..errors import (
     NotSupported,
     QueueFull,
     TorporError,
-    UnsupportedMedia,
 )
 from ..protocol import v1, v2_rest
 from ..protocol.inference import InferRequest, InferResponse, Terms
+from . import openapi
 from .batcher import Outputs
+from .content_coding import ContentCoder, Result, is_worth_compressing
 from .data_plane import EXTENSIONS, DataPlane, ServedModel
 from .exchange import Exchange, Fields, Head
 from .repository import Repository
+from .request_options import NO_OPTIONS
 from .worker import Colleagues
 
 logger = logging.getLogger("torpor.rest")
@@ -49,9 +51,12 @@ Encode = Callable[[InferResponse, Terms], tuple[bytes, Fields]]
 class Rest:
     """Routes of the REST protocols."""
 
-    def __init__(self, data_plane: DataPlane, repository: Repository, colleagues: Colleagues | None) -> None:
+    def __init__(
+        self, data_plane: DataPlane, repository: Repository, coder: ContentCoder, colleagues: Colleagues | None
+    ) -> None:
         self._data_plane = data_plane
         self._repository = repository
+        self._coder = coder
         self._colleagues = colleagues
         self._requests = data_plane.metrics.requests
         self._inferences: dict[str, tuple[ServedModel, Handler]] = {}
@@ -68,9 +73,12 @@ class Rest:
             if inference is not None:
                 model, handler = inference
                 self._data_plane.check_accepting(model)
-                encoding = head.headers.get(b"content-encoding", b"identity")
-                if encoding != b"identity":
-                    raise UnsupportedMedia(f"Content-Encoding = {encoding.decode('latin-1')[:40]}, must be identity")
+                options = head.options
+                if options is not NO_OPTIONS:
+                    if options.refusal is not None:
+                        raise options.refusal()
+                    if options.coding:
+                        return partial(self._inflate, handler)
                 return handler
         return self._route(head.method, head.path)
 
@@ -129,6 +137,8 @@ class Rest:
                 if method not in ("GET", "HEAD"):
                     raise _not_allowed(method, "GET")
                 return self._metrics
+            case ["", "openapi.json"]:
+                return self._reading(method, lambda: (200, openapi.document(self._data_plane)))
             case ["", "v1", "models"]:
                 return self._reading(method, lambda: (200, {"models": self._data_plane.names()}))
             case ["", "v1", "models", name] if name.endswith(":predict"):
@@ -136,7 +146,7 @@ class Rest:
             case ["", "v1", "models", _, "versions", version] if version.endswith(":predict"):
                 raise _not_allowed(method, "POST")
             case ["", "v1", "models", name] if name.endswith(":explain"):
-                raise NotSupported("explain is not supported")
+                raise NotSupported("explain is not supported: this server has no explainers")
             case ["", "v1", "models", name]:
                 return self._reading(method, partial(self._model_ready, name, ""))
             case ["", "v2"]:
@@ -169,7 +179,7 @@ class Rest:
             case ["infer"]:
                 raise _not_allowed(method, "POST")
             case ["infer_stream" | "generate" | "generate_stream"]:
-                raise NotSupported(f"{rest[0]} is not supported")
+                raise NotSupported(f"{rest[0]} is not supported: this server does not stream, infer answers")
         raise NotFound(f"path {path[:200]} is unknown")
 
     def _reading(self, method: str, content: Callable[[], tuple[int, dict[str, object]]]) -> Handler:
@@ -245,6 +255,18 @@ class Rest:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    def _inflate(self, handler: Handler, exchange: Exchange) -> None:
+        """Call the handler when the body has been inflated."""
+
+        def inflated(content: Result) -> None:
+            try:
+                exchange.body = content()
+                handler(exchange)
+            except Exception as error:
+                self.fail(exchange, error)
+
+        self._coder.inflate(exchange, exchange.body, exchange.head.options.coding, inflated)
+
     def _predict_v1(self, model: ServedModel, exchange: Exchange) -> None:
         datatypes = {spec.name: spec.datatype for spec in model.signature.inputs.values()}
         request = v1.decode(exchange.body, model.signature.names, datatypes)
@@ -262,7 +284,8 @@ class Rest:
     def _infer(self, model: ServedModel, exchange: Exchange, request: InferRequest, encode: Encode) -> None:
         """Run the request; the answer comes when its batch has run."""
         headers = exchange.head.text_headers() if model.signature.wants else None
-        bound = model.start(request, headers, None, partial(self._answer, exchange, model, request.terms, encode))
+        answer = partial(self._answer, exchange, model, request.terms, encode)
+        bound = model.start(request, headers, exchange.head.options.timeout_s, answer)
         exchange.on_leave = partial(model.batcher.cancel, bound)
 
     def _answer(
@@ -277,7 +300,12 @@ class Rest:
             self.fail(exchange, error)
             return
         self._requests["rest", "200"] += 1
-        exchange.respond(200, body, fields)
+        coding = exchange.head.options.accepts
+        if not coding or not is_worth_compressing(body):
+            exchange.respond(200, body, fields)
+            return
+        fields = (*fields, (b"content-encoding", coding))
+        self._coder.compress(exchange, body, coding, lambda content: exchange.respond(200, content(), fields))
 
 
 def _encode_v1(response: InferResponse, terms: Terms) -> tuple[bytes, Fields]:

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import math
 import socket
+import ssl
 from collections.abc import Callable
 from email.utils import formatdate
 from typing import Protocol
@@ -51,16 +52,20 @@ class Listener(Protocol):
 
 
 class Port:
-    """A port of this process alone."""
+    """A port of this process alone. tls: speaks TLS on it."""
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, tls: ssl.SSLContext | None) -> None:
         self._host = host
         self._port = port
+        self._tls = tls
         self._server: asyncio.Server | None = None
 
     async def start(self, protocol: Callable[[], asyncio.Protocol]) -> str:
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(protocol, self._host, self._port, backlog=BACKLOG)
+        self._server = await loop.create_server(
+            protocol, self._host, self._port, backlog=BACKLOG,
+            ssl=self._tls, ssl_handshake_timeout=HEAD_S if self._tls else None,
+        )  # fmt: skip
         return address_of(self._server.sockets[0])
 
     def released(self) -> None:

@@ -4,11 +4,13 @@ import asyncio
 import contextlib
 import logging
 import socket
+import ssl
 from collections.abc import Callable
 from typing import Any
 
 from ..errors import Unavailable
 from .channel import Channel
+from .http1 import HEAD_S
 from .merged_metrics import merged
 from .metrics import ServerMetrics
 from .repository import Repository
@@ -61,8 +63,11 @@ class Colleagues:
 class HandedDown:
     """A listener whose connections the supervisor has accepted (`supervisor.py`)."""
 
-    def __init__(self, handover: socket.socket, colleagues: Colleagues, number: int) -> None:
+    def __init__(
+        self, handover: socket.socket, colleagues: Colleagues, number: int, tls: ssl.SSLContext | None
+    ) -> None:
         self._handover = handover
+        self._tls = tls
         self._colleagues = colleagues
         self._channel = colleagues.channel
         self._number = number
@@ -112,7 +117,10 @@ class HandedDown:
                 self._note(TAKEN)
                 connection = socket.socket(fileno=descriptor)
                 connection.setblocking(False)
-                task = self._loop.create_task(self._loop.connect_accepted_socket(self._protocol, connection))
+                opening = self._loop.connect_accepted_socket(
+                    self._protocol, connection, ssl=self._tls, ssl_handshake_timeout=HEAD_S if self._tls else None
+                )
+                task = self._loop.create_task(opening)
                 self._opening.add(task)
                 task.add_done_callback(self._opened)
 

@@ -93,6 +93,25 @@ def test_typed_tensors_come_out_as_they_went_in(inputs: dict[str, np.ndarray]) -
         assert content(decode(make(inputs, raw=False)).inputs) == content(inputs)
 
 
+@pytest.mark.parametrize(
+    ("of", "parameter", "text"),
+    [
+        ("outputs", "classification", "output 'x': parameter classification is not supported"),
+        ("outputs", "shared_memory_region", "output 'x': shared memory is not supported"),
+        ("inputs", "shared_memory_region", "input 'x': shared memory is not supported"),
+    ],
+)
+def test_parameters_that_change_what_a_tensor_means_are_refused(of: str, parameter: str, text: str) -> None:
+    """Triton's extensions that are not here; any other parameter is passed over."""
+    request = make({"x": np.ones(2, np.float32)}, raw=True)
+    tensor = request.inputs[0] if of == "inputs" else request.outputs.add(name="x")
+    tensor.parameters["other"].string_param = "a"
+    decode(request)
+    tensor.parameters[parameter].string_param = "a"
+    with pytest.raises(InvalidInput, match=text):
+        decode(request)
+
+
 @given(st.binary(max_size=200))
 def test_any_message_is_a_request_or_invalid_input(data: bytes) -> None:
     """Whatever bytes come raise nothing but InvalidInput."""

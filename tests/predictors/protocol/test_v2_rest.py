@@ -23,7 +23,7 @@ from torpor.predictors.protocol.datatypes import (
     float32_from_bfloat16,
 )
 from torpor.predictors.protocol.inference import InferResponse
-from torpor.predictors.protocol.json_tensor import array_from_json
+from torpor.predictors.protocol.json_tensor import array_from_json, json_from_array
 from torpor.predictors.protocol.v2_rest import decode, encode
 
 SHAPES = hnp.array_shapes(min_dims=1, max_dims=4, min_side=0, max_side=4)
@@ -96,6 +96,70 @@ def test_binary_tensors_come_out_as_they_went_in(inputs: dict[str, np.ndarray]) 
 def test_json_tensors_come_out_as_they_went_in(inputs: dict[str, np.ndarray]) -> None:
     """Every datatype and shape survives JSON, flat as in a response."""
     assert same(read_response(*encode(InferResponse("m", "1", inputs), frozenset())), inputs)
+
+
+PARAMETERS = st.dictionaries(
+    st.text(max_size=8).map(lambda name: "x-" + name),
+    st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    max_size=2,
+)
+
+
+@given(texts, st.data())
+def test_any_mix_of_json_and_binary_is_one_request(inputs: dict[str, np.ndarray], data: st.DataObject) -> None:
+    """Each input as JSON, flat or nested, or as binary data; names, order, parameters, outputs and id as they were said."""
+    entries, blobs, said = [], [], {}
+    for name, array in inputs.items():
+        entry: dict[str, object] = {"name": name, "datatype": datatype_of(array), "shape": array.shape}
+        parameters = data.draw(PARAMETERS)
+        if parameters:
+            said[name] = parameters
+        if data.draw(st.booleans()):
+            blobs.append(encode_bytes(array) if array.dtype == object else array.tobytes())
+            parameters = {**parameters, "binary_data_size": len(blobs[-1])}
+        else:
+            entry["data"] = json_from_array(name, array if data.draw(st.booleans()) else array.ravel())
+        if parameters or data.draw(st.booleans()):
+            entry["parameters"] = parameters
+        entries.append(entry)
+    outputs = data.draw(st.none() | st.dictionaries(st.text(min_size=1), st.none() | st.booleans()))
+    default, request_id, parameters = data.draw(st.booleans()), data.draw(st.text()), data.draw(PARAMETERS)
+    request = {"inputs": entries, "id": request_id, "parameters": parameters | {"binary_data_output": default}}
+    if outputs is not None:
+        request["outputs"] = [
+            {"name": name} if binary is None else {"name": name, "parameters": {"binary_data": binary}}
+            for name, binary in outputs.items()
+        ]
+    text = orjson.dumps(request, option=orjson.OPT_SERIALIZE_NUMPY)
+    for _ in range(2):  # the second time its layout may be known
+        decoded = decode(b"".join([text, *blobs]), len(text) if blobs or data.draw(st.booleans()) else None)
+        assert same(decoded.inputs, inputs)
+        terms = decoded.terms
+        assert (terms.id, terms.outputs, dict(terms.tensor_parameters)) == (request_id, tuple(outputs or ()), said)
+        assert dict(terms.parameters) == parameters | {"binary_data_output": default}
+        if outputs:
+            assert terms.binary_outputs == {n for n, b in outputs.items() if (default if b is None else b)}
+        else:
+            assert terms.binary_outputs == (None if default else frozenset())
+
+
+@given(texts, st.data())
+def test_tritonclient_reads_any_answer(outputs: dict[str, np.ndarray], data: st.DataObject) -> None:
+    """Each output as JSON or binary data, as asked; its own reader finds the same values under the same names."""
+    read = pytest.importorskip("tritonclient.http").InferResult.from_response_body
+    chosen = data.draw(st.none() | st.sets(st.sampled_from(sorted(outputs))).map(frozenset))
+    body, length = encode(InferResponse("m", "1", outputs, data.draw(st.text())), chosen)
+    result = read(body, header_length=length)
+    for name, array in outputs.items():
+        got = result.as_numpy(name)
+        assert got.shape == array.shape
+        if array.dtype == object:
+            assert [e if isinstance(e, bytes) else e.encode() for e in got.ravel()] == array.ravel().tolist()
+        elif array.dtype == BFLOAT16:
+            np.testing.assert_array_equal(got.view(np.uint16), array.view(np.uint16))
+        else:
+            assert got.dtype == array.dtype
+            np.testing.assert_array_equal(got, array)
 
 
 @given(arrays(texts=True))
@@ -234,6 +298,7 @@ def test_a_tensor_that_contradicts_itself_is_refused(changes: dict[str, object],
         (json_body()[:-1] + b', "outputs": [{}]}', "outputs[0] must be an object with a name"),
         (json_body()[:-1] + b', "outputs": [{"name": "y"}, {"name": "y"}]}', "output 'y' is asked for twice"),
         (json_body()[:-1] + b', "outputs": [{"name": "y", "parameters": {"classification": 3}}]}', "is not supported"),
+        (json_body(data=..., parameters={"shared_memory_region": "a"}), "input 'x': shared memory is not supported"),
     ],
 )
 def test_a_body_that_is_no_request_is_refused(body: bytes, message: str) -> None:

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -118,8 +119,11 @@ class Http1:
 
     version = "HTTP/1.1"
 
-    def __init__(self, port: int) -> None:
-        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT_S)
+    def __init__(self, port: int, tls: ssl.SSLContext | None = None) -> None:
+        if tls is None:
+            self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT_S)
+        else:
+            self._connection = http.client.HTTPSConnection("localhost", port, timeout=TIMEOUT_S, context=tls)
 
     def send(self, method: str, path: str, body: bytes | None = None, headers: Headers = NONE) -> int:
         self._connection.request(method, path, body, dict(headers))
@@ -142,8 +146,10 @@ class Http2:
 
     version = "HTTP/2"
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, tls: ssl.SSLContext | None = None) -> None:
         self._socket = socket.create_connection(("127.0.0.1", port), TIMEOUT_S)
+        if tls is not None:
+            self._socket = tls.wrap_socket(self._socket, server_hostname="localhost")
         self._state = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
         self._state.initiate_connection()
         self._replies: dict[int, Reply] = {}
@@ -221,7 +227,7 @@ class Http2:
         self._flush()
 
 
-Connect = Callable[[Server], Http1 | Http2]
+Connect = Callable[..., Http1 | Http2]
 
 
 @pytest.fixture(scope="session")
@@ -286,11 +292,11 @@ def marked(serve: Callable[..., Server], gate_path: Path) -> Server:
 
 @pytest.fixture(params=[Http1, Http2], ids=["http1", "http2"])
 def connect(request: pytest.FixtureRequest) -> Iterator[Connect]:
-    """Open connections of either HTTP version, closed with the test."""
+    """Open connections of either HTTP version, closed with the test; over TLS with a context."""
     connections: list[Http1 | Http2] = []
 
-    def open_connection(server: Server) -> Http1 | Http2:
-        connections.append(request.param(server.port))
+    def open_connection(server: Server, tls: ssl.SSLContext | None = None) -> Http1 | Http2:
+        connections.append(request.param(server.port, tls))
         return connections[-1]
 
     yield open_connection

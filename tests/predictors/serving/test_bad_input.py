@@ -196,9 +196,17 @@ def test_a_full_queue_refuses_before_it_reads_the_body(connect, marked, gated, b
 def test_a_deadline_that_passes_in_the_queue_is_answered_at_once(connect, marked, gated) -> None:
     """504 while the model is still busy with others."""
     with gated(marked):
-        reply = connect(marked).request("POST", PATH, tensor()[:-1] + b', "parameters": {"timeout": 1000}}')
+        for body, headers in (
+            (tensor()[:-1] + b', "parameters": {"timeout": 1000}}', {}),
+            (tensor(), {"grpc-timeout": "10m"}),
+            (tensor(), {"x-envoy-expected-rq-timeout-ms": "10"}),
+            (tensor(), {"grpc-timeout": "1H", "x-envoy-expected-rq-timeout-ms": "10"}),
+        ):
+            reply = connect(marked).request("POST", PATH, body, headers)
+            assert reply.status == 504
+            assert "the deadline passed" in reply.error()
+        reply = connect(marked).request("POST", "/v1/models/marked:predict", b'{"instances": [[1, 2]]}', headers)
         assert reply.status == 504
-        assert "the deadline passed" in reply.error()
 
 
 def test_a_caller_that_leaves_takes_its_rows_along(connect_http2, marked, gated) -> None:
@@ -313,7 +321,13 @@ INFER = "/inference.GRPCInferenceService/ModelInfer"
         (INFER, b"\0\0\0", 3, "gRPC frame has 3 bytes, must have 5 or more"),
         (INFER, b"\0" + struct.pack(">I", 100) + b"abc", 3, "gRPC frame says 100 bytes, 3 came"),
         (INFER, b"\0" + struct.pack(">I", 0) + b"abc", 3, "gRPC frame says 0 bytes, 3 came"),
-        (INFER, b"\1" + struct.pack(">I", 3) + b"abc", 12, "compressed gRPC messages are not supported"),
+        (
+            INFER,
+            b"\1" + struct.pack(">I", 3) + b"abc",
+            3,
+            "a message is compressed, and grpc-encoding does not say how",
+        ),
+        (INFER, b"\2" + struct.pack(">I", 3) + b"abc", 3, "gRPC frame begins with 2, must be 0 or 1"),
         (INFER, b"\0" + struct.pack(">I", 3) + b"\xff\xff\xff", 3, "is not a valid inference.ModelInferRequest"),
         (INFER, b"\0" + struct.pack(">I", 4) + b"\x0a\x02\xff\xfe", 3, "is not a valid inference.ModelInferRequest"),
         ("/inference.GRPCInferenceService/None", b"\0\0\0\0\0", 12, "is unknown"),

@@ -68,6 +68,15 @@ def test_an_unknown_method_is_unimplemented(grpc_channel, marked) -> None:
     assert error.value.code() == grpc.StatusCode.UNIMPLEMENTED
 
 
+def test_streaming_inference_is_refused_in_plain_words(grpc_channel, marked) -> None:
+    """Triton's streaming method says what there is instead."""
+    stub = grpc_channel(marked).stream_stream(f"/{SERVICE}/ModelStreamInfer")
+    with pytest.raises(grpc.RpcError) as error:
+        next(stub(iter([b""])))
+    assert error.value.code() == grpc.StatusCode.UNIMPLEMENTED
+    assert "this server does not stream, ModelInfer answers" in error.value.details()
+
+
 def test_typed_contents_are_answered_with_typed_contents(call, marked) -> None:
     """Values in the fields of their datatypes, the id, model and version of the request."""
     response = call(marked, "ModelInfer", infer_request("marked", raw=False, id="7"))

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -128,6 +129,67 @@ def test_tritonclient_sends_many_at_once(triton) -> None:
         results = [by_id[number] for number in range(40)]
     for number, result in enumerate(results):
         assert result.as_numpy("x").tolist() == [[number] * 4]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["/v1/models"], {"models": ["echo"]}),
+        (["/v1/models/echo"], {"name": "echo", "ready": True}),
+        (["/v1/models/echo:predict", "-d", "@input.json"], {"predictions": [[6.8, 2.8], [6.0, 3.4]]}),
+        (["/v2/health/live"], {"live": True}),
+        (["/v2/health/ready"], {"ready": True}),
+        (["/v2/models/echo/ready"], {"name": "echo", "ready": True}),
+        (["/v2/models"], {"models": ["echo"]}),
+        (["/v2/models/echo"], {"name": "echo", "versions": ["1"], "platform": "torpor", "inputs": [], "outputs": []}),
+        (
+            ["/v2/models/echo/infer", "-d", "@input-v2.json"],
+            {
+                "model_name": "echo", "model_version": "1",
+                "outputs": [{"name": "input-0", "shape": [2, 2], "datatype": "FP32", "data": [6.8, 2.8, 6.0, 3.4]}],
+            },
+        ),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("options", [[], ["--http2-prior-knowledge"], ["--compressed"]], ids=["http1", "http2", "gzip"])
+def test_the_curl_lines_of_kserves_documentation(echo, tmp_path, options, arguments, expected) -> None:
+    """As its first examples and protocol pages have them: a Host that names the service, a file as body."""
+    curl = shutil.which("curl")
+    if curl is None:
+        pytest.skip("needs curl")
+    rows = [[6.8, 2.8], [6.0, 3.4]]
+    tensor = {"name": "input-0", "shape": [2, 2], "datatype": "FP32", "data": rows}
+    (tmp_path / "input.json").write_text(json.dumps({"instances": rows}))
+    (tmp_path / "input-v2.json").write_text(json.dumps({"inputs": [tensor]}))
+    path, *rest = arguments
+    headers = ["-H", "Host: echo.default.example.com", "-H", "Content-Type: application/json"]
+    command = [curl, "-sS", "--fail", *options, *headers, f"http://{echo.address}{path}", *rest]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, check=True, timeout=20)
+    assert json.loads(done.stdout) == expected
+
+
+@pytest.mark.parametrize("algorithm", ["gzip", "deflate"])
+def test_tritonclient_compresses_both_ways(triton, algorithm: str) -> None:
+    """Its own options, a request and an answer that are worth it."""
+    module, client = triton
+    array = np.arange(100_000, dtype=np.int64).reshape(100, 1000) % 5
+    tensor = module.InferInput("x", [100, 1000], "INT64")
+    tensor.set_data_from_numpy(array)
+    options = {"compression_algorithm": algorithm}
+    if module.__name__.endswith("http"):
+        options = {"request_compression_algorithm": algorithm, "response_compression_algorithm": algorithm}
+    np.testing.assert_array_equal(client.infer("echo", [tensor], **options).as_numpy("x"), array)
+
+
+def test_tritonclients_classification_is_refused(triton) -> None:
+    """In words, and with the output's name."""
+    from tritonclient.utils import InferenceServerException
+
+    module, client = triton
+    tensor = module.InferInput("x", [1], "FP32")
+    tensor.set_data_from_numpy(np.zeros(1, np.float32))
+    with pytest.raises(InferenceServerException, match="output 'x': parameter classification is not supported"):
+        client.infer("echo", [tensor], outputs=[module.InferRequestedOutput("x", class_count=3)])
 
 
 @pytest.fixture(scope="module")

@@ -167,7 +167,10 @@ def test_metrics_count_requests_by_protocol_and_status(connect, echo) -> None:
         ("POST", "/v2/health/live", 405, "method POST is not allowed, must be GET"),
         ("DELETE", "/metrics", 405, "method DELETE is not allowed, must be GET"),
         ("POST", "/v1/models/echo:explain", 501, "explain is not supported"),
-        ("POST", "/v2/models/echo/generate", 501, "generate is not supported"),
+        ("POST", "/v1/models/marked:explain", 501, "this server has no explainers"),
+        ("POST", "/v2/models/echo/generate", 501, "generate is not supported: this server does not stream"),
+        ("POST", "/v2/models/echo/generate_stream", 501, "generate_stream is not supported"),
+        ("POST", "/v2/models/echo/versions/1/infer_stream", 501, "infer_stream is not supported"),
     ],
 )
 def test_paths_that_are_not_served(connect, echo, method: str, path: str, status: int, message: str) -> None:
@@ -180,7 +183,16 @@ def test_paths_that_are_not_served(connect, echo, method: str, path: str, status
 @pytest.mark.parametrize(
     ("headers", "status", "message"),
     [
-        ({"content-encoding": "gzip"}, 415, "Content-Encoding = gzip, must be identity"),
+        ({"content-encoding": "br"}, 415, "Content-Encoding = br, must be identity, gzip or deflate"),
+        ({"content-encoding": "gzip, gzip"}, 415, "Content-Encoding = gzip, gzip, must be identity, gzip or deflate"),
+        ({"content-encoding": "gzip"}, 400, "the body is not gzip: "),
+        ({"content-encoding": "deflate"}, 400, "the body is not deflate: "),
+        ({"grpc-timeout": "1"}, 400, "grpc-timeout = '1', must be 1 to 8 digits and one of H, M, S, m, u, n"),
+        (
+            {"x-envoy-expected-rq-timeout-ms": "0"},
+            400,
+            "x-envoy-expected-rq-timeout-ms = '0', must be an integer of at",
+        ),
         ({"inference-header-content-length": "-1"}, 400, "Inference-Header-Content-Length = '-1', must be an integer"),
         ({"inference-header-content-length": "x"}, 400, "Inference-Header-Content-Length = 'x', must be an integer"),
         ({"inference-header-content-length": "9" * 5000}, 400, "must be an integer"),
