@@ -5,6 +5,7 @@ model.load()
 kserve.ModelServer().start([model])
 """
 
+import asyncio
 import os
 from pathlib import Path
 from typing import Any
@@ -61,8 +62,9 @@ class KServeModel(kserve.Model):  # type: ignore[misc]
             if isinstance(payload, kserve.InferRequest):
                 return self._answer(payload, await model.infer(_request(payload), headers))
             datatypes = {spec.name: spec.datatype for spec in model.signature.inputs.values()}
-            request = v1.decode(orjson.dumps(payload), model.signature.names, datatypes)
-            return orjson.loads(v1.encode(await model.infer(request, headers)))
+            requests = v1.decode(orjson.dumps(payload), model.signature.names, datatypes)
+            answers = await asyncio.gather(*(model.infer(request, headers) for request in requests))
+            return orjson.loads(v1.encode(answers))
         except InvalidInput as error:
             raise KServeInvalidInput(str(error)) from error
         except Unavailable as error:

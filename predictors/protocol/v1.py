@@ -3,7 +3,12 @@
 Source: https://kserve.github.io/website/docs/concepts/architecture/data-plane/v1-protocol. Instances are the rows of the
 model's only input, or objects with a value for each input by name. The datatypes come from the model's declaration;
 without one they are what the JSON elements are. Predictions are rows too, or objects by name with several outputs.
+Rows of different lengths make no array: each becomes a request of its own, which the batcher pads as any other.
 """
+
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any
 
 import orjson
 
@@ -16,16 +21,22 @@ from .v2_rest import parse_object
 
 _BEGINNING = b'{"instances":'
 
+_MOST_UNEQUAL_ROWS = 1024
+"""Each of them costs about ten microseconds to read."""
+
 Datatypes = dict[str, str]
 """The declared datatypes by input name, in the model's order."""
 
 
-def decode(body: bytes, names: tuple[str, ...], datatypes: Datatypes) -> InferRequest:
-    """A v1 body; `names` are the model's inputs, () where it takes any. Raises InvalidInput."""
+def decode(body: bytes, names: tuple[str, ...], datatypes: Datatypes) -> list[InferRequest]:
+    """A v1 body; `names` are the model's inputs, () where it takes any. Raises InvalidInput.
+
+    One request with all rows, or if they differ in shape one for each.
+    """
     if len(names) == 1 and body.startswith(_BEGINNING) and body.endswith(b"}"):
         array = numbers(body[len(_BEGINNING) : -1], datatypes.get(names[0]))
         if array is not None:  # a list between them makes the whole a JSON object
-            return InferRequest({names[0]: array})
+            return [InferRequest({names[0]: array})]
     instances = parse_object(body).get("instances")
     if not isinstance(instances, list) or not instances:
         raise InvalidInput("instances must be a non-empty list of rows")
@@ -42,17 +53,43 @@ def decode(body: bytes, names: tuple[str, ...], datatypes: Datatypes) -> InferRe
                 raise InvalidInput(f"instances[{position}] must be an object with the inputs {', '.join(columns)}")
             for name, value in instance.items():
                 columns[name].append(value)
-    return InferRequest({name: _column(name, column, datatypes.get(name)) for name, column in columns.items()})
+    try:
+        return [_request(columns, datatypes)]
+    except InvalidInput:
+        if len(instances) == 1 or not columns.keys() <= datatypes.keys():  # an undeclared datatype is that of all rows
+            raise
+    if len(instances) > _MOST_UNEQUAL_ROWS:
+        raise InvalidInput(
+            f"instances = {len(instances)} rows that are no tensor together, must be at most {_MOST_UNEQUAL_ROWS}"
+        )
+    requests: list[InferRequest] = []
+    for position in range(len(instances)):
+        row = {name: column[position : position + 1] for name, column in columns.items()}
+        try:
+            requests.append(_request(row, datatypes))
+        except InvalidInput as error:
+            raise InvalidInput(f"instances[{position}]: {error}") from None
+    return requests
 
 
-def encode(response: InferResponse) -> bytes:
-    """The predictions. Raises ModelFailed for what JSON cannot hold."""
-    columns = {name: json_from_array(name, array) for name, array in response.outputs.items()}
-    if len(columns) == 1:
-        predictions = next(iter(columns.values()))
-    else:
-        predictions = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+def encode(responses: Sequence[InferResponse]) -> bytes:
+    """The predictions, of the rows of all responses. Raises ModelFailed for what JSON cannot hold."""
+    predictions = _predictions(responses[0])
+    if len(responses) > 1:
+        predictions = list(chain.from_iterable(map(_predictions, responses)))
     return orjson.dumps({"predictions": predictions}, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _predictions(response: InferResponse) -> Any:
+    """What orjson can write, one element a row."""
+    columns: dict[str, Any] = {name: json_from_array(name, array) for name, array in response.outputs.items()}
+    if len(columns) == 1:
+        return next(iter(columns.values()))
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def _request(columns: dict[str, list[object]], datatypes: Datatypes) -> InferRequest:
+    return InferRequest({name: _column(name, column, datatypes.get(name)) for name, column in columns.items()})
 
 
 def _column(name: str, values: list[object], datatype: str | None) -> Array:

@@ -29,6 +29,11 @@ class Head:
     keeps_alive: bool = True
     awaits_continue: bool = False
 
+    def __str__(self) -> str:
+        """The request in the log."""
+        trace = self.options.trace
+        return f"{self.method} {self.path[:200]}" + (f" of trace {trace.trace_id}" if trace else "")
+
     def text_headers(self) -> dict[str, str]:
         """The headers as a user's class sees them."""
         return {name.decode("latin-1"): value.decode("latin-1") for name, value in self.headers.items()}

@@ -13,7 +13,16 @@ from urllib.parse import quote
 
 from google.protobuf.message import DecodeError
 
-from ..errors import GrpcCode, InvalidInput, NotFound, NotSupported, PayloadTooLarge, TorporError, Unavailable
+from ..errors import (
+    GrpcCode,
+    InvalidInput,
+    ModelFailed,
+    NotFound,
+    NotSupported,
+    PayloadTooLarge,
+    TorporError,
+    Unavailable,
+)
 from ..protocol import v2_grpc
 from ..protocol.inference import Terms
 from ..protocol.messages import FILES, SERVICES, SYMBOLS, message
@@ -106,10 +115,12 @@ class Grpc:
         code, text = GrpcCode.INTERNAL, _INTERNAL
         if isinstance(error, TorporError):
             code, text = error.grpc_code, str(error)
+            if isinstance(error, ModelFailed):
+                logger.warning("%s: %s", exchange.head, text)
             if exchange.head.path.endswith("/ModelInfer"):
                 self._requests["grpc", code.name] += 1
         else:
-            logger.error("%s failed", exchange.head.path, exc_info=error)
+            logger.error("%s failed", exchange.head, exc_info=error)
         if _takes_trailers(exchange):
             _stream(exchange).respond_grpc(b"", _status(code, text))
         else:  # a proxy that strips `te` would strip trailers as well
@@ -129,7 +140,7 @@ class Grpc:
         except TorporError as error:
             status = _status(error.grpc_code, str(error))
         except Exception:
-            logger.exception("%s failed", stream.head.path)
+            logger.exception("%s failed", stream.head)
             status = _status(GrpcCode.INTERNAL, _INTERNAL)
         stream.end_grpc(status)
 

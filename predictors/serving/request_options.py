@@ -6,18 +6,22 @@
   send and which other HTTP callers may, and `x-envoy-expected-rq-timeout-ms`, which Envoy adds to what it routes, and so
   every mesh and ingress made of it
   (https://www.envoyproxy.io/docs/envoy/latest/configuration/http/http_filters/router_filter).
+- The trace that it belongs to, by `traceparent` (https://www.w3.org/TR/trace-context). One that is not valid is none, as
+  the specification has it. No answer carries one: the specification has no field for it.
 """
 
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 from ..errors import InvalidInput, TorporError, UnsupportedMedia
 
 _ENVOY_TIMEOUT = b"x-envoy-expected-rq-timeout-ms"
 _READ = frozenset((
     b"content-encoding", b"accept-encoding", b"grpc-encoding", b"grpc-accept-encoding", b"grpc-timeout", _ENVOY_TIMEOUT,
+    b"traceparent",
 ))  # fmt: skip
 
 _TIMEOUT_UNITS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
@@ -25,20 +29,35 @@ _TIMEOUT = re.compile(rb"([0-9]{1,8})([HMSmun])")
 _MILLISECONDS = re.compile(rb"0*[1-9][0-9]{0,14}")
 _WEIGHT = re.compile(rb"[qQ]=([01](?:\.[0-9]{0,3})?)")
 
+_TRACEPARENT = re.compile(
+    rb"(?!ff)(?P<version>[0-9a-f]{2})-(?!0{32})(?P<trace>[0-9a-f]{32})-(?!0{16})(?P<parent>[0-9a-f]{16})-(?P<flags>[0-9a-f]{2})"
+    rb"(?P<more>-.*)?"
+)
+
 CODINGS = (b"gzip", b"deflate")
 """What is read and written, the one to prefer first."""
+
+
+class Trace(NamedTuple):
+    """A trace, the caller's span in it (both in lower-case hexadecimal), and whether the caller records it."""
+
+    trace_id: str
+    parent_id: str
+    is_sampled: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
     """coding: of the body, or of gRPC's compressed messages; b"" for none. accepts: the coding for a large answer, or b"".
 
-    timeout_s: what the caller gives it. refusal: makes the error that an inference with these fields is answered with.
+    timeout_s: what the caller gives it. trace: that it belongs to. refusal: makes the error that an inference with these
+    fields is answered with.
     """
 
     coding: bytes = b""
     accepts: bytes = b""
     timeout_s: float | None = None
+    trace: Trace | None = None
     refusal: Callable[[], TorporError] | None = None
 
 
@@ -50,19 +69,29 @@ def read_options(headers: Mapping[bytes, bytes], is_grpc: bool = False) -> Optio
     """The options in a request's fields, names in lower case."""
     if headers.keys().isdisjoint(_READ):
         return NO_OPTIONS
+    trace = _trace(headers)
     try:
         timeout_s = _timeout(headers)
     except InvalidInput as error:
-        return Options(refusal=partial(InvalidInput, str(error)))
+        return Options(trace=trace, refusal=partial(InvalidInput, str(error)))
     coding = headers.get(b"grpc-encoding" if is_grpc else b"content-encoding", b"").strip().lower()
     coding = {b"identity": b"", b"x-gzip": b"gzip"}.get(coding, coding)
     if is_grpc:  # an answer is compressed as its request was
-        return Options(coding, coding if coding in _accepted(headers, b"grpc-accept-encoding") else b"", timeout_s)
+        return Options(
+            coding, coding if coding in _accepted(headers, b"grpc-accept-encoding") else b"", timeout_s, trace
+        )
     if coding and coding not in CODINGS:
         text = f"Content-Encoding = {coding.decode('latin-1')[:40]}, must be identity, gzip or deflate"
-        return Options(refusal=partial(UnsupportedMedia, text))
+        return Options(trace=trace, refusal=partial(UnsupportedMedia, text))
     accepted = _accepted(headers, b"accept-encoding")
-    return Options(coding, accepted[0] if accepted else b"", timeout_s)
+    return Options(coding, accepted[0] if accepted else b"", timeout_s, trace)
+
+
+def _trace(headers: Mapping[bytes, bytes]) -> Trace | None:
+    match = _TRACEPARENT.fullmatch(headers.get(b"traceparent", b""))
+    if match is None or (match["version"] == b"00" and match["more"]):  # later versions may say more
+        return None
+    return Trace(match["trace"].decode(), match["parent"].decode(), bool(int(match["flags"], 16) & 1))
 
 
 def _accepted(headers: Mapping[bytes, bytes], name: bytes) -> list[bytes]:

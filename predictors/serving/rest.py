@@ -13,13 +13,14 @@ import orjson
 from ..errors import (
     InvalidInput,
     MethodNotAllowed,
+    ModelFailed,
     NotFound,
     NotSupported,
     QueueFull,
     TorporError,
 )
 from ..protocol import v1, v2_rest
-from ..protocol.inference import InferRequest, InferResponse, Terms
+from ..protocol.inference import NO_TERMS, InferRequest, InferResponse, Terms
 from . import openapi
 from .batcher import Outputs
 from .content_coding import ContentCoder, Result, is_worth_compressing
@@ -27,6 +28,7 @@ from .data_plane import EXTENSIONS, DataPlane, ServedModel
 from .exchange import Exchange, Fields, Head
 from .repository import Repository
 from .request_options import NO_OPTIONS
+from .together import Together
 from .worker import Colleagues
 
 logger = logging.getLogger("torpor.rest")
@@ -85,9 +87,11 @@ class Rest:
     def fail(self, exchange: Exchange, error: Exception) -> None:
         """Answer with an error."""
         if not isinstance(error, TorporError):
-            logger.error("%s %s failed", exchange.head.method, exchange.head.path, exc_info=error)
+            logger.error("%s failed", exchange.head, exc_info=error)
             exchange.respond(500, error_body("internal error; the server's log has the details"), JSON)
             return
+        if isinstance(error, ModelFailed):
+            logger.warning("%s: %s", exchange.head, error)
         fields: list[tuple[bytes, bytes]] = [*JSON]
         if isinstance(error, QueueFull):
             fields.append((b"retry-after", b"%d" % math.ceil(error.retry_after_s)))
@@ -269,8 +273,26 @@ class Rest:
 
     def _predict_v1(self, model: ServedModel, exchange: Exchange) -> None:
         datatypes = {spec.name: spec.datatype for spec in model.signature.inputs.values()}
-        request = v1.decode(exchange.body, model.signature.names, datatypes)
-        self._infer(model, exchange, request, _encode_v1)
+        requests = v1.decode(exchange.body, model.signature.names, datatypes)
+        if len(requests) == 1:
+            self._infer(model, exchange, requests[0], _encode_v1)
+            return
+
+        def answer(results: list[Outputs] | TorporError) -> None:
+            if isinstance(results, TorporError):
+                self.fail(exchange, results)
+                return
+            try:
+                body = v1.encode([model.response(NO_TERMS, outputs) for outputs in results])
+            except Exception as error:
+                self.fail(exchange, error)
+                return
+            self._send(exchange, body, JSON)
+
+        headers = exchange.head.text_headers() if model.signature.wants else None
+        together = Together(model, answer)
+        together.start(requests, headers, exchange.head.options.timeout_s)
+        exchange.on_leave = together.cancel
 
     def _infer_v2(self, model: ServedModel, exchange: Exchange) -> None:
         length = exchange.head.headers.get(_JSON_LENGTH)
@@ -283,8 +305,8 @@ class Rest:
 
     def _infer(self, model: ServedModel, exchange: Exchange, request: InferRequest, encode: Encode) -> None:
         """Run the request; the answer comes when its batch has run."""
-        headers = exchange.head.text_headers() if model.signature.wants else None
         answer = partial(self._answer, exchange, model, request.terms, encode)
+        headers = exchange.head.text_headers() if model.signature.wants else None
         bound = model.start(request, headers, exchange.head.options.timeout_s, answer)
         exchange.on_leave = partial(model.batcher.cancel, bound)
 
@@ -299,6 +321,10 @@ class Rest:
         except Exception as error:
             self.fail(exchange, error)
             return
+        self._send(exchange, body, fields)
+
+    def _send(self, exchange: Exchange, body: bytes, fields: Fields) -> None:
+        """Answer an inference, compressed for who asks, if it is worth it."""
         self._requests["rest", "200"] += 1
         coding = exchange.head.options.accepts
         if not coding or not is_worth_compressing(body):
@@ -309,7 +335,7 @@ class Rest:
 
 
 def _encode_v1(response: InferResponse, terms: Terms) -> tuple[bytes, Fields]:
-    return v1.encode(response), (*JSON, (_VERSION, response.model_version.encode()))
+    return v1.encode([response]), (*JSON, (_VERSION, response.model_version.encode()))
 
 
 def _encode_v2(response: InferResponse, terms: Terms) -> tuple[bytes, Fields]:

@@ -35,10 +35,19 @@ def body(*instances: object) -> bytes:
 )  # fmt: skip
 def test_instances_are_rows(instances: list, names: tuple[str, ...], datatypes: dict[str, str], expected: dict) -> None:
     """Rows of the only input, or objects by name; the declared datatype wins over what the elements look like."""
-    inputs = decode(body(*instances), names, datatypes).inputs
+    (request,) = decode(body(*instances), names, datatypes)
+    inputs = request.inputs
     assert {name: (array.dtype, array.tolist()) for name, array in inputs.items()} == {
         name: (np.dtype(dtype), values) for name, (dtype, values) in expected.items()
     }
+
+
+@given(st.lists(st.lists(st.integers(0, 9), max_size=4), min_size=1, max_size=5), st.sampled_from(["INT64", "FP32"]))
+def test_rows_of_different_lengths_are_requests_of_their_own(rows: list[list[int]], datatype: str) -> None:
+    """One request for all if they are one tensor, else one for each, in their order."""
+    requests = decode(body(*rows), ("x",), {"x": datatype})
+    assert len(requests) == (1 if len({len(row) for row in rows}) == 1 else len(rows))
+    assert [row for request in requests for row in request.inputs["x"].tolist()] == rows
 
 
 @pytest.mark.parametrize(
@@ -53,7 +62,9 @@ def test_instances_are_rows(instances: list, names: tuple[str, ...], datatypes: 
         (body(1, 2), ("a", "b"), {}, "instances[0] must be an object with the inputs a, b"),
         (body({"a": 1}, {"b": 1}), ("a",), {}, "instances[1] must be an object with the inputs a"),
         (body({"a": 1}, 2), ("a",), {}, "instances[1] must be an object with the inputs a"),
-        (body([1], [2, 3]), ("x",), {"x": "FP32"}, "lists of equal lengths"),
+        (body([1], [2, "a"]), ("x",), {"x": "FP32"}, "instances[1]: input 'x': elements must be numbers for FP32"),
+        (body([1], [[2], [3, 4]]), ("x",), {"x": "FP32"}, "instances[1]: input 'x': data must be numbers in lists of"),
+        (body(*[[1]] * 1024, [1, 2]), ("x",), {"x": "FP32"}, "instances = 1025 rows that are no tensor together"),
         (body([1], [2, 3]), ("x",), {}, "lists of equal lengths"),
         (body(1.5), ("x",), {"x": "INT64"}, "elements must be integers for INT64"),
         (body(None), ("x",), {}, "elements must be numbers, booleans or strings"),
@@ -87,7 +98,7 @@ def test_any_json_is_a_request_or_invalid_input(
     """Values of any type in any place raise nothing but InvalidInput."""
     with contextlib.suppress(InvalidInput):
         decoded = decode(json.dumps(value).encode(), names, datatypes)
-        assert all(array.dtype in DTYPES.values() for array in decoded.inputs.values())
+        assert all(array.dtype in DTYPES.values() for request in decoded for array in request.inputs.values())
 
 
 @given(st.binary(max_size=200))
@@ -116,10 +127,12 @@ def test_deep_nesting_is_invalid_input() -> None:
 )
 def test_predictions_are_rows(outputs: dict[str, np.ndarray], predictions: list[object]) -> None:
     """Rows of the only output, or objects by name; model, version and id have no place in v1."""
-    assert orjson.loads(encode(InferResponse("m", "1", outputs, "abc"))) == {"predictions": predictions}
+    response = InferResponse("m", "1", outputs, "abc")
+    assert orjson.loads(encode([response, response])) == {"predictions": predictions * 2}
+    assert orjson.loads(encode([response])) == {"predictions": predictions}
 
 
 def test_nan_fails_the_model() -> None:
     """JSON has no NaN: an error that says so, not a null."""
     with pytest.raises(ModelFailed, match="holds NaN or infinity"):
-        encode(InferResponse("m", "1", {"y": np.array([np.nan])}))
+        encode([InferResponse("m", "1", {"y": np.array([np.nan])})])

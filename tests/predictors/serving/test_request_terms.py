@@ -1,7 +1,9 @@
 """What a request says beside its tensors reaches the user's class, by every protocol."""
 
 import json
+import time
 
+import grpc
 import numpy as np
 import pytest
 from torpor.predictors.protocol.messages import message
@@ -72,6 +74,26 @@ def test_the_shortest_time_is_what_is_left(connect, asks, headers: dict[str, str
         body = json.dumps(request(data=[5]) | {"parameters": parameters}).encode()
         content = json.loads(connection.request("POST", PATH, body, headers).json()["outputs"][1]["data"][0])
         assert most - 4 < content["remaining_s"] <= most
+
+
+def test_a_failing_model_is_logged_with_the_trace(connect, grpc_infer, marked) -> None:
+    """One line says which request of which trace failed, and how."""
+    seen = len(marked.log)
+    row = {"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1000, 0]}
+    reply = connect(marked).request(
+        "POST", "/v2/models/marked/infer", json.dumps({"inputs": [row]}).encode(), {"traceparent": TRACE}
+    )
+    assert reply.status == 500
+    asked = message("inference.ModelInferRequest")(model_name="marked")
+    asked.inputs.add(name="x", datatype="FP32", shape=[1, 2]).contents.fp32_contents.extend([1000, 0])
+    with pytest.raises(grpc.RpcError):
+        grpc_infer(marked)(asked, metadata=[("traceparent", TRACE)])
+    path = "POST /inference.GRPCInferenceService/ModelInfer"
+    for request_ in ("POST /v2/models/marked/infer", path):
+        line = f"{request_} of trace {TRACE[3:35]}: the model raised RuntimeError"
+        end_s = time.monotonic() + 20
+        while not any(line in entry for entry in marked.log[seen:]):
+            assert time.monotonic() < end_s, marked.log[seen:]
 
 
 def test_v1_has_a_deadline_too(connect, asks) -> None:
