@@ -199,9 +199,11 @@ async def _run(
     from .serving.lifecycle import Lifecycle
     from .serving.repository import Repository
     from .serving.server import HttpServer, Listener, Port
+    from .serving.tracing import tracing_from
     from .serving.worker import Colleagues, HandedDown
 
     data_plane = DataPlane(version("torpor"))
+    data_plane.tracing = tracing_from(os.environ)
     tls = None
     if certificate is not None:
         certificate.watch()

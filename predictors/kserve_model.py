@@ -30,6 +30,9 @@ from .serving.device_thread import DeviceThread
 from .serving.metrics import ModelMetrics
 from .signature import Bound
 
+_DATATYPES = tuple(name for name in DTYPES if name != "BF16")
+"""The SDK has no BF16."""
+
 
 class KServeModel(kserve.Model):  # type: ignore[misc]
     """One model folder; settings come from its model.toml and the environment."""
@@ -122,8 +125,8 @@ def _request(payload: Any) -> InferRequest:
 def _array(tensor: Any) -> Array:
     """The SDK's own conversion cuts floats to integers and knows only its own errors."""
     name, datatype, shape = tensor.name, tensor.datatype, tuple(tensor.shape)
-    if datatype not in DTYPES:
-        raise InvalidInput(f"input '{name}': datatype = {datatype}, must be one of {', '.join(DTYPES)}")
+    if datatype not in _DATATYPES:
+        raise InvalidInput(f"input '{name}': datatype = {datatype}, must be one of {', '.join(_DATATYPES)}")
     try:
         if isinstance(tensor.data, list) and DTYPES[datatype].kind in "biu":
             return array_from_json(name, tensor.data, datatype, shape)

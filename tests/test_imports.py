@@ -69,7 +69,7 @@ def test_the_serving_path_imports_nothing_heavy() -> None:
         "import torpor.predictors.command, torpor.predictors.serving.app, torpor.predictors.serving.lifecycle\n"
         "import torpor.predictors.serving.server, torpor.predictors.runtime.executor"
     )
-    assert not modules & (HEAVY | {"scipy", "prometheus_client", "h2", "httpx", "shtab"})
+    assert not modules & (HEAVY | {"scipy", "prometheus_client", "h2", "httpx", "shtab", "opentelemetry", "ml_dtypes"})
 
 
 def test_the_authors_import_is_nearly_free() -> None:

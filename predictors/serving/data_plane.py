@@ -14,7 +14,10 @@ from ..remembered import Remembered
 from ..signature import Bound, Fit, Request, Signature
 from .batcher import Answer, Batcher, Outputs
 from .device_thread import DeviceThread, Executor
+from .exchange import Exchange
 from .metrics import ModelMetrics, ServerMetrics
+from .request_options import Trace
+from .tracing import Observers, Tracing
 
 EXTENSIONS = ("binary_tensor_data", "model_repository")
 PLATFORM = "torpor"
@@ -120,6 +123,7 @@ class DataPlane:
         self._models: dict[str, list[ServedModel]] = {}
         self.on_change: list[Callable[[], object]] = []
         """Called when a name leads elsewhere: what was remembered of it must be forgotten."""
+        self.tracing: Tracing | None = None
         self.is_ready = False
         self.is_draining = False
         self.readiness_changed = asyncio.Condition()
@@ -141,7 +145,7 @@ class DataPlane:
             raise
         policy: BatchingPolicy[Bound] = BatchingPolicy(settings, run_times)
         metrics = ModelMetrics(name, version, lambda: policy.queued_rows)
-        batcher = Batcher(policy, device, metrics)
+        batcher = Batcher(policy, device, metrics if self.tracing is None else Observers(metrics, self.tracing))
         return ServedModel(name, version, executor.signature, batcher, metrics, default_timeout_s)
 
     async def _warm_up(self, device: DeviceThread, max_batch_size: int, run_times: RunTimes) -> None:
@@ -202,6 +206,19 @@ class DataPlane:
         policy = model.batcher.policy
         if policy.queued_rows >= policy.settings.max_queue_rows:  # not even one row more
             raise policy.refusal()
+
+    def follow(self, exchange: Exchange, model: ServedModel, bound: Bound, trace: Trace) -> None:
+        """Export the spans of a request that has been started, if its caller records the trace and somebody wants them."""
+        tracing = self.tracing
+        if tracing is None or not trace.is_sampled:
+            return
+        tracing.follow(bound, trace, model.name, model.version)
+
+        def leave() -> None:
+            model.batcher.cancel(bound)
+            tracing.left(bound)
+
+        exchange.on_leave = leave
 
     async def set_ready(self, ready: bool) -> None:
         async with self.readiness_changed:

@@ -172,8 +172,11 @@ class Grpc:
         self._data_plane.check_accepting(model)
         headers = exchange.head.text_headers() if model.signature.wants else None
         answer = partial(self._inferred, _stream(exchange), model, request.terms)
-        bound = model.start(request, headers, exchange.head.options.timeout_s, answer)
+        options = exchange.head.options
+        bound = model.start(request, headers, options.timeout_s, answer)
         exchange.on_leave = partial(model.batcher.cancel, bound)
+        if options.trace is not None:
+            self._data_plane.follow(exchange, model, bound, options.trace)
 
     def _inferred(self, stream: Stream, model: ServedModel, terms: Terms, result: Outputs | TorporError) -> None:
         if isinstance(result, TorporError):

@@ -287,7 +287,8 @@ class Rest:
             except Exception as error:
                 self.fail(exchange, error)
                 return
-            self._send(exchange, body, JSON)
+            self._requests["rest", "200"] += 1
+            self._compress(exchange, body, JSON)
 
         headers = exchange.head.text_headers() if model.signature.wants else None
         together = Together(model, answer)
@@ -307,8 +308,11 @@ class Rest:
         """Run the request; the answer comes when its batch has run."""
         answer = partial(self._answer, exchange, model, request.terms, encode)
         headers = exchange.head.text_headers() if model.signature.wants else None
-        bound = model.start(request, headers, exchange.head.options.timeout_s, answer)
+        options = exchange.head.options
+        bound = model.start(request, headers, options.timeout_s, answer)
         exchange.on_leave = partial(model.batcher.cancel, bound)
+        if options.trace is not None:
+            self._data_plane.follow(exchange, model, bound, options.trace)
 
     def _answer(
         self, exchange: Exchange, model: ServedModel, terms: Terms, encode: Encode, result: Outputs | TorporError
@@ -321,11 +325,14 @@ class Rest:
         except Exception as error:
             self.fail(exchange, error)
             return
-        self._send(exchange, body, fields)
-
-    def _send(self, exchange: Exchange, body: bytes, fields: Fields) -> None:
-        """Answer an inference, compressed for who asks, if it is worth it."""
         self._requests["rest", "200"] += 1
+        if exchange.head.options.accepts:
+            self._compress(exchange, body, fields)
+        else:
+            exchange.respond(200, body, fields)
+
+    def _compress(self, exchange: Exchange, body: bytes, fields: Fields) -> None:
+        """Answer in the coding that the caller accepts, if there is one and it is worth it."""
         coding = exchange.head.options.accepts
         if not coding or not is_worth_compressing(body):
             exchange.respond(200, body, fields)

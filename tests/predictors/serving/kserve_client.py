@@ -73,6 +73,9 @@ async def main(address: str) -> None:
     assert await v1.is_model_ready(base, "echo")
     answer = await v1.infer(base, {"instances": [[1, 2]]}, model_name="echo")
     answers["v1"] = "" if answer == {"predictions": [[1, 2]]} else repr(answer)
+    rows = [[n % 7 for n in range(500)]] * 20  # long enough to be compressed, which the client asks for by itself
+    answer = await v1.infer(base, {"instances": rows}, model_name="echo")
+    answers["v1 compressed"] = "" if answer == {"predictions": rows} else repr(answer)
     await v1.close()
     print(json.dumps(answers))
 

@@ -12,7 +12,7 @@ import pytest
 import trustme
 from torpor.predictors.protocol.messages import message
 from torpor.predictors.serving.certificate import Certificate
-from torpor.predictors.settings import SettingError
+from torpor.predictors.settings import SettingError, resolve
 
 REQUEST = b'{"inputs": [{"name": "x", "datatype": "INT64", "shape": [2], "data": [1, 2]}]}'
 
@@ -34,7 +34,8 @@ def authority() -> trustme.CA:
 @pytest.fixture(scope="module", params=["1", "2"], ids=["one process", "two processes"])
 def secure(request: pytest.FixtureRequest, serve, authority, tmp_path_factory):
     chain, key = write(authority, tmp_path_factory.mktemp("tls"))
-    return serve("echo", "--tls-cert", chain, "--tls-key", key, "--processes", request.param)
+    flags = ("--tls-cert", "--tls-key") if request.param == "1" else ("--ssl_certfile", "--ssl_keyfile")  # KServe's
+    return serve("echo", flags[0], chain, flags[1], key, "--processes", request.param)
 
 
 def trusting(authority: trustme.CA, *protocols: str) -> ssl.SSLContext:
@@ -148,3 +149,5 @@ def test_files_that_are_no_certificate_end_the_start(tmp_path, authority) -> Non
     for files in ((chain, "nowhere"), (key, key), (chain, chain)):
         with pytest.raises(SettingError, match="must be a certificate and its key in PEM"):
             Certificate(*files)
+    with pytest.raises(SettingError, match="tls_cert = 'a', tls_key = '', must be given together"):
+        resolve({"tls_cert": "a"}, {}, {})

@@ -213,3 +213,4 @@ def test_kserve_clients_get_back_what_they_send(kserve_answers, form: str, datat
 def test_kserve_rest_client_speaks_v1(kserve_answers) -> None:
     """v1 by the SDK's REST client."""
     assert kserve_answers["v1"] == ""
+    assert kserve_answers["v1 compressed"] == ""

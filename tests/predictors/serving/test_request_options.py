@@ -32,7 +32,7 @@ def test_the_time_that_a_caller_gives(fields: dict[bytes, bytes], timeout_s: flo
 
 @pytest.mark.parametrize("name", [b"grpc-timeout", b"x-envoy-expected-rq-timeout-ms"])
 @pytest.mark.parametrize(
-    "value", [b"", b"S", b"-1S", b"1.5S", b"1s", b"123456789S", b"1 S", b"\xb2S", b"1x", b"-1", b"0", b"1e3"]
+    "value", [b"", b"S", b"-1S", b"1.5S", b"1s", b"123456789S", b"1 S", b"\xb2S", b"1x", b"-1", b"0"]
 )
 def test_a_time_that_cannot_be_read_is_refused(name: bytes, value: bytes) -> None:
     """With the field, its value, and what it must be."""

@@ -1,0 +1,122 @@
+"""Spans as an OTLP collector gets them."""
+
+import http.server
+import json
+import queue
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from torpor.predictors.protocol.messages import message
+
+TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+
+
+class Collector(http.server.BaseHTTPRequestHandler):
+    """Takes spans by POST /v1/traces and hands them on."""
+
+    spans: "queue.SimpleQueue"
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["content-length"]))
+        for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
+            service = {a.key: a.value.string_value for a in resource.resource.attributes}["service.name"]
+            for scope in resource.scope_spans:
+                for span in scope.spans:
+                    self.spans.put((service, span))
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def collector() -> Iterator[tuple[str, "queue.SimpleQueue"]]:
+    """The collector's URL, and what it gets."""
+    handler = type("Handler", (Collector,), {"spans": queue.SimpleQueue()})
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}", handler.spans
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def traced(serve, collector, gate_path):
+    environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector[0], "OTEL_BSP_SCHEDULE_DELAY": "50"}
+    return serve("marked", "--max-batch-size", "2", **environment, GATE=str(gate_path))
+
+
+def ask(rows: list[list[float]]) -> bytes:
+    tensor = {"name": "x", "datatype": "FP32", "shape": [len(rows), 2], "data": rows}
+    return json.dumps({"inputs": [tensor]}).encode()
+
+
+PATH = "/v2/models/marked/infer"
+SAMPLED = {"traceparent": f"00-{TRACE}-{SPAN}-01"}
+
+
+def spans(collector, count: int) -> list:
+    """The next spans, which all belong to the one sampled trace."""
+    got = [collector[1].get(timeout=20) for _ in range(count)]
+    assert {service for service, _ in got} == {"torpor"}
+    assert {span.trace_id.hex() for _, span in got} == {TRACE}
+    return [span for _, span in got]
+
+
+def test_a_sampled_request_gives_its_phases(connect, traced, collector) -> None:
+    """Under the caller's span; requests without a trace, or whose caller does not record it, give nothing."""
+    connection = connect(traced)
+    assert connection.request("POST", PATH, ask([[1, 2]])).status == 200
+    unsampled = {"traceparent": f"00-{TRACE}-{SPAN}-00"}
+    assert connection.request("POST", PATH, ask([[1, 2]]), unsampled).status == 200
+    before_ns = time.time_ns()
+    assert connection.request("POST", PATH, ask([[1, 2]]), SAMPLED).status == 200
+    after_ns = time.time_ns()
+    by_name = {span.name: span for span in spans(collector, 3)}
+    request, waiting, device = by_name["inference marked"], by_name["queue"], by_name["device"]
+    assert request.parent_span_id.hex() == SPAN
+    assert waiting.parent_span_id == device.parent_span_id == request.span_id
+    assert before_ns < request.start_time_unix_nano < request.end_time_unix_nano < after_ns
+    assert waiting.end_time_unix_nano == device.start_time_unix_nano < device.end_time_unix_nano
+    assert {a.key: a.value.int_value for a in device.attributes} == {"torpor.rows": 1, "torpor.batch.rows": 1}
+    assert collector[1].empty()
+
+
+def test_rows_of_several_batches_give_several_phases(connect, traced, collector) -> None:
+    """Three rows in batches of two."""
+    assert connect(traced).request("POST", PATH, ask([[1, 2]] * 3), SAMPLED).status == 200
+    names = sorted(span.name for span in spans(collector, 5))
+    assert names == ["device", "device", "inference marked", "queue", "queue"]
+
+
+def test_errors_are_told(connect, traced, collector) -> None:
+    """The span of a request that failed says how."""
+    assert connect(traced).request("POST", PATH, ask([[1000, 2]]), SAMPLED).status == 500
+    (request,) = [span for span in spans(collector, 3) if span.name == "inference marked"]
+    assert request.status.code == 2
+    assert "the model raised RuntimeError" in request.status.message
+    assert {a.key: a.value.string_value for a in request.attributes}["error.type"] == "ModelFailed"
+
+
+def test_grpc_is_traced(grpc_infer, traced, collector) -> None:
+    """By metadata."""
+    asked = message("inference.ModelInferRequest")(model_name="marked")
+    asked.inputs.add(name="x", datatype="FP32", shape=[1, 2]).contents.fp32_contents.extend([1, 2])
+    grpc_infer(traced)(asked, metadata=list(SAMPLED.items()))
+    assert sorted(span.name for span in spans(collector, 3)) == ["device", "inference marked", "queue"]
+
+
+def test_a_caller_that_leaves_ends_its_span(connect_http2, traced, collector, gated) -> None:
+    """What waited for it is cancelled."""
+    with gated(traced) as gate:
+        connection = connect_http2(traced)
+        stream = connection.send("POST", PATH, ask([[1, 2]]), SAMPLED)
+        gate.wait_for_rows(1)
+        connection.cancel(stream)
+        (request,) = spans(collector, 1)
+    assert {a.key: a.value.string_value for a in request.attributes}["error.type"] == "cancelled"
