@@ -1,9 +1,9 @@
-"""The OpenAPI 3.1 document of a server: its REST routes, and each model's inputs and outputs as declared.
+"""The OpenAPI 3.1 document of a server: its inference protocols' routes, and each model's inputs and outputs as declared.
 
 Source: https://spec.openapis.org/oas/v3.1.0. Binary tensors (application/octet-stream) are outside what a schema can say.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -56,13 +56,17 @@ def document(data_plane: DataPlane) -> Schema:
     paths: Schema = {
         "/": _get("live", "The server runs.", {"type": "object"}),
         "/v1/models": _get("listModelsV1", "The models' names.", _MODELS),
+        "/v1/models/{model}": _get("readyV1", "Whether the model takes requests; 503 if not.", _READY, ["model"]),
         "/v2": _get("serverMetadata", "The server, and the extensions that it has.", _SERVER),
         "/v2/health/live": _get("serverLive", "The server runs.", {"type": "object"}),
         "/v2/health/ready": _get("serverReady", "Whether the server takes requests; 503 if not.", _READY),
         "/v2/models": _get("listModels", "The models' names.", _MODELS),
     }
-    for model in data_plane.models.values():
-        paths |= _model_paths(model)
+    for name in data_plane.names():
+        part, versions = quote(name, safe=""), data_plane.versions(name)
+        paths |= _model_paths(versions[0], name, part)
+        for model in versions:
+            paths |= _model_paths(model, f"{name}.{model.version}", f"{part}/versions/{model.version}")
     return {
         "openapi": "3.1.0",
         "info": {"title": "torpor", "version": data_plane.version},
@@ -77,15 +81,14 @@ def document(data_plane: DataPlane) -> Schema:
     }
 
 
-def _model_paths(model: ServedModel) -> Schema:
-    name, signature = model.name, model.signature
-    part = quote(name, safe="")
+def _model_paths(model: ServedModel, name: str, part: str) -> Schema:
+    """The routes of one version. name: begins their operations' names; part: of the path, the model's."""
+    signature = model.signature
     inputs, outputs = [*signature.inputs.values()], [*signature.outputs.values()]
     # Where not everything is declared, anything may come.
     names = signature.names or tuple(signature.inputs)
     are_complete = all(n in signature.inputs for n in names)
     return {
-        f"/v1/models/{part}": _get(f"{name}.readyV1", "Whether the model takes requests; 503 if not.", _READY),
         f"/v1/models/{part}:predict": _post(
             f"{name}.predict",
             _object({"instances": _rows(inputs if are_complete else [], names, signature.optional)}, ["instances"]),
@@ -181,8 +184,13 @@ def _object(properties: Schema, required: list[str]) -> Schema:
     return {"type": "object", "properties": properties, "required": required}
 
 
-def _get(operation: str, summary: str, schema: Schema) -> Schema:
-    return {"get": {"operationId": operation, "summary": summary, "responses": _responses(schema, {})}}
+def _get(operation: str, summary: str, schema: Schema, variables: Sequence[str] = ()) -> Schema:
+    get: Schema = {"operationId": operation, "summary": summary, "responses": _responses(schema, {})}
+    if variables:
+        get["parameters"] = [
+            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in variables
+        ]
+    return {"get": get}
 
 
 def _post(operation: str, request: Schema, response: Schema, others: Schema) -> Schema:

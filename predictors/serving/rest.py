@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any
 from urllib.parse import unquote
@@ -149,7 +149,7 @@ class Rest:
                 raise _not_allowed(method, "POST")
             case ["", "v1", "models", _, "versions", version] if version.endswith(":predict"):
                 raise _not_allowed(method, "POST")
-            case ["", "v1", "models", name] if name.endswith(":explain"):
+            case ["", "v1", "models", *_, last] if last.endswith(":explain"):
                 raise NotSupported("explain is not supported: this server has no explainers")
             case ["", "v1", "models", name]:
                 return self._reading(method, partial(self._model_ready, name, ""))
@@ -275,7 +275,7 @@ class Rest:
         datatypes = {spec.name: spec.datatype for spec in model.signature.inputs.values()}
         requests = v1.decode(exchange.body, model.signature.names, datatypes)
         if len(requests) == 1:
-            self._infer(model, exchange, requests[0], _encode_v1)
+            self._infer(model, exchange, requests[0], lambda response, terms: _encode_v1([response]))
             return
 
         def answer(results: list[Outputs] | TorporError) -> None:
@@ -283,12 +283,12 @@ class Rest:
                 self.fail(exchange, results)
                 return
             try:
-                body = v1.encode([model.response(NO_TERMS, outputs) for outputs in results])
+                body, fields = _encode_v1([model.response(NO_TERMS, outputs) for outputs in results])
             except Exception as error:
                 self.fail(exchange, error)
                 return
             self._requests["rest", "200"] += 1
-            self._compress(exchange, body, JSON)
+            self._compress(exchange, body, fields)
 
         headers = exchange.head.text_headers() if model.signature.wants else None
         together = Together(model, answer)
@@ -341,8 +341,8 @@ class Rest:
         self._coder.compress(exchange, body, coding, lambda content: exchange.respond(200, content(), fields))
 
 
-def _encode_v1(response: InferResponse, terms: Terms) -> tuple[bytes, Fields]:
-    return v1.encode([response]), (*JSON, (_VERSION, response.model_version.encode()))
+def _encode_v1(responses: Sequence[InferResponse]) -> tuple[bytes, Fields]:
+    return v1.encode(responses), (*JSON, (_VERSION, responses[0].model_version.encode()))
 
 
 def _encode_v2(response: InferResponse, terms: Terms) -> tuple[bytes, Fields]:

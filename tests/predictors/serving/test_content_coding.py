@@ -95,6 +95,7 @@ def test_a_bomb_is_refused_and_costs_nobody_else(connect, echo, coding: str) -> 
         (gzip.compress(bytes(1 << 19))[:-8] + bytes(8), "the body is not gzip: "),
         (gzip.compress(b"["), "the body is not JSON"),
     ],
+    ids=["empty", "cut", "cut and large", "followed", "checksum", "checksum and large", "inside"],
 )
 def test_a_broken_body_is_refused_in_words(connect, echo, body: bytes, message: str) -> None:
     """Cut, longer than itself, of a wrong checksum, or not what it should be inside."""
@@ -164,6 +165,7 @@ def test_a_grpc_answer_is_compressed_as_its_request_was(connect_http2, echo) -> 
         (b"abc", "gzip", "3", "the body is not gzip"),
         (gzip.compress(bytes(64 << 20)), "gzip", "8", "body = 1048577 bytes or more inflated"),
     ],
+    ids=["unknown", "broken", "bomb"],
 )
 def test_grpc_messages_that_do_not_inflate(
     connect_http2, echo, data: bytes, coding: str, status: str, text: str

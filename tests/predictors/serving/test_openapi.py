@@ -15,7 +15,8 @@ def test_the_document_is_valid(connect, serve, echo, marked, model: str) -> None
     server = {"echo": echo, "marked": marked}.get(model) or serve(model)
     document = connect(server).request("GET", "/openapi.json").json()
     OpenAPIV31SpecValidator(document).validate()
-    assert f"/v2/models/{model}/infer" in document["paths"]
+    for path in (f"/v2/models/{model}", f"/v2/models/{model}/versions/1"):
+        assert f"{path}/infer" in document["paths"]
 
 
 def fits(document: dict, path: str, which: str, value: object) -> bool:

@@ -167,7 +167,7 @@ def test_metrics_count_requests_by_protocol_and_status(connect, echo) -> None:
         ("POST", "/v2/health/live", 405, "method POST is not allowed, must be GET"),
         ("DELETE", "/metrics", 405, "method DELETE is not allowed, must be GET"),
         ("POST", "/v1/models/echo:explain", 501, "explain is not supported"),
-        ("POST", "/v1/models/marked:explain", 501, "this server has no explainers"),
+        ("POST", "/v1/models/echo/versions/1:explain", 501, "this server has no explainers"),
         ("POST", "/v2/models/echo/generate", 501, "generate is not supported: this server does not stream"),
         ("POST", "/v2/models/echo/generate_stream", 501, "generate_stream is not supported"),
         ("POST", "/v2/models/echo/versions/1/infer_stream", 501, "infer_stream is not supported"),

@@ -22,6 +22,7 @@ def test_rows_of_different_lengths_are_one_request(connect, padded) -> None:
     reply = connect(padded).request("POST", PATH, instances(*rows))
     expected = [{"doubled": [2 * n for n in row], "count": len(row)} for row in rows]
     assert reply.json() == {"predictions": expected}
+    assert reply.headers["torpor-model-version"] == "1"
 
 
 @pytest.mark.parametrize(
