@@ -134,11 +134,15 @@ def test_a_new_certificate_is_taken_up(authority, tmp_path) -> None:
     first = serial(certificate, authority)
     certificate.refresh()
     assert serial(certificate, authority) == first
-    (tmp_path / "tls.key").write_text("half of a")
-    os.utime(tmp_path / "tls.key", (1, 1))
-    certificate.refresh()
-    assert serial(certificate, authority) == first
+    old_key = (tmp_path / "tls.key").read_bytes()
     write(authority, tmp_path)
+    new_key = (tmp_path / "tls.key").read_bytes()
+    for key, when in ((b"half of a", 1), (old_key, 2)):
+        (tmp_path / "tls.key").write_bytes(key)
+        os.utime(tmp_path / "tls.key", (when, when))
+        certificate.refresh()
+        assert serial(certificate, authority) == first
+    (tmp_path / "tls.key").write_bytes(new_key)
     certificate.refresh()
     assert serial(certificate, authority) != first
 
