@@ -219,13 +219,13 @@ class Grpc:
         return message("inference.RepositoryIndexResponse")(models=self._repository.index(request.ready))
 
     def _load(self, exchange: Exchange) -> None:
-        request = _parse("inference.RepositoryModelLoadRequest", exchange.body)
+        request = _parse("inference.RepositoryModelLoadRequest", exchange.body, exchange.head.options.coding)
         if request.parameters:
             raise InvalidInput("parameters must be empty: a model's settings come from its model.toml")
         self._change(exchange, request, self._repository.load, isLoaded=True)
 
     def _unload(self, exchange: Exchange) -> None:
-        request = _parse("inference.RepositoryModelUnloadRequest", exchange.body)
+        request = _parse("inference.RepositoryModelUnloadRequest", exchange.body, exchange.head.options.coding)
         self._change(exchange, request, self._repository.unload, isUnloaded=True)
 
     def _change(
