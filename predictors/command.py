@@ -36,6 +36,9 @@ _KSERVE_FLAGS = (
 )  # fmt: skip
 """Flags of KServe's SDK server that manifests carry (and KServe itself adds `--workers`): accepted, ignored, logged."""
 
+_KSERVE_ALIASES = {"port": ("--http_port",), "tls_cert": ("--ssl_certfile",), "tls_key": ("--ssl_keyfile",)}
+"""That server's names of settings that are here too."""
+
 
 @dataclass(frozen=True)
 class _Post:
@@ -53,10 +56,6 @@ def work() -> int:
     """Be a worker: the arguments end with the worker's number and two descriptors (`serving/supervisor.py`)."""
     *arguments, number, handover, calls = sys.argv[1:]
     return main(arguments, _Post(int(number), *(socket.socket(fileno=int(fd)) for fd in (handover, calls))))
-
-
-_KSERVE_ALIASES = {"port": ("--http_port",), "tls_cert": ("--ssl_certfile",), "tls_key": ("--ssl_keyfile",)}
-"""That server's names of settings that are here too."""
 
 
 def main(arguments: Sequence[str] | None = None, post: _Post | None = None) -> int:
