@@ -68,9 +68,9 @@ class Inflation:
     """One body on its way to its content, which may have `limit` bytes."""
 
     def __init__(self, data: bytes, coding: bytes, limit: int) -> None:
-        """Raises NotSupported for a coding that is neither gzip nor deflate, InvalidInput for none."""
+        """Raises NotSupported for a coding that is neither gzip nor deflate."""
         if not coding:
-            raise InvalidInput("a message is compressed, and grpc-encoding does not say how")
+            raise NotSupported("a message is compressed, and grpc-encoding does not say how")
         window = _WINDOWS.get(coding)
         if window is None:
             raise NotSupported(f"coding {coding.decode('latin-1')[:40]!r} is not supported, must be gzip or deflate")

@@ -324,7 +324,7 @@ INFER = "/inference.GRPCInferenceService/ModelInfer"
         (
             INFER,
             b"\1" + struct.pack(">I", 3) + b"abc",
-            3,
+            12,
             "a message is compressed, and grpc-encoding does not say how",
         ),
         (INFER, b"\2" + struct.pack(">I", 3) + b"abc", 3, "gRPC frame begins with 2, must be 0 or 1"),
