@@ -3,6 +3,7 @@
 import http.server
 import json
 import queue
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from torpor.predictors.protocol.messages import message
+from torpor.predictors.serving.tracing import tracing_from
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 
@@ -120,3 +122,17 @@ def test_a_caller_that_leaves_ends_its_span(connect_http2, traced, collector, ga
         connection.cancel(stream)
         (request,) = spans(collector, 1)
     assert {a.key: a.value.string_value for a in request.attributes}["error.type"] == "cancelled"
+
+
+@pytest.mark.parametrize("environment", [{}, {"OTEL_EXPORTER_OTLP_ENDPOINT": ""}])
+def test_nobody_is_traced_without_an_endpoint(environment: dict[str, str]) -> None:
+    """Nor where the SDK is disabled."""
+    assert tracing_from(environment) is None
+    assert tracing_from({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://a", "OTEL_SDK_DISABLED": "true"}) is None
+
+
+def test_an_endpoint_without_the_sdk_is_a_warning(monkeypatch, caplog) -> None:
+    """Clusters set the variable for every pod: it must not end a server that lacks the extra."""
+    monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
+    assert tracing_from({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://a"}) is None
+    assert "OTEL_EXPORTER_OTLP_ENDPOINT is set, but no spans are exported, install torpor[otel]" in caplog.text
