@@ -12,6 +12,7 @@
     ├── Unavailable           503  UNAVAILABLE         retryable: not ready, shutting down
     │   └── QueueFull         503  UNAVAILABLE         retryable, with Retry-After
     ├── DeadlineExceeded      504  DEADLINE_EXCEEDED
+    ├── OutOfMemory           507  RESOURCE_EXHAUSTED  the device has no memory for one row
     └── ModelFailed           500  INTERNAL            the model raised, or broke its declaration
 
 Every class carries `http_status`, `grpc_code` and `retryable`; there is no default. Each transport turns an error into
@@ -123,6 +124,22 @@ class DeadlineExceeded(TorporError):
     http_status = 504
     grpc_code = GrpcCode.DEADLINE_EXCEEDED
     retryable = False
+
+
+class OutOfMemory(TorporError):
+    """The device had no memory for `rows` rows at once. Several are run again in smaller batches; one is its caller's end.
+
+    507 is TorchServe's answer too. Not retryable: no batch is smaller than a row, and a caller that insists would have
+    this server, and each of its equals, run out again.
+    """
+
+    http_status = 507
+    grpc_code = GrpcCode.RESOURCE_EXHAUSTED
+    retryable = False
+
+    def __init__(self, rows: int) -> None:
+        super().__init__(f"the device ran out of memory with rows = {rows}")
+        self.rows = rows
 
 
 class ModelFailed(TorporError):

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from .batching.bucket import Bucket
+from .batching.bucket import Bucket, rounded
 from .batching.policy import Item
 from .errors import InvalidInput, ModelFailed
 from .protocol.datatypes import DTYPES, NAMES, Array
@@ -23,10 +23,6 @@ _DTYPE_WORDS = {
 }  # fmt: skip
 
 _SPEC = re.compile(r"\s*(\w+)\s*\[([^\]]*)\]\s*")
-
-_AXIS_STEP = 8
-"""Sizes of named axes are rounded up to this in a bucket's key, so that near lengths meet; a batch is padded only to
-its own longest row. Eight tokens are a twentieth of MiniLM's median batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,8 +195,7 @@ class Signature:
         if rows < 1:
             raise InvalidInput(f"rows = {max(rows, 0)}, must be at least 1")
         own = tuple(sizes.get(axis, 0) for axis in self.named_axes)
-        rounded = tuple(-(-size // _AXIS_STEP) * _AXIS_STEP for size in own)
-        return Fit(rows, Bucket(tuple(key), rounded), own)
+        return Fit(rows, Bucket(tuple(key), rounded(own), alone=self.wants == "request"), own)
 
     def ask(self, wanted: tuple[str, ...]) -> None:
         """Refuse a request for outputs that the model does not declare; nothing to check without a declaration."""

@@ -7,17 +7,20 @@
     take(now)           the batch to run on a device that is free, or None: waiting is better
     wake_at(now)        when to ask `take` again, if nothing else happens before
     complete(batch, s)  the batch has run for that many seconds
+    retry(batch, …)     there was no memory for it: it waits again, and batches like it become smaller
 
 No clock, no I/O, no arrays: the same code runs under the server, in tests and in simulations.
 
-**When a batch goes.** A device is free and one of these holds: a bucket has `max_batch_size` rows; its oldest item has
-waited for `batch_timeout_s`; a deadline would be missed by waiting longer (learned run time); or everyone who was here
-lately is here again, so that waiting cannot bring anybody. The last rule compares the rows queued and running with
-`_expected_rows`, the peak of recent batches: a lone caller never waits, sixty-four callers in a loop form full batches.
+**When a batch goes.** A device is free and one of these holds: a bucket has as many rows as a batch may; its oldest item
+has waited for `batch_timeout_s`; a deadline would be missed by waiting longer (learned run time, and at once while none
+is); or waiting cannot bring anybody: its items run alone, the queue is full, or everyone who was here lately is here
+again. The last compares the rows queued and running with `expected_rows`, the peak of recent batches: a lone caller
+never waits, sixty-four callers in a loop form full batches.
 
 **What goes into it.** The bucket that is due first gives its items in order of arrival. Is there room left, other
 buckets of its family join as long as the padding costs less than the guests' share of the batch overhead (`RunTimes`).
-An item is split over batches only if it alone exceeds `max_batch_size`.
+An item is split over batches only if it alone exceeds what a batch may have: `max_batch_size` rows, or fewer where the
+device had no memory for that many (`Ceilings`).
 """
 
 from collections import deque
@@ -30,6 +33,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 from ..errors import InvalidInput, QueueFull
 from .bucket import Bucket
+from .ceilings import Ceilings
 from .run_times import RunTimes
 
 _DECAY = 0.8
@@ -52,7 +56,10 @@ class BatchingSettings:
 
 
 class State(Enum):
-    """Where an item is: QUEUED (some rows wait), TAKEN (all rows are in batches), GONE (cancelled or expired)."""
+    """Where an item is: QUEUED (some rows wait), TAKEN (all rows are in batches), GONE (cancelled or expired).
+
+    Of an item that is GONE nothing waits; rows in a batch run to its end.
+    """
 
     QUEUED = 1
     TAKEN = 2
@@ -62,12 +69,14 @@ class State(Enum):
 class Item:
     """The rows of one request: `rows` >= 1 of them, of one `bucket`; `deadline_s` on the clock of `now`, or None.
 
+    Waiting are the rows from `taken_rows` on, and before them the spans of `again`, whose batches found no memory.
     What most items never change is an attribute of the class: one is made for every request.
     """
 
     deadline_s: float | None = None
     arrival_s: float = 0.0
     taken_rows: int = 0
+    again: tuple[tuple[int, int], ...] = ()
     state: State = State.QUEUED
 
     def __init__(self, rows: int, bucket: Bucket, deadline_s: float | None = None) -> None:
@@ -75,6 +84,10 @@ class Item:
         self.bucket = bucket
         if deadline_s is not None:
             self.deadline_s = deadline_s
+
+    @property
+    def waiting_rows(self) -> int:
+        return self.rows - self.taken_rows + sum(stop - start for start, stop in self.again)
 
 
 ItemT = TypeVar("ItemT", bound=Item)
@@ -125,12 +138,14 @@ class BatchingPolicy(Generic[ItemT]):
     def __init__(self, settings: BatchingSettings, run_times: RunTimes) -> None:
         self.settings = settings
         self.run_times = run_times
+        self.ceilings = Ceilings()
         self.queued_rows = 0
         self.running_rows = 0
+        self.expected_rows = 0.0
+        """The peak of rows queued and running, as of late: so many are waited for."""
         self.queued_deadlines = 0
         """How many items wait that have a deadline: most models never see one, and need not look."""
         self._queues: dict[Bucket, _Queue[ItemT]] = {}
-        self._expected_rows = 0.0
         self._sequence = count()
 
     def refusal(self) -> QueueFull:
@@ -146,26 +161,24 @@ class BatchingPolicy(Generic[ItemT]):
             raise InvalidInput(f"rows = {item.rows}, must be in [1, {limit}]")
         if self.queued_rows + item.rows > limit:
             raise self.refusal()
-        queue = self._queues.get(item.bucket)
-        if queue is None:
-            queue = self._queues[item.bucket] = _Queue(item.bucket)
+        queue = self._queue(item.bucket)
         item.arrival_s = now
         queue.items.append(item)
         queue.rows += item.rows
         self.queued_rows += item.rows
         if item.deadline_s is not None:
-            heappush(queue.deadlines, (item.deadline_s, next(self._sequence), item))
-            self.queued_deadlines += 1
+            self._watch_deadline(queue, item, item.deadline_s)
 
     def cancel(self, item: ItemT) -> None:
-        """Drop the rows of the item that still wait; nothing for one that is taken or gone."""
-        if item.state is not State.QUEUED:
-            return
+        """Drop the rows of the item that still wait; those that run will not wait again."""
+        was_queued = item.state is State.QUEUED
         item.state = State.GONE
+        if not was_queued:
+            return
         if item.deadline_s is not None:
             self.queued_deadlines -= 1
         queue = self._queues[item.bucket]
-        self._remove_rows(queue, item.rows - item.taken_rows)
+        self._remove_rows(queue, item.waiting_rows)
 
     def expire(self, now: float) -> list[ItemT]:
         """Drop and return the items whose deadline has come."""
@@ -194,16 +207,15 @@ class BatchingPolicy(Generic[ItemT]):
         if not self.queued_rows:
             return None
         first = min(self._queues.values(), key=self._due_s)
-        if not (flush or self._nobody_is_missing() or self._due_s(first) <= now):
+        if not (flush or self._nobody_can_come() or self._due_s(first) <= now):
             return None
         outstanding = self.queued_rows + self.running_rows
-        self._expected_rows = max(outstanding, _DECAY * self._expected_rows + (1 - _DECAY) * outstanding)
+        self.expected_rows = max(outstanding, _DECAY * self.expected_rows + (1 - _DECAY) * outstanding)
         slices: list[Slice[ItemT]] = []
-        room = self.settings.max_batch_size - self._fill(first, slices, self.settings.max_batch_size)
         bucket = first.bucket
-        if room and bucket.axes and self._queues:
-            bucket, room = self._join_neighbours(bucket, slices, room)
-        rows = self.settings.max_batch_size - room
+        rows = self._fill(first, slices, self._most_rows(bucket))
+        if bucket.axes and not bucket.alone and self._queues:
+            bucket, rows = self._join_neighbours(bucket, slices, rows)
         self.running_rows += rows
         return Batch(slices, rows, bucket, now)
 
@@ -211,7 +223,7 @@ class BatchingPolicy(Generic[ItemT]):
         """When `take` should be asked again while a device is free: never before `now`; None with an empty queue."""
         if not self.queued_rows:
             return None
-        if self._nobody_is_missing():
+        if self._nobody_can_come():
             return now
         wake_s = min(map(self._due_s, self._queues.values()))
         deadline_s = self.next_deadline_s()
@@ -229,20 +241,48 @@ class BatchingPolicy(Generic[ItemT]):
         self.running_rows -= batch.rows
         if seconds is not None:
             self.run_times.observe(batch.rows, batch.bucket, seconds)
+            if self.ceilings:
+                self.ceilings.ran(batch.bucket, self.settings.max_batch_size)
 
-    def _nobody_is_missing(self) -> bool:
-        return self.queued_rows + self.running_rows > self._expected_rows - 0.5  # a mean: half a row is nobody
+    def retry(self, batch: Batch[ItemT], slices: Iterable[Slice[ItemT]], rows: int) -> None:
+        """After `complete`: there was no memory for `rows` >= 2 rows of the batch at once, and `slices` did not run.
+
+        They wait again, at the front of their queues and for smaller batches; not those of items that are GONE.
+        """
+        self.ceilings.ran_out(batch.bucket, rows)
+        for item, start, stop in reversed([*slices]):
+            if item.state is State.GONE:
+                continue
+            queue = self._queue(item.bucket)
+            if item.state is State.TAKEN:
+                item.state = State.QUEUED
+                queue.items.appendleft(item)
+                if item.deadline_s is not None:
+                    self._watch_deadline(queue, item, item.deadline_s)
+            item.again = ((start, stop), *item.again)
+            queue.rows += stop - start
+            self.queued_rows += stop - start
+
+    def _nobody_can_come(self) -> bool:
+        if self.queued_rows >= self.settings.max_queue_rows:
+            return True
+        return self.queued_rows + self.running_rows > self.expected_rows - 0.5  # a mean: half a row is nobody
+
+    def _most_rows(self, bucket: Bucket) -> int:
+        most = self.settings.max_batch_size
+        return self.ceilings.rows(bucket, most) if self.ceilings else most
 
     def _due_s(self, queue: _Queue[ItemT]) -> float:
-        """When the queue's first batch must go, at the latest; its oldest item's arrival if it is full already."""
-        settings = self.settings
-        due_s = queue.oldest().arrival_s
-        if queue.rows < settings.max_batch_size:
-            due_s += settings.batch_timeout_s
+        """When the queue's first batch must go, at the latest; its oldest item's arrival if waiting gains nothing."""
+        bucket = queue.bucket
+        due_s = arrival_s = queue.oldest().arrival_s
+        most = self._most_rows(bucket)
+        if queue.rows < most and not bucket.alone:
+            due_s += self.settings.batch_timeout_s
         deadline_s = queue.earliest_deadline_s() if self.queued_deadlines else None
         if deadline_s is not None:
-            rows = min(queue.rows, settings.max_batch_size)
-            due_s = min(due_s, deadline_s - self.run_times.estimate_s(rows, queue.bucket))
+            run_s = self.run_times.estimate_s(min(queue.rows, most), bucket)
+            due_s = min(due_s, deadline_s - run_s if run_s else arrival_s)
         return due_s
 
     def _fill(self, queue: _Queue[ItemT], slices: list[Slice[ItemT]], room: int) -> int:
@@ -250,45 +290,61 @@ class BatchingPolicy(Generic[ItemT]):
         moved = 0
         while queue.rows > moved and moved < room:
             item = queue.oldest()
-            start, stop = item.taken_rows, item.rows
+            start, stop = item.again[0] if item.again else (item.taken_rows, item.rows)
             if stop - start > room - moved:
-                if item.rows <= self.settings.max_batch_size:
+                if item.rows <= self._most_rows(queue.bucket):
                     break
                 stop = start + room - moved
             slices.append(Slice(item, start, stop))
-            item.taken_rows = stop
             moved += stop - start
-            if stop == item.rows:
+            if item.again:
+                end = item.again[0][1]
+                item.again = ((stop, end), *item.again[1:]) if stop < end else item.again[1:]
+            else:
+                item.taken_rows = stop
+            if item.taken_rows == item.rows and not item.again:
                 item.state = State.TAKEN
                 if item.deadline_s is not None:
                     self.queued_deadlines -= 1
                 queue.items.popleft()
+            if queue.bucket.alone:
+                break
         self._remove_rows(queue, moved)
         return moved
 
-    def _join_neighbours(self, bucket: Bucket, slices: list[Slice[ItemT]], room: int) -> tuple[Bucket, int]:
+    def _join_neighbours(self, bucket: Bucket, slices: list[Slice[ItemT]], rows: int) -> tuple[Bucket, int]:
         """Let other buckets of the family join where the padding costs less than their rows' share of the overhead.
 
         Not less than all of it: left here, they would not run alone, but with rows of their length that come meanwhile.
         """
         overhead_s, slope_s = self.run_times.coefficients(bucket.family)
-        rows = self.settings.max_batch_size - room
         for queue in self._nearest(bucket):
             joined = bucket.joined(queue.bucket)
+            room = self._most_rows(joined) - rows
+            if room <= 0:
+                continue
             guests = min(queue.rows, room)
             padding = rows * (joined.cells - bucket.cells) + guests * (joined.cells - queue.bucket.cells)
             if slope_s * padding * (rows + guests) >= overhead_s * guests:
                 continue
             moved = self._fill(queue, slices, room)
             if moved:
-                bucket, rows, room = joined, rows + moved, room - moved
-            if not room:
-                break
-        return bucket, room
+                bucket, rows = joined, rows + moved
+        return bucket, rows
 
     def _nearest(self, bucket: Bucket) -> Iterable[_Queue[ItemT]]:
         family = [queue for queue in self._queues.values() if queue.bucket.family == bucket.family]
         return sorted(family, key=lambda queue: abs(queue.bucket.cells - bucket.cells))
+
+    def _queue(self, bucket: Bucket) -> _Queue[ItemT]:
+        queue = self._queues.get(bucket)
+        if queue is None:
+            queue = self._queues[bucket] = _Queue(bucket)
+        return queue
+
+    def _watch_deadline(self, queue: _Queue[ItemT], item: ItemT, deadline_s: float) -> None:
+        heappush(queue.deadlines, (deadline_s, next(self._sequence), item))
+        self.queued_deadlines += 1
 
     def _remove_rows(self, queue: _Queue[ItemT], rows: int) -> None:
         queue.rows -= rows

@@ -3,7 +3,7 @@
 A batch is put together by one copy of each request's rows into a fresh buffer (padded along named axes), given to
 `predict` as tensors on the device, and cut into views of the outputs. If the class brings `collate` and `split`, these
 do the first and the last step. A batch that fails is halved until the failing request is alone, so that it costs
-nobody else an answer.
+nobody else an answer; one that runs out of memory is whole again the policy's, which forms smaller ones.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import InvalidInput, ModelFailed, TorporError
+from ..errors import InvalidInput, ModelFailed, OutOfMemory, TorporError
 from ..protocol.datatypes import (
     BFLOAT16,
     DTYPES,
@@ -28,6 +28,7 @@ from ..protocol.datatypes import (
 )
 from ..signature import Bound, Request
 from .cores import usable_cores
+from .out_of_memory import is_out_of_memory
 from .user_class import UserClass
 
 logger = logging.getLogger("torpor.model")
@@ -98,17 +99,19 @@ class Executor:
         return bound
 
     def run(self, parts: Sequence[Bound]) -> list[Outputs | TorporError]:
-        """The outputs of each part, or the error that it alone caused."""
+        """The outputs of each part, or the error that it alone caused; OutOfMemory for all if they are too many rows."""
         try:
             return list(self._run_batch(parts))
         except Exception as error:
-            if len(parts) > 1:
-                middle = len(parts) // 2
-                return self.run(parts[:middle]) + self.run(parts[middle:])
-            if isinstance(error, ModelFailed | InvalidInput):
-                return [error]
-            logger.exception("the model raised %s", type(error).__name__)
-            return [ModelFailed(f"the model raised {type(error).__name__}; the server's log has the details")]
+            if is_out_of_memory(error):
+                rows = sum(part.rows for part in parts)
+                logger.warning("the device ran out of memory with rows = %d: %s", rows, error)
+                return [OutOfMemory(rows) for _ in parts]
+            if len(parts) == 1:
+                return [_failure(error)]
+        # Not in the handler: there the error's frames keep the batch's tensors.
+        middle = len(parts) // 2
+        return self.run(parts[:middle]) + self.run(parts[middle:])
 
     def _run_batch(self, parts: Sequence[Bound]) -> list[Outputs]:
         with self._inference_mode():
@@ -241,6 +244,14 @@ class Executor:
 def _plain(arrays: dict[str, Array]) -> dict[str, Array]:
     """A request's arrays as numpy users know them: BF16 as float32."""
     return {name: float32_from_bfloat16(a) if a.dtype == BFLOAT16 else a for name, a in arrays.items()}
+
+
+def _failure(error: Exception) -> TorporError:
+    """What the caller of a request that fails alone is told."""
+    if isinstance(error, ModelFailed | InvalidInput):
+        return error
+    logger.error("the model raised %s", type(error).__name__, exc_info=error)
+    return ModelFailed(f"the model raised {type(error).__name__}; the server's log has the details")
 
 
 def _array(name: str, value: Any) -> Array:

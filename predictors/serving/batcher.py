@@ -10,8 +10,8 @@ from typing import Protocol
 
 import numpy as np
 
-from ..batching.policy import Batch, BatchingPolicy
-from ..errors import DeadlineExceeded, TorporError, Unavailable
+from ..batching.policy import Batch, BatchingPolicy, Slice
+from ..errors import DeadlineExceeded, OutOfMemory, TorporError, Unavailable
 from ..protocol.datatypes import Array
 from ..signature import Bound
 from .device_thread import DeviceThread, Result
@@ -118,14 +118,14 @@ class Batcher:
         self._busy = False
         failed = any(isinstance(result, TorporError) for result in results)
         self.policy.complete(batch, None if failed else seconds)
+        if failed:
+            self._settle(batch, results)
         self._step(self._loop.time())  # before the answers: the device need not wait until they are written
         for (bound, start, stop), result in zip(batch.slices, results, strict=True):
             answer = bound.answer
-            if answer is None:  # its caller left
+            if answer is None or isinstance(result, TorporError):  # its caller left, or it is settled
                 continue
-            if isinstance(result, TorporError):
-                self._fail(bound, result)
-            elif stop - start == bound.rows:
+            if stop - start == bound.rows:
                 bound.answer = None
                 answer(result)
             else:
@@ -133,6 +133,19 @@ class Batcher:
         self._observer.batch_ran(batch, seconds)
         if self._is_closed and not self._busy:
             self._emptied.set()
+
+    def _settle(self, batch: Batch[Bound], results: list[Result]) -> None:
+        """Answer the callers of what failed for good; what was too much for the device's memory runs again."""
+        again: list[Slice[Bound]] = []
+        rows = batch.rows
+        for piece, result in zip(batch.slices, results, strict=True):
+            if isinstance(result, OutOfMemory) and result.rows > 1:
+                again.append(piece)
+                rows = min(rows, result.rows)
+            elif isinstance(result, TorporError):
+                self._fail(piece.item, result)
+        if again:
+            self.policy.retry(batch, again, rows)
 
     def _gather(self, bound: Bound, start: int, outputs: Outputs, answer: Answer) -> None:
         pieces = self._pieces.setdefault(bound, {})

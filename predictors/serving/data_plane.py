@@ -8,7 +8,7 @@ from functools import partial
 
 from ..batching.policy import BatchingPolicy, BatchingSettings
 from ..batching.run_times import RunTimes
-from ..errors import InvalidInput, ModelFailed, NotFound, TorporError, Unavailable
+from ..errors import InvalidInput, ModelFailed, NotFound, OutOfMemory, TorporError, Unavailable
 from ..protocol.inference import InferRequest, InferResponse, Terms
 from ..remembered import Remembered
 from ..signature import Bound, Fit, Request, Signature
@@ -54,12 +54,9 @@ class ServedModel:
             timeout_s = terms.timeout_s
         if timeout_s is None and self.default_timeout_s:
             timeout_s = self.default_timeout_s
-        wants = self.signature.wants
-        if wants:
+        if self.signature.wants:
             deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
             bound.request = Request(headers or {}, terms.parameters, terms.id, terms.tensor_parameters, deadline_s)
-            if wants == "request":  # rows of one request only share a batch
-                bound.bucket = bound.bucket._replace(family=object())
         self.batcher.submit(bound, answer, timeout_s)
         return bound
 
@@ -157,7 +154,10 @@ class DataPlane:
             (result,) = await asyncio.wrap_future(device.call(partial(device.executor.run, [bound])))
             if isinstance(result, InvalidInput):  # zeros are not what it takes: then its first caller warms it up
                 break
-            if isinstance(result, ModelFailed):
+            if isinstance(result, OutOfMemory) and rows > 1:
+                policy.ceilings.ran_out(bound.bucket, rows)
+                break
+            if isinstance(result, ModelFailed | OutOfMemory):
                 raise result
             if not is_first:  # it allocates, and would make every later batch look dear
                 run_times.observe(rows, bound.bucket, time.perf_counter() - began_s)

@@ -13,7 +13,7 @@ WAIT_S = 0.010
 def policy(*, batch: int = 4, queue: int = 100, wait_s: float = WAIT_S, callers: int = 0) -> BatchingPolicy:
     """A policy that has lately seen `callers` rows outstanding, so that it waits for that many."""
     made = BatchingPolicy(BatchingSettings(batch, wait_s, queue), RunTimes())
-    made._expected_rows = float(callers)
+    made.expected_rows = float(callers)
     return made
 
 
@@ -225,6 +225,117 @@ def test_padding_may_cost_the_guests_share_of_the_overhead(hosts: int, guests: i
     short = offer(p, 0.0, *[1] * hosts, bucket=Bucket("tokens", (8,)))
     long = offer(p, 0.0, *[1] * guests, bucket=Bucket("tokens", (16,)))
     assert taken(p, 1.0) == (short + long if shared else short)
+
+
+def test_a_batch_without_memory_waits_again_for_a_smaller_one() -> None:
+    """It is back at the front, in order, and goes in halves; later ones are as small, those of another family are not."""
+    p = policy(batch=8)
+    items = offer(p, 0.0, 1, 1, 1, 1, 1, 1)
+    batch = p.take(0.0)
+    late = offer(p, 0.0, 1)
+    assert batch is not None
+    p.complete(batch, None)
+    p.retry(batch, batch.slices, 6)
+    assert p.queued_rows == 7
+    assert taken(p, 0.0) == items[:3]
+    assert taken(p, 0.0) == items[3:]
+    assert taken(p, 0.1) == late
+    others = offer(p, 1.0, 1, 1, 1, 1, bucket=B)
+    assert taken(p, 2.0) == others
+
+
+def test_an_item_above_the_ceiling_is_split() -> None:
+    """Four rows that were not to be split are, once the device has memory for two only."""
+    p = policy()
+    (item,) = offer(p, 0.0, 4)
+    batch = p.take(0.0)
+    assert batch is not None
+    p.complete(batch, None)
+    p.retry(batch, batch.slices, 4)
+    spans = []
+    while (batch := p.take(0.0)) is not None:
+        spans += [(piece.item is item, piece.start, piece.stop) for piece in batch.slices]
+    assert spans == [(True, 0, 2), (True, 2, 4)]
+    assert item.state is State.TAKEN
+
+
+def test_rows_run_again_while_later_rows_of_their_item_run() -> None:
+    """Of an item over two batches the first has no memory: its rows come again, the others once."""
+    p = policy()
+    offer(p, 0.0, 7)
+    first, second = p.take(0.0), p.take(1.0)
+    assert first is not None
+    assert second is not None
+    p.complete(first, None)
+    p.retry(first, first.slices, 4)
+    spans = []
+    while (batch := p.take(1.0)) is not None:
+        spans += [(piece.start, piece.stop) for piece in batch.slices]
+    assert spans == [(0, 2), (2, 4)]
+
+
+def test_a_deadline_counts_again_for_rows_that_run_again() -> None:
+    """What was taken in time and comes back expires like anything that waits."""
+    p = policy()
+    (item,) = offer(p, 0.0, 2, deadline_s=1.0)
+    batch = p.take(0.0)
+    assert batch is not None
+    p.complete(batch, None)
+    p.retry(batch, batch.slices, 2)
+    assert p.next_deadline_s() == 1.0
+    assert p.expire(1.0) == [item]
+    assert p.queued_rows == 0
+
+
+def test_larger_rows_have_the_ceiling_of_smaller_ones() -> None:
+    """Rows of 8 tokens ran out: those of 16 get no more, and neither does a batch that both would share."""
+    p, *_ = short_and_long(overhead_s=9.0)
+    p.clear()
+    p.ceilings.ran_out(Bucket("tokens", (16,)), 4)
+    short = offer(p, 0.0, 1, 1, 1, bucket=Bucket("tokens", (8,)))
+    long = offer(p, 0.0, 1, 1, 1, bucket=Bucket("tokens", (24,)))
+    assert taken(p, 1.0) == long[:2]  # a full batch
+    assert taken(p, 1.0) == short
+    short = offer(p, 1.0, 1, bucket=Bucket("tokens", (8,)))
+    assert taken(p, 2.0) == long[2:] + short
+
+
+def test_a_bucket_at_its_ceiling_goes_at_once() -> None:
+    """Two rows fill a batch of which the device can have two: waiting would bring nothing."""
+    p = policy(callers=100)
+    p.ceilings.ran_out(A, 4)
+    items = offer(p, 0.0, 1, 1)
+    assert taken(p, 0.0) == items
+
+
+def test_a_full_queue_waits_for_nobody() -> None:
+    """Who is expected would be refused."""
+    p = policy(batch=32, queue=2, callers=100)
+    items = offer(p, 0.0, 1)
+    assert p.take(0.0) is None
+    items += offer(p, 0.0, 1)
+    assert p.wake_at(0.0) == 0.0
+    assert taken(p, 0.0) == items
+
+
+def test_items_that_run_alone_wait_for_nobody() -> None:
+    """However many are expected, each is a batch of its own, in order of arrival; a large one is still split."""
+    p = policy(callers=100)
+    alone = Bucket("a", (8,), alone=True)
+    items = offer(p, 0.0, 1, 6, 1, bucket=alone)
+    assert p.wake_at(0.0) == 0.0
+    batches = []
+    while (batch := p.take(0.0)) is not None:
+        batches.append([(piece.item, piece.stop - piece.start) for piece in batch.slices])
+    assert batches == [[(items[0], 1)], [(items[1], 4)], [(items[1], 2)], [(items[2], 1)]]
+
+
+def test_a_deadline_is_not_waited_out_while_run_times_are_unknown() -> None:
+    """With a timeout longer than its deadline an item would expire beside a free device."""
+    p = policy(callers=100, wait_s=9.0)
+    items = offer(p, 0.0, 1, deadline_s=5.0)
+    assert p.wake_at(0.0) == 0.0
+    assert taken(p, 0.0) == items
 
 
 def test_an_empty_policy_needs_no_timer() -> None:

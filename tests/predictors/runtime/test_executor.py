@@ -1,6 +1,8 @@
 """A user's class run in batches: what it gets, how its outputs are cut, and whom its errors reach."""
 
 import asyncio
+import math
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torpor.predictors.errors import InvalidInput, ModelFailed, TorporError
+from torpor.predictors.errors import InvalidInput, ModelFailed, OutOfMemory, TorporError
 from torpor.predictors.protocol.datatypes import bfloat16_from_float32, datatype_of, float32_from_bfloat16
 from torpor.predictors.runtime.cores import usable_cores
 from torpor.predictors.runtime.executor import Executor, Outputs
@@ -172,6 +174,73 @@ def test_a_poison_request_fails_alone(caplog: pytest.LogCaptureFixture) -> None:
     assert "secret detail" in caplog.text
     assert isinstance(results[3], InvalidInput)
     assert str(results[3]) == "x = 14, must be another number"
+
+
+def test_a_poison_request_costs_two_runs_a_halving() -> None:
+    """Of 32 requests one fails, with all of its rows; the batch and ten halves of it run, and 31 are answered."""
+    runs: list[int] = []
+
+    class Counting(Poisoned):
+        def predict(self, x: Tensor) -> Tensor:
+            runs.append(len(x))
+            return super().predict(x)
+
+    results = ask(loaded(Counting), *({"x": [100, 13 if n == 5 else n + 20]} for n in range(32)))
+    assert [n for n, result in enumerate(results) if not isinstance(result, dict)] == [5]
+    assert len(runs) == 1 + 2 * math.log2(32)
+
+
+def test_a_failed_batch_is_let_go_before_its_halves_run() -> None:
+    """What the error's frames hold is memory that the halves may need."""
+    alive: list[int] = []
+
+    class Holding(Poisoned):
+        def predict(self, x: Tensor) -> Tensor:
+            alive.append(sum(ref() is not None for ref in batches))
+            batches.append(weakref.ref(x))
+            return super().predict(x)
+
+    batches: list[weakref.ref[Tensor]] = []
+    ask(loaded(Holding), *({"x": [n]} for n in (1, 2, 3, 13)))
+    assert set(alive) == {0}
+
+
+class Hungry:
+    """Has memory for two rows only: more than 64 TiB are no machine's."""
+
+    def predict(self, x: Tensor) -> Tensor:
+        if (x == 13).any():
+            raise RuntimeError("poison")
+        if len(x) > 2:
+            torch.empty(len(x) << 46, dtype=torch.uint8)
+        return x
+
+
+def test_out_of_memory_is_nobodys_poison() -> None:
+    """The batch is not halved here: all of its requests say how many rows were too many, for the policy to learn."""
+    results = ask(loaded(Hungry), {"x": [1, 2]}, {"x": [3]})
+    assert [type(result) for result in results] == [OutOfMemory] * 2
+    assert [result.rows for result in results if isinstance(result, OutOfMemory)] == [3, 3]
+
+
+def test_memory_and_poison_are_told_apart() -> None:
+    """The half of a failing batch that runs out of memory names its own rows; the poison is still found."""
+    results = ask(loaded(Hungry), {"x": [1]}, {"x": [13]}, {"x": [2, 3]}, {"x": [4]})
+    assert [type(result) for result in results] == [dict, ModelFailed, OutOfMemory, OutOfMemory]
+    assert [result.rows for result in results if isinstance(result, OutOfMemory)] == [3, 3]
+
+
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory")])
+def test_every_allocators_error_is_out_of_memory(error: Exception) -> None:
+    """Python's and numpy's, and torch's on a device."""
+
+    class Raising:
+        def predict(self, x: Tensor) -> Tensor:
+            raise error
+
+    (result,) = ask(loaded(Raising), {"x": [1]})
+    assert isinstance(result, OutOfMemory)
+    assert str(result) == "the device ran out of memory with rows = 1"
 
 
 def test_wrong_rows_are_the_models_failure() -> None:

@@ -10,7 +10,7 @@ import pytest
 import uvloop
 from torpor.predictors.batching.policy import Batch, BatchingPolicy, BatchingSettings
 from torpor.predictors.batching.run_times import RunTimes
-from torpor.predictors.errors import DeadlineExceeded, ModelFailed, QueueFull, Unavailable
+from torpor.predictors.errors import DeadlineExceeded, ModelFailed, OutOfMemory, QueueFull, Unavailable
 from torpor.predictors.protocol.inference import InferRequest, Terms
 from torpor.predictors.serving.batcher import Batcher
 from torpor.predictors.serving.data_plane import ServedModel
@@ -43,9 +43,13 @@ class _JumpingSelector(selectors.SelectSelector):
 
 
 class Device:
-    """Takes half a second a batch and doubles its rows; `fails` are values of rows that fail alone."""
+    """Takes half a second a batch and doubles its rows; `fails` are values of rows that fail alone.
+
+    It has memory for `fits` rows.
+    """
 
     def __init__(self) -> None:
+        self.fits = 1000
         self.batches: list[list[float]] = []
         self.started_s: list[float] = []
         self.fails: set[float] = set()
@@ -55,7 +59,11 @@ class Device:
         self.batches.append(rows)
         self.started_s.append(loop.time())
         results: list[Any] = [
-            ModelFailed("poison") if self.fails & set(part.arrays["x"].tolist()) else {"y": part.arrays["x"] * 2}
+            OutOfMemory(len(rows))
+            if len(rows) > self.fits
+            else ModelFailed("poison")
+            if self.fails & set(part.arrays["x"].tolist())
+            else {"y": part.arrays["x"] * 2}
             for part in parts
         ]
         loop.call_later(RUN_S, done, results, RUN_S)
@@ -215,6 +223,85 @@ def test_a_failing_slice_ends_an_oversized_request_once() -> None:
             await bench.ask(*range(10))
         assert bench.policy.queued_rows == 0
         assert await bench.ask(7) == [14]
+        assert bench.device.batches == [[0, 1, 2, 3], [7]]
+
+    run(scenario())
+
+
+def test_a_batch_that_is_too_much_for_memory_runs_again_in_halves() -> None:
+    """Nobody notices: each caller gets its rows, and the next batches are as small from the start."""
+
+    async def scenario() -> None:
+        bench = Bench(batch=8)
+        bench.device.fits = 3
+        first = bench.send(0)
+        await asyncio.sleep(0)
+        assert await asyncio.gather(*(bench.ask(n, n + 10) for n in range(3))) == [
+            [2 * n, 2 * n + 20] for n in range(3)
+        ]
+        assert [len(rows) for rows in bench.device.batches] == [1, 6, 2, 2, 2]
+        assert await first == [0]
+        assert bench.policy.ceilings.lowest() == 3
+
+    run(scenario())
+
+
+def test_a_request_above_the_ceiling_is_split_and_rejoined() -> None:
+    """It was admitted whole, and comes back whole."""
+
+    async def scenario() -> None:
+        bench = Bench(batch=8)
+        bench.device.fits = 3
+        assert await bench.ask(*range(8)) == [2 * n for n in range(8)]
+        assert [len(rows) for rows in bench.device.batches] == [8, 4, 2, 2, 2, 2]
+        assert not bench.batcher._pieces
+
+    run(scenario())
+
+
+def test_one_row_without_memory_is_its_callers_end() -> None:
+    """There is no smaller batch; the device is free for others."""
+
+    async def scenario() -> None:
+        bench = Bench(batch=2)
+        bench.device.fits = 0
+        with pytest.raises(OutOfMemory, match="ran out of memory with rows = 1"):
+            await bench.ask(1, 2)
+        assert [len(rows) for rows in bench.device.batches] == [2, 1]
+        assert bench.policy.queued_rows == 0
+
+    run(scenario())
+
+
+def test_who_leaves_while_memory_runs_out_is_not_run_again() -> None:
+    """Of a batch that must run again the rows of a caller that left are dropped."""
+
+    async def scenario() -> None:
+        bench = Bench(batch=4)
+        bench.device.fits = 3
+        first = bench.send(0)
+        await asyncio.sleep(0)
+        leaving, *staying = (bench.send(n) for n in range(1, 5))
+        await asyncio.sleep(1.5 * RUN_S)
+        leaving.cancel()
+        assert await asyncio.gather(first, *staying) == [[0], [4], [6], [8]]
+        assert bench.device.batches == [[0], [1, 2, 3, 4], [2, 3], [4]]
+
+    run(scenario())
+
+
+def test_a_batch_that_failed_teaches_no_time() -> None:
+    """Its halvings took longer than such a batch does."""
+
+    async def scenario() -> None:
+        bench = Bench()
+        bench.device.fails = {1.0}
+        with pytest.raises(ModelFailed):
+            await bench.ask(1)
+        family = Signature(("x",)).fit({"x": np.array([1])}).bucket.family
+        assert bench.policy.run_times.coefficients(family) == (0.0, 0.0)
+        await bench.ask(2)
+        assert bench.policy.run_times.coefficients(family) == (RUN_S, 0.0)
 
     run(scenario())
 
@@ -271,7 +358,7 @@ def test_a_timer_that_is_due_at_once_is_a_timer_too() -> None:
 
     async def scenario() -> None:
         bench = Bench(wait_s=1e-9)
-        bench.policy._expected_rows = 4.0
+        bench.policy.expected_rows = 4.0
         assert await asyncio.gather(*(bench.ask(n) for n in range(4))) == [[0], [2], [4], [6]]
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
