@@ -106,9 +106,8 @@ class KServeModel(kserve.Model):  # type: ignore[misc]
         """The batcher belongs to the server's event loop, which exists when the first call comes."""
         if self._served is None:
             assert self._device is not None and self._policy is not None
-            policy = self._policy
-            metrics = ModelMetrics(self.name, self._version, lambda: policy.queued_rows)
-            batcher = Batcher(policy, self._device, metrics)
+            metrics = ModelMetrics(self.name, self._version, self._policy)
+            batcher = Batcher(self._policy, self._device, metrics)
             self._served = ServedModel(
                 self.name, self._version, self._device.executor.signature, batcher, metrics, self._timeout_s
             )

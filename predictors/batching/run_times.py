@@ -34,19 +34,24 @@ class Line:
     share batches, and a line through large batches only is slow to learn better.
     """
 
+    batches: int = 0
     weight: float = 0.0
+    rows: float = 0.0
     work: float = 0.0
     seconds: float = 0.0
     work_work: float = 0.0
     work_seconds: float = 0.0
 
-    def observe(self, work: float, seconds: float) -> None:
+    def observe(self, rows: int, cells: int, seconds: float) -> None:
+        work = rows * cells
         overhead_s, slope_s = self.coefficients()
         expected_s = overhead_s + slope_s * work
         keep = _FORGET
         if seconds < 0.5 * expected_s:
             keep *= (seconds / expected_s) ** 2
+        self.batches += 1
         self.weight = self.weight * keep + 1.0
+        self.rows = self.rows * keep + rows
         self.work = self.work * keep + work
         self.seconds = self.seconds * keep + seconds
         self.work_work = self.work_work * keep + work * work
@@ -78,7 +83,7 @@ class RunTimes:
         if line is None:
             line = Line()
             self._lines.keep(bucket.family, line)
-        line.observe(rows * bucket.cells, seconds)
+        line.observe(rows, bucket.cells, seconds)
         key = (rows, bucket)
         mean = self._means.get(key)
         if mean is None:
@@ -101,3 +106,11 @@ class RunTimes:
         """(overhead_s, slope_s per row and cell) of a family; zeros while nothing of it has run."""
         line = self._lines.get(family)
         return line.coefficients() if line is not None else (0.0, 0.0)
+
+    def usual(self) -> Bucket | None:
+        """The family that ran most batches, with rows of its mean size of late; None while nothing has run."""
+        if not self._lines:
+            return None
+        family, line = max(self._lines.items(), key=lambda entry: entry[1].batches)
+        cells = round(line.work / line.rows)
+        return Bucket(family, (cells,) if cells > 1 else ())

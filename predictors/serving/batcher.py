@@ -22,9 +22,10 @@ Answer = Callable[[Outputs | TorporError], None]
 
 
 class Observer(Protocol):
-    """Learns of each batch that ran."""
+    """Learns of each batch that ran, and of those for which there was no memory."""
 
     def batch_ran(self, batch: Batch[Bound], seconds: float) -> None: ...
+    def ran_out_of_memory(self) -> None: ...
 
 
 class Batcher:
@@ -146,6 +147,7 @@ class Batcher:
                 self._fail(piece.item, result)
         if again:
             self.policy.retry(batch, again, rows)
+            self._observer.ran_out_of_memory()
 
     def _gather(self, bound: Bound, start: int, outputs: Outputs, answer: Answer) -> None:
         pieces = self._pieces.setdefault(bound, {})

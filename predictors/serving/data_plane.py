@@ -131,22 +131,22 @@ class DataPlane:
         """Load a model on a device thread of its own and warm it up; nobody is led to it yet. Raises what its `load` raises."""
         device = DeviceThread(name, executor)
         device.start()
+        policy: BatchingPolicy[Bound] = BatchingPolicy(settings, RunTimes())
         try:
-            run_times = RunTimes()
             with self.metrics.phase("load"):
                 await asyncio.wrap_future(device.call(executor.load))
             with self.metrics.phase("warm_up"):
-                await self._warm_up(device, settings.max_batch_size, run_times)
+                await self._warm_up(device, policy)
         except BaseException:
             device.stop()
             raise
-        policy: BatchingPolicy[Bound] = BatchingPolicy(settings, run_times)
-        metrics = ModelMetrics(name, version, lambda: policy.queued_rows)
+        metrics = ModelMetrics(name, version, policy)
         batcher = Batcher(policy, device, metrics if self.tracing is None else Observers(metrics, self.tracing))
         return ServedModel(name, version, executor.signature, batcher, metrics, default_timeout_s)
 
-    async def _warm_up(self, device: DeviceThread, max_batch_size: int, run_times: RunTimes) -> None:
-        for rows, is_first in ((1, True), (1, False), (min(4, max_batch_size), False)):
+    async def _warm_up(self, device: DeviceThread, policy: BatchingPolicy[Bound]) -> None:
+        """Run small batches, and let the policy learn from them."""
+        for rows, is_first in ((1, True), (1, False), (min(4, policy.settings.max_batch_size), False)):
             bound = device.executor.warm_up(rows)
             if bound is None:
                 break
@@ -160,7 +160,7 @@ class DataPlane:
             if isinstance(result, ModelFailed | OutOfMemory):
                 raise result
             if not is_first:  # it allocates, and would make every later batch look dear
-                run_times.observe(rows, bound.bucket, time.perf_counter() - began_s)
+                policy.run_times.observe(rows, bound.bucket, time.perf_counter() - began_s)
 
     def publish(self, name: str, models: Sequence[ServedModel]) -> None:
         """Let the name lead to these versions, the default first; with none it is unknown."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from ..batching.policy import Batch
+from ..batching.policy import Batch, BatchingPolicy
 from ..signature import Bound
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -54,16 +54,20 @@ class Histogram:
 
 
 class ModelMetrics:
-    """One model's counts; the batcher's observer."""
+    """One model's counts, and what its policy knows; the batcher's observer."""
 
-    def __init__(self, model_name: str, model_version: str, queued_rows: Callable[[], int]) -> None:
+    def __init__(self, model_name: str, model_version: str, policy: BatchingPolicy[Bound]) -> None:
         self.labels = {"model_name": model_name, "model_version": model_version}
-        self.queued_rows = queued_rows
+        self.policy = policy
         self.batch_seconds = Histogram(_SECONDS)
         self.queue_seconds = Histogram(_SECONDS)
         self.batch_rows = Histogram(_ROWS)
         self.padded_cells = 0
         self.cells = 0
+        self.out_of_memory = 0
+
+    def ran_out_of_memory(self) -> None:
+        self.out_of_memory += 1
 
     def batch_ran(self, batch: Batch[Bound], seconds: float) -> None:
         self.batch_seconds.observe(seconds)
@@ -126,18 +130,45 @@ class _Collector:
                 histogram: Histogram = getattr(model, attribute)
                 family.add_metric([*model.labels.values()], histogram.cumulative(), histogram.sum)
             yield family
-        gauge = GaugeMetricFamily("torpor_queued_rows", "Rows that wait.", labels=names)
         cells = CounterMetricFamily("torpor_cells", "Elements along padded axes, as sent.", labels=names)
         padded = CounterMetricFamily("torpor_padded_cells", "Elements along padded axes, as run.", labels=names)
+        short = CounterMetricFamily("torpor_out_of_memory", "Batches run again in smaller ones.", labels=names)
         for model in self._metrics.models:
             labels = [*model.labels.values()]
-            gauge.add_metric(labels, model.queued_rows())
             cells.add_metric(labels, model.cells)
             padded.add_metric(labels, model.padded_cells)
+            short.add_metric(labels, model.out_of_memory)
         requests = CounterMetricFamily("torpor_requests", "Inference requests.", labels=("protocol", "status"))
         for (protocol, status), count in self._metrics.requests.items():
             requests.add_metric([protocol, status], count)
         phases = GaugeMetricFamily("torpor_start_seconds", "Time that a phase of the start took.", labels=("phase",))
         for phase, seconds in self._metrics.start_phases.items():
             phases.add_metric([phase], seconds)
-        yield from (gauge, cells, padded, requests, phases)
+        yield from (cells, padded, short, requests, phases)
+        yield from self._policies(GaugeMetricFamily, names)
+
+    def _policies(self, gauge: Callable[..., Any], names: tuple[str, ...]) -> Iterable[Any]:
+        """What the policies know. Of a model with several families of inputs the times of the one that runs most."""
+        queued = gauge("torpor_queued_rows", "Rows that wait.", labels=names)
+        expected = gauge("torpor_expected_rows", "Peak of rows that wait or run, of late.", labels=names)
+        ceiling = gauge("torpor_ceiling_rows", "Most rows that the largest ones have memory for.", labels=names)
+        overhead = gauge("torpor_batch_overhead_seconds", "Learned time of a batch without its rows.", labels=names)
+        cell = gauge("torpor_cell_seconds", "Learned time of one cell of a row.", labels=names)
+        batch = gauge("torpor_batch_seconds", "Learned time of a batch of usual rows.", labels=(*names, "rows"))
+        for model in self._metrics.models:
+            labels, policy = [*model.labels.values()], model.policy
+            queued.add_metric(labels, policy.queued_rows)
+            expected.add_metric(labels, policy.expected_rows)
+            if (lowest := policy.ceilings.lowest()) is not None:
+                ceiling.add_metric(labels, lowest)
+            times = policy.run_times
+            usual = times.usual()
+            if usual is None:
+                continue
+            overhead_s, cell_s = times.coefficients(usual.family)
+            overhead.add_metric(labels, overhead_s)
+            cell.add_metric(labels, cell_s)
+            most = policy.settings.max_batch_size
+            for rows in (*(bound for bound in _ROWS if bound < most), most):
+                batch.add_metric([*labels, str(rows)], times.estimate_s(rows, usual))
+        yield from (queued, expected, ceiling, overhead, cell, batch)

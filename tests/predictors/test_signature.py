@@ -128,3 +128,9 @@ def test_an_output_axis_must_belong_to_an_input() -> None:
     """Otherwise nobody could tell how far to cut it back."""
     with pytest.raises(ValueError, match="output 'y': axis 'words' belongs to no input"):
         signature({"x": "int64[rows, tokens]"}, {"y": "float32[rows, words]"})
+
+
+@pytest.mark.parametrize(("wants", "alone"), [("", False), ("requests", False), ("request", True)])
+def test_who_takes_one_request_at_a_time_has_it_run_alone(wants: str, alone: bool) -> None:
+    """The policy learns its times as of any family, and waits for no company."""
+    assert signature({"x": "float32[rows]"}, wants=wants).bind({"x": np.zeros(2, np.float32)}).bucket.alone is alone

@@ -72,6 +72,10 @@ class Device:
 class Observed:
     def __init__(self) -> None:
         self.rows: list[int] = []
+        self.shortages = 0
+
+    def ran_out_of_memory(self) -> None:
+        self.shortages += 1
 
     def batch_ran(self, batch: Batch[Bound], seconds: float) -> None:
         self.rows.append(batch.rows)
@@ -242,6 +246,7 @@ def test_a_batch_that_is_too_much_for_memory_runs_again_in_halves() -> None:
         assert [len(rows) for rows in bench.device.batches] == [1, 6, 2, 2, 2]
         assert await first == [0]
         assert bench.policy.ceilings.lowest() == 3
+        assert bench.observed.shortages == 1
 
     run(scenario())
 
