@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from .catalog import Catalog, ModelClass, ModelFolder, Outside, find_model_file, is_model_folder, version_folder
 from .settings import SETTINGS, ModelFile, SettingError, resolve
+from .simulate import add_command as add_simulate
 
 if TYPE_CHECKING:
     from .serving.certificate import Certificate
@@ -103,6 +104,8 @@ def _parser() -> argparse.ArgumentParser:
     for flag in _KSERVE_FLAGS:
         serve.add_argument(f"--{flag}", dest="kserve_" + flag, nargs="?", const="", help=argparse.SUPPRESS)
     serve.set_defaults(run=_serve)
+
+    add_simulate(commands)
 
     completion = commands.add_parser("completion", help="print a shell's completion script")
     completion.add_argument("shell", choices=("bash", "zsh", "tcsh"))
