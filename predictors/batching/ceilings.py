@@ -29,14 +29,11 @@ class _Step:
 
 
 class Ceilings:
-    """The ceilings of one model on one kind of device; false while none was learned."""
+    """The ceilings of one model on one kind of device."""
 
     def __init__(self) -> None:
-        # By family: cells ascending, rows descending.
-        self._steps: Remembered[Hashable, list[_Step]] = Remembered(MAX_ENTRIES)
-
-    def __bool__(self) -> bool:
-        return bool(self._steps)
+        self.steps: Remembered[Hashable, list[_Step]] = Remembered(MAX_ENTRIES)
+        """By family, cells ascending and rows descending; empty while nothing was learned."""
 
     def rows(self, bucket: Bucket, most: int) -> int:
         """Most rows that a batch of the bucket may have; `most` where no lower ceiling was learned."""
@@ -45,15 +42,15 @@ class Ceilings:
 
     def lowest(self) -> int | None:
         """The ceiling of the largest rows; None while none was learned."""
-        return min((steps[-1].rows for steps in self._steps.values()), default=None)
+        return min((steps[-1].rows for steps in self.steps.values()), default=None)
 
     def ran_out(self, bucket: Bucket, rows: int) -> None:
         """There was no memory for `rows` rows of the bucket, of which there are at least 2."""
         ceiling, cells = rows // 2, bucket.cells
-        smaller = [step for step in self._steps.pop(bucket.family, []) if step.cells < cells or step.rows < ceiling]
+        smaller = [step for step in self.steps.pop(bucket.family, []) if step.cells < cells or step.rows < ceiling]
         if not any(step.cells <= cells and step.rows <= ceiling for step in smaller):
             smaller.append(_Step(cells, ceiling))
-        self._steps.keep(bucket.family, sorted(smaller, key=lambda step: step.cells))
+        self.steps.keep(bucket.family, sorted(smaller, key=lambda step: step.cells))
 
     def ran(self, bucket: Bucket, most: int) -> None:
         """A batch of the bucket ran; a ceiling that reaches `most`, or the one of smaller rows, is forgotten."""
@@ -64,16 +61,16 @@ class Ceilings:
         if step.batches < _TRIAL_BATCHES:
             return
         step.batches, step.rows = 0, step.rows * 2
-        steps = self._steps[bucket.family]
+        steps = self.steps[bucket.family]
         at = steps.index(step)
         if step.rows >= (steps[at - 1].rows if at else most):
             del steps[at]
             if not steps:
-                del self._steps[bucket.family]
+                del self.steps[bucket.family]
 
     def _step(self, bucket: Bucket) -> _Step | None:
         found = None
-        for step in self._steps.get(bucket.family, ()):
+        for step in self.steps.get(bucket.family, ()):
             if step.cells > bucket.cells:
                 break
             found = step

@@ -23,6 +23,7 @@ An item is split over batches only if it alone exceeds what a batch may have: `m
 device had no memory for that many (`Ceilings`).
 """
 
+import math
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -92,6 +93,8 @@ class Item:
 
 ItemT = TypeVar("ItemT", bound=Item)
 
+_QUEUED, _TAKEN, _GONE = State  # a member of an Enum is looked up in Python
+
 
 class Slice(NamedTuple, Generic[ItemT]):
     """Rows `start` to `stop` of an item, as they stand in a batch."""
@@ -116,20 +119,25 @@ class _Queue(Generic[ItemT]):
     """The items of one bucket in order of arrival; those that are GONE are skipped when they come to the front."""
 
     bucket: Bucket
+    cells: int
     rows: int = 0
     items: deque[ItemT] = field(default_factory=deque)
     deadlines: list[tuple[float, int, ItemT]] = field(default_factory=list)
+    """A heap; items that no longer wait stay in it until they come to its top."""
 
     def oldest(self) -> ItemT:
         """The item that has waited longest; the queue must hold rows."""
-        while self.items[0].state is State.GONE:
-            self.items.popleft()
-        return self.items[0]
+        items = self.items
+        while (item := items[0]).state is _GONE:
+            items.popleft()
+        return item
 
-    def earliest_deadline_s(self) -> float | None:
-        while self.deadlines and self.deadlines[0][2].state is not State.QUEUED:
-            heappop(self.deadlines)
-        return self.deadlines[0][0] if self.deadlines else None
+    def earliest_deadline_s(self) -> float:
+        """Infinity while no item has one."""
+        deadlines = self.deadlines
+        while deadlines and deadlines[0][2].state is not _QUEUED:
+            heappop(deadlines)
+        return deadlines[0][0] if deadlines else math.inf
 
 
 class BatchingPolicy(Generic[ItemT]):
@@ -145,6 +153,7 @@ class BatchingPolicy(Generic[ItemT]):
         """The peak of rows queued and running, as of late: so many are waited for."""
         self.queued_deadlines = 0
         """How many items wait that have a deadline: most models never see one, and need not look."""
+        self._no_deadline_before_s = math.inf
         self._queues: dict[Bucket, _Queue[ItemT]] = {}
         self._sequence = count()
 
@@ -185,11 +194,14 @@ class BatchingPolicy(Generic[ItemT]):
         expired: list[ItemT] = []
         if not self.queued_deadlines:
             return expired
+        if now < self._no_deadline_before_s:
+            return expired
         for queue in list(self._queues.values()):
-            while (deadline_s := queue.earliest_deadline_s()) is not None and deadline_s <= now:
+            while queue.earliest_deadline_s() <= now:
                 item = heappop(queue.deadlines)[2]
                 self.cancel(item)
                 expired.append(item)
+        self._no_deadline_before_s = min((q.earliest_deadline_s() for q in self._queues.values()), default=math.inf)
         return expired
 
     def clear(self) -> list[ItemT]:
@@ -206,15 +218,18 @@ class BatchingPolicy(Generic[ItemT]):
         """
         if not self.queued_rows:
             return None
-        first = min(self._queues.values(), key=self._due_s)
-        if not (flush or self._nobody_can_come() or self._due_s(first) <= now):
+        due_s, first = math.inf, None
+        for queue in self._queues.values():
+            if (queue_due_s := self._due_s(queue)) < due_s:
+                due_s, first = queue_due_s, queue
+        if first is None or not (flush or due_s <= now or self._nobody_can_come()):
             return None
         outstanding = self.queued_rows + self.running_rows
         self.expected_rows = max(outstanding, _DECAY * self.expected_rows + (1 - _DECAY) * outstanding)
         slices: list[Slice[ItemT]] = []
         bucket = first.bucket
         rows = self._fill(first, slices, self._most_rows(bucket))
-        if bucket.axes and not bucket.alone and self._queues:
+        if rows < self.settings.max_batch_size and bucket.axes and not bucket.alone and self._queues:
             bucket, rows = self._join_neighbours(bucket, slices, rows)
         self.running_rows += rows
         return Batch(slices, rows, bucket, now)
@@ -230,18 +245,15 @@ class BatchingPolicy(Generic[ItemT]):
         return max(now, wake_s if deadline_s is None else min(wake_s, deadline_s))
 
     def next_deadline_s(self) -> float | None:
-        """The earliest deadline of an item that waits: when `expire` should be asked while no device is free."""
-        if not self.queued_deadlines:
-            return None
-        deadlines = [d for queue in self._queues.values() if (d := queue.earliest_deadline_s()) is not None]
-        return min(deadlines, default=None)
+        """When `expire` should be asked while no device is free: no item that waits has an earlier deadline."""
+        return self._no_deadline_before_s if self.queued_deadlines else None
 
     def complete(self, batch: Batch[ItemT], seconds: float | None) -> None:
         """The batch left its device after `seconds`; None if it failed and its time says nothing."""
         self.running_rows -= batch.rows
         if seconds is not None:
             self.run_times.observe(batch.rows, batch.bucket, seconds)
-            if self.ceilings:
+            if self.ceilings.steps:
                 self.ceilings.ran(batch.bucket, self.settings.max_batch_size)
 
     def retry(self, batch: Batch[ItemT], slices: Iterable[Slice[ItemT]], rows: int) -> None:
@@ -270,24 +282,24 @@ class BatchingPolicy(Generic[ItemT]):
 
     def _most_rows(self, bucket: Bucket) -> int:
         most = self.settings.max_batch_size
-        return self.ceilings.rows(bucket, most) if self.ceilings else most
+        return self.ceilings.rows(bucket, most) if self.ceilings.steps else most
 
     def _due_s(self, queue: _Queue[ItemT]) -> float:
         """When the queue's first batch must go, at the latest; its oldest item's arrival if waiting gains nothing."""
-        bucket = queue.bucket
+        bucket, rows = queue.bucket, queue.rows
         due_s = arrival_s = queue.oldest().arrival_s
-        most = self._most_rows(bucket)
-        if queue.rows < most and not bucket.alone:
+        most = self.settings.max_batch_size if not self.ceilings.steps else self._most_rows(bucket)
+        if rows < most and not bucket.alone:
             due_s += self.settings.batch_timeout_s
-        deadline_s = queue.earliest_deadline_s() if self.queued_deadlines else None
-        if deadline_s is not None:
-            run_s = self.run_times.estimate_s(min(queue.rows, most), bucket)
-            due_s = min(due_s, deadline_s - run_s if run_s else arrival_s)
+        if queue.deadlines:
+            run_s = self.run_times.estimate_s(min(rows, most), bucket)
+            due_s = min(due_s, queue.earliest_deadline_s() - run_s if run_s else arrival_s)
         return due_s
 
     def _fill(self, queue: _Queue[ItemT], slices: list[Slice[ItemT]], room: int) -> int:
         """Move items from the queue's front into `slices` while they fit into `room` rows; the rows moved."""
         moved = 0
+        alone = queue.bucket.alone
         while queue.rows > moved and moved < room:
             item = queue.oldest()
             start, stop = item.again[0] if item.again else (item.taken_rows, item.rows)
@@ -303,11 +315,11 @@ class BatchingPolicy(Generic[ItemT]):
             else:
                 item.taken_rows = stop
             if item.taken_rows == item.rows and not item.again:
-                item.state = State.TAKEN
+                item.state = _TAKEN
                 if item.deadline_s is not None:
                     self.queued_deadlines -= 1
                 queue.items.popleft()
-            if queue.bucket.alone:
+            if alone:
                 break
         self._remove_rows(queue, moved)
         return moved
@@ -318,33 +330,40 @@ class BatchingPolicy(Generic[ItemT]):
         Not less than all of it: left here, they would not run alone, but with rows of their length that come meanwhile.
         """
         overhead_s, slope_s = self.run_times.coefficients(bucket.family)
+        own_cells = bucket.cells
         for queue in self._nearest(bucket):
             joined = bucket.joined(queue.bucket)
             room = self._most_rows(joined) - rows
             if room <= 0:
                 continue
             guests = min(queue.rows, room)
-            padding = rows * (joined.cells - bucket.cells) + guests * (joined.cells - queue.bucket.cells)
+            cells = joined.cells
+            padding = rows * (cells - own_cells) + guests * (cells - queue.cells)
             if slope_s * padding * (rows + guests) >= overhead_s * guests:
                 continue
             moved = self._fill(queue, slices, room)
             if moved:
-                bucket, rows = joined, rows + moved
+                bucket, own_cells, rows = joined, cells, rows + moved
+                if rows == self.settings.max_batch_size:
+                    break
         return bucket, rows
 
     def _nearest(self, bucket: Bucket) -> Iterable[_Queue[ItemT]]:
         family = [queue for queue in self._queues.values() if queue.bucket.family == bucket.family]
-        return sorted(family, key=lambda queue: abs(queue.bucket.cells - bucket.cells))
+        cells = bucket.cells
+        return sorted(family, key=lambda queue: abs(queue.cells - cells))
 
     def _queue(self, bucket: Bucket) -> _Queue[ItemT]:
         queue = self._queues.get(bucket)
         if queue is None:
-            queue = self._queues[bucket] = _Queue(bucket)
+            queue = self._queues[bucket] = _Queue(bucket, bucket.cells)
         return queue
 
     def _watch_deadline(self, queue: _Queue[ItemT], item: ItemT, deadline_s: float) -> None:
         heappush(queue.deadlines, (deadline_s, next(self._sequence), item))
         self.queued_deadlines += 1
+        if deadline_s < self._no_deadline_before_s:
+            self._no_deadline_before_s = deadline_s
 
     def _remove_rows(self, queue: _Queue[ItemT], rows: int) -> None:
         queue.rows -= rows

@@ -41,11 +41,12 @@ class Line:
     seconds: float = 0.0
     work_work: float = 0.0
     work_seconds: float = 0.0
+    overhead_s: float = 0.0
+    slope_s: float = 0.0
 
     def observe(self, rows: int, cells: int, seconds: float) -> None:
         work = rows * cells
-        overhead_s, slope_s = self.coefficients()
-        expected_s = overhead_s + slope_s * work
+        expected_s = self.overhead_s + self.slope_s * work
         keep = _FORGET
         if seconds < 0.5 * expected_s:
             keep *= (seconds / expected_s) ** 2
@@ -56,11 +57,10 @@ class Line:
         self.seconds = self.seconds * keep + seconds
         self.work_work = self.work_work * keep + work * work
         self.work_seconds = self.work_seconds * keep + work * seconds
+        self.overhead_s, self.slope_s = self._fit()
 
-    def coefficients(self) -> tuple[float, float]:
+    def _fit(self) -> tuple[float, float]:
         """(overhead_s, slope_s), neither negative."""
-        if not self.weight:
-            return 0.0, 0.0
         mean_work, mean_s = self.work / self.weight, self.seconds / self.weight
         spread = self.work_work / self.weight - mean_work * mean_work
         if spread <= 1e-9 * (mean_work * mean_work + 1.0):  # one size seen: all of it may be overhead
@@ -99,13 +99,12 @@ class RunTimes:
         line = self._lines.get(bucket.family)
         if line is None:
             return 0.0
-        overhead_s, slope_s = line.coefficients()
-        return overhead_s + slope_s * rows * bucket.cells
+        return line.overhead_s + line.slope_s * rows * bucket.cells
 
     def coefficients(self, family: Hashable) -> tuple[float, float]:
         """(overhead_s, slope_s per row and cell) of a family; zeros while nothing of it has run."""
         line = self._lines.get(family)
-        return line.coefficients() if line is not None else (0.0, 0.0)
+        return (line.overhead_s, line.slope_s) if line is not None else (0.0, 0.0)
 
     def usual(self) -> Bucket | None:
         """The family that ran most batches, with rows of its mean size of late; None while nothing has run."""

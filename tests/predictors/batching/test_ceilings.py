@@ -40,7 +40,7 @@ def test_a_ceiling_is_tried_again_after_many_batches(monkeypatch: pytest.MonkeyP
         found.ran(tokens(64), MOST)
         seen.append(found.rows(tokens(8), MOST))
     assert seen == [8, 8, 16, 16, 16, 32]
-    assert not found
+    assert not found.steps
     found.ran_out(tokens(8), 16)
     for _ in range(3):
         found.ran(tokens(8), MOST)
@@ -72,6 +72,6 @@ def test_larger_rows_never_get_more(steps: list[tuple[bool, int, int]]) -> None:
                 assert 1 <= found.rows(tokens(size), MOST) <= rows // 2
             allowed = [found.rows(tokens(n), MOST) for n in range(1, 7)]
             assert allowed == sorted(allowed, reverse=True)
-            assert bool(found) == (allowed[-1] < MOST)
+            assert bool(found.steps) == (allowed[-1] < MOST)
     finally:
         ceilings._TRIAL_BATCHES = trial
