@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from measurements import Measurement, Offline, Served, ServedCallers, ServedGrpc, Tuned
+from policy_cost import PolicyCost
 from servers import Peer, Torpor
 from wires import Echo, ModelInfer, Raw, V1Json, V2Binary, V2Json
 
@@ -33,7 +34,10 @@ ECHO = Peer("echo", ("h2corn", "uvicorn", "grpcio"))
 
 @dataclass(frozen=True)
 class Claim:
-    """`subject` does at least `factor` times what `rival` does; a hope is printed and not counted."""
+    """`subject` does at least `factor` times what `rival` does; a hope is printed and not counted.
+
+    Without a rival `factor` is the rate itself.
+    """
 
     factor: float
     rival: str
@@ -50,6 +54,9 @@ class Figure:
     claims: Sequence[Claim]
     absent: dict[str, str] = field(default_factory=dict)
     """Peers that can't take part, with the reason."""
+
+    prints_cost: bool = False
+    """Microseconds each beside the rates."""
 
     def subjects(self) -> list[str]:
         return list(dict.fromkeys(claim.subject for claim in self.claims))
@@ -160,4 +167,17 @@ def minilm() -> Figure:
     )
 
 
-FIGURES = {"v2-binary": v2_binary, "json": json_bodies, "grpc": grpc, "minilm": minilm}
+def policy() -> Figure:
+    few, many = "10 queued, batches of 8", "10 000 queued, batches of 8"
+    usual = "64 queued, batches of 32"
+    return Figure(
+        "policy",
+        "batching policy alone: offer, expire, take, complete; deadlines, 20 lengths, 5 % cancelled",
+        "items/s",
+        [PolicyCost(usual, 64, 32), PolicyCost(few, 10, 8), PolicyCost(many, 10_000, 8)],
+        [Claim(1e6 / 6, "", usual), Claim(1 / 1.3, few, many)],
+        prints_cost=True,
+    )
+
+
+FIGURES = {"v2-binary": v2_binary, "json": json_bodies, "grpc": grpc, "minilm": minilm, "policy": policy}

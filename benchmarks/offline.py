@@ -1,7 +1,8 @@
 """Raw torch on sentences sorted by length: what the machine can do when nobody has to wait for anybody.
 
 A process of its own, so that thread counts start clean: `offline.py SECONDS BATCH:THREADS ...` prints one JSON object
-of rates. Batches of the sorted list carry almost no padding. A rate is taken over whole passes through evenly spaced
+of rates. Batches of the sorted list carry some padding, the more the larger: 5 to 7 % of the cells with 16 rows, 19 to
+27 % with 64, since a thousand sentences have few of each length. A rate is taken over whole passes through evenly spaced
 batches, so that it has the mixture of lengths of all sentences.
 """
 

@@ -36,7 +36,7 @@ class Result:
         return median(rate.per_s for rate in taken) if taken else None
 
     def holds(self, claim: Claim) -> bool | None:
-        ours, theirs = self.value(claim.subject), self.value(claim.rival)
+        ours, theirs = self.value(claim.subject), self._rival(claim)
         if ours is None or theirs is None:
             return None
         # "Ahead of" is strict, "times" isn't; with measured rates nobody will see the difference.
@@ -50,9 +50,12 @@ class Result:
 
     def target(self, subject: str) -> float | None:
         wanted = [
-            claim.factor * theirs for claim in self._counted(subject) if (theirs := self.value(claim.rival)) is not None
+            claim.factor * theirs for claim in self._counted(subject) if (theirs := self._rival(claim)) is not None
         ]
         return max(wanted, default=None)
+
+    def _rival(self, claim: Claim) -> float | None:
+        return self.value(claim.rival) if claim.rival else 1.0
 
     def _counted(self, subject: str) -> list[Claim]:
         return [claim for claim in self.figure.claims if claim.subject == subject and not claim.is_hope]
@@ -71,7 +74,8 @@ class Result:
                 rounds = " ".join(f"{rate.per_s:.0f}" for rate in self.rates[label])
                 times = [rate for rate in self.rates[label] if not math.isnan(rate.p50_ms)]
                 quick = f"p50 {median(rate.p50_ms for rate in times):.1f} ms  " if times else ""
-                text = f"{value:10.0f} {self.figure.unit:<12} {quick}rounds {rounds}"
+                each = f"{1e6 / value:6.2f} µs each  " if self.figure.prints_cost else ""
+                text = f"{value:10.0f} {self.figure.unit:<12} {each}{quick}rounds {rounds}"
             lines.append(f"  {label:<{width}}  {form:<10} {text}")
         for name, reason in self.figure.absent.items():
             lines.append(f"  {name:<{width}}  {'':<10} absent: {reason}")
@@ -81,11 +85,15 @@ class Result:
                 each = ", ".join(f"{choice} {rate:.0f}" for choice, rate in line.tried.items())
                 lines.append(f"  {line.label} by {unit}: {each}")
         for claim in self.figure.claims:
-            ours, theirs = self.value(claim.subject), self.value(claim.rival)
+            ours, theirs = self.value(claim.subject), self._rival(claim)
             ratio = f"{ours / theirs:8.2f} x" if ours and theirs else "       ? x"
             verdict = {True: "holds", False: "MISSED", None: "open"}[self.holds(claim)]
             kind = "hope  " if claim.is_hope else "target"
-            lines.append(f"  {ratio} {claim.rival:<{width}} {kind} {claim.factor:g} x for {claim.subject}: {verdict}")
+            if claim.rival:
+                wanted = f"{ratio} {claim.rival:<{width}} {kind} {claim.factor:.3g} x"
+            else:
+                wanted = f"{kind} {claim.factor:.0f} {self.figure.unit}"
+            lines.append(f"  {wanted} for {claim.subject}: {verdict}")
         return "\n".join(lines)
 
     def entries(self) -> list[dict[str, Any]]:

@@ -170,7 +170,7 @@ class BatchingPolicy(Generic[ItemT]):
             raise InvalidInput(f"rows = {item.rows}, must be in [1, {limit}]")
         if self.queued_rows + item.rows > limit:
             raise self.refusal()
-        queue = self._queue(item.bucket)
+        queue = self._queues.get(item.bucket) or self._queue(item.bucket)
         item.arrival_s = now
         queue.items.append(item)
         queue.rows += item.rows
@@ -302,19 +302,20 @@ class BatchingPolicy(Generic[ItemT]):
         alone = queue.bucket.alone
         while queue.rows > moved and moved < room:
             item = queue.oldest()
-            start, stop = item.again[0] if item.again else (item.taken_rows, item.rows)
+            again = item.again
+            start, end = again[0] if again else (item.taken_rows, item.rows)
+            stop = end
             if stop - start > room - moved:
                 if item.rows <= self._most_rows(queue.bucket):
                     break
                 stop = start + room - moved
             slices.append(Slice(item, start, stop))
             moved += stop - start
-            if item.again:
-                end = item.again[0][1]
-                item.again = ((stop, end), *item.again[1:]) if stop < end else item.again[1:]
+            if again:
+                item.again = again = ((stop, end), *again[1:]) if stop < end else again[1:]
             else:
                 item.taken_rows = stop
-            if item.taken_rows == item.rows and not item.again:
+            if not again and item.taken_rows == item.rows:
                 item.state = _TAKEN
                 if item.deadline_s is not None:
                     self.queued_deadlines -= 1
