@@ -16,7 +16,8 @@ from .batching.load import Call, ClosedLoop, Lengths, Load, Poisson
 from .batching.policy import BatchingSettings
 from .batching.simulation import LinearDevice, Report, simulate
 from .batching.trace import TraceError, read_trace
-from .settings import SETTINGS, ModelFile, SettingError, find_model_file, find_model_folder, resolve
+from .catalog import find_model_file, version_folder, wanted_versions
+from .settings import SETTINGS, ModelFile, SettingError, resolve
 
 _EXAMPLE = """\
 example: 32 callers in a loop with sentences of 4 to 128 tokens, on a device where a batch costs 5 ms and 0.116 ms a token
@@ -62,7 +63,9 @@ def add_command(commands: Any) -> None:
                         help="time of one cell of a row, padded: a token; of a row without named axes")  # fmt: skip
     device.add_argument("--url", help="a running server: http://HOST:PORT")
     device.add_argument("--metrics", type=Path, metavar="FILE", help="what its /metrics printed")
-    device.add_argument("--model-name", "--model_name", help="which of its models")
+    device.add_argument(
+        "--model-name", "--model_name", help="which of its models; of several versions or processes the last counts"
+    )
     device.add_argument("--noise", type=_seconds, default=0.0, metavar="SIGMA",
                         help="of the logarithm of a factor that each batch draws (default 0)")  # fmt: skip
     batching = parser.add_argument_group("batching, as for `torpor serve`")
@@ -93,8 +96,9 @@ def _run(options: argparse.Namespace, began_s: float) -> int:
 def _file_settings(folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
         raise SettingError(f"{str(folder)!r} is not a folder")
-    version_folder, _ = find_model_folder(folder.resolve(), None)
-    return dict(ModelFile.read(find_model_file(folder.resolve(), version_folder)).settings)
+    root = folder.resolve()
+    newest = version_folder(root, wanted_versions(root, "latest")[0])
+    return dict(ModelFile.read(find_model_file(root, newest)).settings)
 
 
 def _load(options: argparse.Namespace) -> Load:
@@ -153,7 +157,7 @@ def _scrape(options: argparse.Namespace) -> tuple[str, str]:
 
 
 def _metric(text: str, source: str, name: str, model: str | None) -> float:
-    """The value of the only model's metric, or of the one that is named."""
+    """The value of the only model's metric, or of the one that is named; of versions and processes the last one's."""
     found = dict(re.findall(rf'^{name}\{{model_name="([^"]*)"[^}}]*\}} (\S+)$', text, re.MULTILINE))
     if model is None and len(found) > 1:
         raise SettingError(f"{source}: --model-name must be one of {', '.join(found)}")
