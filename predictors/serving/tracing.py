@@ -113,6 +113,9 @@ class Tracing:
             )
             device.end(began_ns + int(seconds * 1e9))
 
+    def ran_out_of_memory(self) -> None:
+        """Nothing to do: a request whose batch ran again has a device span for each."""
+
 
 class Observers:
     """Both are told of each batch."""
@@ -123,3 +126,7 @@ class Observers:
     def batch_ran(self, batch: Batch[Bound], seconds: float) -> None:
         for observer in self._both:
             observer.batch_ran(batch, seconds)
+
+    def ran_out_of_memory(self) -> None:
+        for observer in self._both:
+            observer.ran_out_of_memory()
