@@ -282,6 +282,7 @@ class Supervisor:
     def _resume(self) -> None:
         if self._port.fileno() >= 0:
             asyncio.get_running_loop().add_reader(self._port, self._accept)
+            self._accept()  # what is held makes no event
 
     async def _metrics(self) -> list[tuple[str, str]]:
         """(worker, its metrics as text), and those of workers that have ended; who does not answer counts as before."""
