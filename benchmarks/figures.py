@@ -7,10 +7,12 @@ body at its own path.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from beginnings import BusyProbe, FirstRequests, Memory, Start
 from measurements import Measurement, Offline, Served, ServedCallers, ServedGrpc, Tuned
 from policy_cost import PolicyCost
+from rows import LARGE_BYTES
 from servers import Peer, Torpor
-from wires import Echo, ModelInfer, Raw, V1Json, V2Binary, V2Json
+from wires import Echo, Large, ModelInfer, Raw, V1Json, V2Binary, V2Json
 
 TORPOR = Torpor("torpor")
 TORPOR_2 = Torpor("torpor", workers=2)
@@ -36,13 +38,14 @@ ECHO = Peer("echo", ("h2corn", "uvicorn", "grpcio"))
 class Claim:
     """`subject` does at least `factor` times what `rival` does; a hope is printed and not counted.
 
-    Without a rival `factor` is the rate itself.
+    Without a rival `factor` is the value itself. at_most: less is better here, seconds or bytes.
     """
 
     factor: float
     rival: str
     subject: str = "torpor"
     is_hope: bool = False
+    at_most: bool = False
 
 
 @dataclass(frozen=True)
@@ -180,4 +183,75 @@ def policy() -> Figure:
     )
 
 
-FIGURES = {"v2-binary": v2_binary, "json": json_bodies, "grpc": grpc, "minilm": minilm, "policy": policy}
+def start() -> Figure:
+    lines = [("mlp", "MLP"), ("minilm", "MiniLM"), ("automodel", "AutoModel")]
+    return Figure(
+        "start",
+        "process start to the first correct answer, beside the same class in a bare script",
+        "s",
+        [
+            start
+            for model, name in lines
+            for start in (Start(f"torpor, {name}", model), Start(f"script, {name}", model, is_bare=True))
+        ],
+        [Claim(1.15, f"script, {name}", f"torpor, {name}", at_most=True) for _, name in lines],
+    )
+
+
+def first_requests() -> Figure:
+    lines = [("mlp", "MLP"), ("minilm", "MiniLM")]
+    return Figure(
+        "first-requests",
+        "p99 of the first 100 answers by p99 of a warm 100, pooled over 20 starts",
+        "x",
+        [FirstRequests(f"torpor, {name}", model) for model, name in lines],
+        [Claim(2, "", f"torpor, {name}", at_most=True) for _, name in lines],
+    )
+
+
+def memory() -> Figure:
+    lines = [("mlp", "MLP"), ("minilm", "MiniLM"), ("automodel", "AutoModel")]
+    return Figure(
+        "memory",
+        "resident memory after the first answer, beyond that of the same class in a bare script",
+        "MiB",
+        [Memory(f"torpor, {name}", model) for model, name in lines],
+        [Claim(60, "", f"torpor, {name}", at_most=True) for _, name in lines],
+    )
+
+
+def busy() -> Figure:
+    return Figure(
+        "busy",
+        "p99.9 of a readiness probe while predict is pure Python for 5 s at a time",
+        "ms",
+        [BusyProbe("torpor")],
+        [Claim(50, "", at_most=True)],
+    )
+
+
+def large() -> Figure:
+    wire = Large(LARGE_BYTES)
+    lines = [
+        [
+            Served(f"torpor, {version}", TORPOR, wire, "echo", connections=4, version=version),
+            Served(f"echo h2corn, {version}", ECHO, Echo(wire), "echo", "h2corn", connections=4, version=version),
+        ]
+        for version in ("HTTP/1.1", "HTTP/2")
+    ]
+    lines[0].append(Served("echo uvicorn, HTTP/1.1", ECHO, Echo(wire), "echo", "uvicorn", connections=4))
+    return Figure(
+        "large",
+        "tensors of 5 MB there and back, 4 connections, beside bare echoes",
+        "requests/s",
+        [line for version in lines for line in version],
+        [
+            Claim(0.5, "echo h2corn, HTTP/1.1", "torpor, HTTP/1.1"),
+            Claim(0.5, "echo uvicorn, HTTP/1.1", "torpor, HTTP/1.1"),
+            Claim(0.5, "echo h2corn, HTTP/2", "torpor, HTTP/2"),
+        ],
+    )
+
+
+FIGURES = {"v2-binary": v2_binary, "json": json_bodies, "grpc": grpc, "minilm": minilm, "policy": policy, "start": start,
+           "first-requests": first_requests, "memory": memory, "busy": busy, "large": large}  # fmt: skip

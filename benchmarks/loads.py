@@ -6,6 +6,7 @@ it counted: a gRPC error carries no data.
 """
 
 import json
+import math
 import re
 import shutil
 import struct
@@ -27,7 +28,7 @@ class BadAnswerError(Exception):
 
 @dataclass(frozen=True)
 class Rate:
-    per_s: float
+    value: float
     p50_ms: float
     p99_ms: float
 
@@ -43,9 +44,9 @@ def write_requests(exchanges: Sequence[Exchange], file: Path) -> None:
     file.write_bytes(b"".join(struct.pack("<I", len(message)) + message for message in messages))
 
 
-def over_http1(port: int, file: Path, seconds: float) -> Rate:
+def over_http1(port: int, file: Path, seconds: float, connections: int = CONNECTIONS) -> Rate:
     output = _run(
-        ["wrk", "--threads", "1", "--connections", str(CONNECTIONS), "--duration", f"{max(1, round(seconds))}s",
+        ["wrk", "--threads", "1", "--connections", str(connections), "--duration", f"{max(1, round(seconds))}s",
          "--timeout", "30s", "--script", str(BENCHMARKS / "rotate.lua"), f"http://127.0.0.1:{port}", "--", str(file)]
     )  # fmt: skip
     seen = json.loads(output[output.index("JSON ") + 5 :])
@@ -53,6 +54,18 @@ def over_http1(port: int, file: Path, seconds: float) -> Rate:
     if wrong:
         raise BadAnswerError(f"wrk saw {wrong} beside {seen['requests']} answers")
     return Rate(seen["requests"] / seen["duration_us"] * 1e6, seen["p50_us"] / 1e3, seen["p99_us"] / 1e3)
+
+
+def over_http2(port: int, exchange: Exchange, file: Path, seconds: float, connections: int) -> Rate:
+    """h2load with one body for all."""
+    file.write_bytes(exchange.body)
+    headers = [part for name, value in exchange.headers.items() for part in ("-H", f"{name}: {value}")]
+    command = ["h2load", "-t", "1", "-c", str(connections), "-m", "1", "-d", str(file), *headers]
+    output = _run([*command, "-D", str(max(1, round(seconds))), f"http://127.0.0.1:{port}{exchange.path}"])
+    wrong = _numbers(r"status codes: \d+ 2xx, (\d+) 3xx, (\d+) 4xx, (\d+) 5xx", output)
+    if any(wrong):
+        raise BadAnswerError(f"h2load: 3xx, 4xx and 5xx answers were {wrong}")
+    return Rate(_per_s(output), math.nan, math.nan)
 
 
 def over_grpc(port: int, exchange: Exchange, answer_bytes: int, file: Path, warm_s: float, seconds: float) -> Rate:

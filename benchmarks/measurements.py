@@ -24,13 +24,13 @@ from environments import BENCHMARKS, UnavailableError, minilm_folder
 from loads import CONNECTIONS, BadAnswerError, Rate
 from offline import COUNT, SEED
 from probe import Probe
-from rows import mlp_rows, sentences
+from rows import large_rows, mlp_rows, sentences
 from servers import Peer, Running, running
 from wires import Wire
 
 CORES = os.cpu_count() or 1
 
-THREADS = {"mlp": 1, "minilm": CORES}
+THREADS = {"mlp": 1, "minilm": CORES, "echo": 1}
 """torch's threads in each server. The MLP's products are too small to share; sentences use every core there is."""
 
 PROBES = 256
@@ -49,12 +49,17 @@ class Measurement(Protocol):
 
 @cache
 def load_rows(model: str) -> list[Row]:
+    if model == "echo":
+        return large_rows(SEED, 2)
     return mlp_rows(SEED, COUNT) if model == "mlp" else sentences(SEED, COUNT, minilm_folder())
 
 
 @cache
 def probe_rows(model: str) -> tuple[list[Row], np.ndarray]:
     """Rows that the load never sends, and raw torch's outputs, each computed alone."""
+    if model == "echo":
+        rows = large_rows(SEED + 1, 4)
+        return rows, np.concatenate([row["x"] for row in rows])
     # Imported late: only a run needs torch, `--list` doesn't.
     from models import MODELS, run
 
@@ -82,6 +87,8 @@ class Served:
     batch_rows: int = CONNECTIONS
     """The batch's bound: a row for each connection, more can't arrive."""
 
+    connections: int = CONNECTIONS
+    version: str = "HTTP/1.1"
     waiting: str = ""
     """How torch's threads wait for each other (OMP_WAIT_POLICY); empty for the library's default, which is to spin."""
 
@@ -98,11 +105,18 @@ class Served:
     def measure(self, seconds: float) -> Rate:
         loads.require("wrk")
         with self.ready() as (server, probe, file):
-            loads.write_requests([self.wire.encode(row) for row in load_rows(self.model)], file)
-            loads.over_http1(server.port, file, self.peer.warm_s)
+            exchanges = [self.wire.encode(row) for row in load_rows(self.model)]
+            loads.write_requests(exchanges, file)
+
+            def load(seconds: float) -> Rate:
+                if self.version == "HTTP/2":
+                    return loads.over_http2(server.port, exchanges[0], file, seconds, self.connections)
+                return loads.over_http1(server.port, file, seconds, self.connections)
+
+            load(self.peer.warm_s)
             with probe.beside(server.port):
-                rate = loads.over_http1(server.port, file, seconds)
-        if not rate.per_s:
+                rate = load(seconds)
+        if not rate.value:
             # Right, since the probe was content, but slower than the time there is: 64 padded rows can take seconds.
             raise TooSlowError(f"no answer to the load within {seconds:g} s; --seconds must be longer")
         return rate
@@ -129,7 +143,7 @@ class Tuned(Served):
 
     def _try(self, bound: int, policy: str, seconds: float) -> None:
         try:
-            rate = self._with(bound, policy).measure(max(4.0, seconds / 2)).per_s
+            rate = self._with(bound, policy).measure(max(4.0, seconds / 2)).value
         except TooSlowError:
             rate = 0.0
         self.tried[f"{bound} {policy}"] = rate

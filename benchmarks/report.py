@@ -33,12 +33,14 @@ class Result:
     def value(self, label: str) -> float | None:
         """The median; none for a line without every round."""
         taken = self.rates.get(label)
-        return median(rate.per_s for rate in taken) if taken else None
+        return median(rate.value for rate in taken) if taken else None
 
     def holds(self, claim: Claim) -> bool | None:
         ours, theirs = self.value(claim.subject), self._rival(claim)
         if ours is None or theirs is None:
             return None
+        if claim.at_most:
+            return ours <= claim.factor * theirs
         # "Ahead of" is strict, "times" isn't; with measured rates nobody will see the difference.
         return ours > theirs if claim.factor == 1 else ours >= claim.factor * theirs
 
@@ -71,11 +73,12 @@ class Result:
             elif (value := self.value(label)) is None:
                 text = f"absent: {self.absent.get(label, 'left out by --peer')}"
             else:
-                rounds = " ".join(f"{rate.per_s:.0f}" for rate in self.rates[label])
+                digits = 0 if value >= 100 else 2
+                rounds = " ".join(f"{rate.value:.{digits}f}" for rate in self.rates[label])
                 times = [rate for rate in self.rates[label] if not math.isnan(rate.p50_ms)]
                 quick = f"p50 {median(rate.p50_ms for rate in times):.1f} ms  " if times else ""
                 each = f"{1e6 / value:6.2f} µs each  " if self.figure.prints_cost else ""
-                text = f"{value:10.0f} {self.figure.unit:<12} {each}{quick}rounds {rounds}"
+                text = f"{value:10.{digits}f} {self.figure.unit:<12} {each}{quick}rounds {rounds}"
             lines.append(f"  {label:<{width}}  {form:<10} {text}")
         for name, reason in self.figure.absent.items():
             lines.append(f"  {name:<{width}}  {'':<10} absent: {reason}")
@@ -89,10 +92,11 @@ class Result:
             ratio = f"{ours / theirs:8.2f} x" if ours and theirs else "       ? x"
             verdict = {True: "holds", False: "MISSED", None: "open"}[self.holds(claim)]
             kind = "hope  " if claim.is_hope else "target"
+            least = "at most " if claim.at_most else ""
             if claim.rival:
-                wanted = f"{ratio} {claim.rival:<{width}} {kind} {claim.factor:.3g} x"
+                wanted = f"{ratio} {claim.rival:<{width}} {kind} {least}{claim.factor:.3g} x"
             else:
-                wanted = f"{kind} {claim.factor:.0f} {self.figure.unit}"
+                wanted = f"{kind} {least}{claim.factor:.0f} {self.figure.unit}"
             lines.append(f"  {wanted} for {claim.subject}: {verdict}")
         return "\n".join(lines)
 
@@ -115,7 +119,7 @@ class Result:
                 "tried": {
                     line.label: line.tried for line in self.figure.measurements if isinstance(line, Offline | Tuned)
                 },
-                "rounds": {label: [rate.per_s for rate in taken] for label, taken in self.rates.items()},
+                "rounds": {label: [rate.value for rate in taken] for label, taken in self.rates.items()},
                 "absent": self.figure.absent | self.absent | self.wrong,
                 "machine": machine(),
                 "versions": self.versions(),

@@ -14,6 +14,8 @@ from bodies import Row
 
 MEDIAN_TOKENS, SIGMA, SHORTEST, LONGEST = 20, 0.6, 4, 128
 
+LARGE_BYTES = 5_000_000
+
 VOCABULARY = """
 river winter engine garden market letter window summer doctor city music paper morning ocean silver village teacher
 kitchen mountain forest bridge station animal harbour captain science history language machine quiet broken distant
@@ -45,3 +47,9 @@ def sentences(seed: int, count: int, folder: Path) -> list[Row]:
         ids = np.array([encoded.ids], dtype=np.int64)
         rows.append({"input_ids": ids, "attention_mask": np.ones_like(ids)})
     return rows
+
+
+def large_rows(seed: int, count: int) -> list[Row]:
+    """Rows of LARGE_BYTES random bytes."""
+    generator = np.random.default_rng(seed)
+    return [{"x": generator.integers(0, 256, (1, LARGE_BYTES), np.uint8)} for _ in range(count)]

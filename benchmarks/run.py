@@ -61,7 +61,7 @@ def measured(figure: Figure, rounds: int, seconds: float, peers: set[str]) -> Re
                 say(f"{figure.name} {number + 1}/{rounds}: {line.label} WRONG: {trouble}")
             else:
                 result.rates.setdefault(line.label, []).append(rate)
-                say(f"{figure.name} {number + 1}/{rounds}: {line.label} {rate.per_s:.0f} {figure.unit}")
+                say(f"{figure.name} {number + 1}/{rounds}: {line.label} {rate.value:.4g} {figure.unit}")
     return result
 
 
@@ -79,7 +79,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     if options.list:
         for name, make in FIGURES.items():
-            print(f"{name:<10} {make().about}")
+            print(f"{name:<14} {make().about}")
         return 0
     if unknown := [name for name in options.names if name not in FIGURES]:
         parser.error(f"unknown figure {unknown[0]}, must be one of {', '.join(FIGURES)}")

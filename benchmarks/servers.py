@@ -52,7 +52,7 @@ class Torpor(Peer):
         executable = Path(sys.executable).with_name("torpor")
         if not executable.exists():
             raise UnavailableError(f"{executable.name} is not installed beside this Python")
-        example = BENCHMARKS.parent / "examples" / model
+        example = BENCHMARKS / "classes" / model if model == "echo" else BENCHMARKS.parent / "examples" / model
         return [
             str(executable), "serve", str(example), "--port", str(port), "--max-batch-size", str(batch_rows),
             "--batch-timeout-micros", str(round(MAX_WAIT_S * 1e6)), "--log-level", "warning",
@@ -77,7 +77,7 @@ class Running:
 @contextmanager
 def running(peer: Peer, model: str, form: str, batch_rows: int, threads: int, waiting: str) -> Iterator[Running]:
     """A started process that doesn't need to answer yet."""
-    port = _free_port()
+    port = free_port()
     command = peer.command(model, port, batch_rows)
     environment = os.environ | variables(model, form, port, batch_rows, peer.workers)
     environment |= {
@@ -111,7 +111,7 @@ def running(peer: Peer, model: str, form: str, batch_rows: int, threads: int, wa
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     # In random order: a server that others start in this moment would take the first one as well.
     for port in random.sample(PORTS, len(PORTS)):
         try:

@@ -81,6 +81,28 @@ class V2Binary:
 
 
 @dataclass(frozen=True)
+class Large:
+    """A tensor of so many bytes in v2's binary form, which comes back as it is."""
+
+    size: int
+    form: str = "v2 binary"
+
+    def encode(self, row: Row) -> Exchange:
+        tensor = {
+            "name": "x",
+            "datatype": "UINT8",
+            "shape": [1, self.size],
+            "parameters": {"binary_data_size": self.size},
+        }
+        head = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()
+        headers = {"Content-Type": "application/octet-stream", "Inference-Header-Content-Length": str(len(head))}
+        return Exchange("/v2/models/echo/infer", headers, head + to_raw(row))
+
+    def decode(self, headers: Mapping[str, str], body: bytes) -> np.ndarray:
+        return np.frombuffer(body[int(headers["inference-header-content-length"]) :], np.uint8).reshape(1, -1)
+
+
+@dataclass(frozen=True)
 class V2Json:
     model: str
     form: str = "v2 JSON"

@@ -5,12 +5,13 @@ from assignment import FORM, PORT
 
 async def echo(scope, receive, send) -> None:  # type: ignore[no-untyped-def]
     """The smallest ASGI application that answers with what it got."""
-    body = b""
+    chunks = []
     while True:
         message = await receive()
-        body += message.get("body", b"")
+        chunks.append(message.get("body", b""))
         if not message.get("more_body"):
             break
+    body = b"".join(chunks)
     headers = [(b"content-type", b"application/octet-stream"), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": body})
