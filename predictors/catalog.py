@@ -29,8 +29,9 @@ class Outside:
         return resolve(self.flags, self.environment, file)
 
 
-Assembled = tuple["Executor", "BatchingSettings", float]
-"""What runs a version, not loaded yet, how its rows are batched, and the deadline in seconds of requests without (0: none)."""
+Assembled = tuple[list["Executor"], "BatchingSettings", float, float]
+"""What runs a version, one for each device and not loaded yet; how its rows are batched; the deadline in seconds of requests
+without one, and the time limit of a batch (0: none)."""
 
 
 @dataclass(frozen=True)
@@ -156,4 +157,4 @@ def _assemble(file: ModelFile, folder: Path | None, code_folder: Path, outside: 
 
     settings = outside.settings(file.settings)
     settings["threads"] = settings["threads"] or max(1, usable_cores() // settings["processes"])
-    return *assemble(file, folder, code_folder, settings), settings["request_timeout_s"]
+    return *assemble(file, folder, code_folder, settings), settings["request_timeout_s"], settings["model_timeout_s"]

@@ -10,7 +10,8 @@
     ├── MethodNotAllowed      405  UNIMPLEMENTED
     ├── NotSupported          501  UNIMPLEMENTED       the protocol has it, this server does not
     ├── Unavailable           503  UNAVAILABLE         retryable: not ready, shutting down
-    │   └── QueueFull         503  UNAVAILABLE         retryable, with Retry-After
+    │   ├── QueueFull         503  UNAVAILABLE         retryable, with Retry-After
+    │   └── ModelBroken       503  UNAVAILABLE         retryable elsewhere: the model hangs, or its device is broken
     ├── DeadlineExceeded      504  DEADLINE_EXCEEDED
     ├── OutOfMemory           507  RESOURCE_EXHAUSTED  the device has no memory for one row
     └── ModelFailed           500  INTERNAL            the model raised, or broke its declaration
@@ -116,6 +117,10 @@ class QueueFull(Unavailable):
     def __init__(self, message: str, retry_after_s: float) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class ModelBroken(Unavailable):
+    """The model hangs, or its device is broken for good: this process cannot answer any more, another one may."""
 
 
 class DeadlineExceeded(TorporError):

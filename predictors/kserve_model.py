@@ -26,7 +26,7 @@ from .protocol.inference import InferRequest, InferResponse, Terms
 from .protocol.json_tensor import array_from_json
 from .serving.batcher import Batcher
 from .serving.data_plane import ServedModel
-from .serving.device_thread import DeviceThread
+from .serving.device_pool import DevicePool
 from .serving.metrics import ModelMetrics
 from .signature import Bound
 
@@ -41,19 +41,20 @@ class KServeModel(kserve.Model):  # type: ignore[misc]
         super().__init__(name)
         self._folder = Path(folder).resolve()
         self._served: ServedModel | None = None
-        self._device: DeviceThread | None = None
+        self._devices: DevicePool | None = None
         self._policy: BatchingPolicy[Bound] | None = None
         self._version = "1"
-        self._timeout_s = 0.0
+        self._timeout_s = self._model_timeout_s = 0.0
 
     def load(self) -> bool:
-        """Import and load the class on its device thread; errors are raised as they are."""
+        """Import and load the class on its device threads; errors are raised as they are."""
         source = ModelFolder(self.name, self._folder, Outside({}, os.environ))
         self._version = source.versions()[0]
-        executor, batching, self._timeout_s = source.assemble(self._version)
-        self._device = DeviceThread(self.name, executor)
-        self._device.start()
-        self._device.call(executor.load).result()
+        executors, batching, self._timeout_s, self._model_timeout_s = source.assemble(self._version)
+        self._devices = DevicePool(self.name, executors)
+        self._devices.start()
+        for loading in self._devices.call(lambda executor: executor.load()):
+            loading.result()
         self._policy = BatchingPolicy(batching, RunTimes())
         self.ready = True
         return True
@@ -84,9 +85,9 @@ class KServeModel(kserve.Model):  # type: ignore[misc]
         return self._model().metadata()["outputs"]  # type: ignore[return-value]
 
     def stop(self) -> None:
-        """Let the device thread end after its batch."""
-        if self._device is not None:
-            self._device.stop()
+        """Unload the model after its batches."""
+        if self._devices is not None:
+            self._devices.stop()
 
     def _answer(self, payload: Any, response: InferResponse) -> Any:
         outputs = []
@@ -105,11 +106,11 @@ class KServeModel(kserve.Model):  # type: ignore[misc]
     def _model(self) -> ServedModel:
         """The batcher belongs to the server's event loop, which exists when the first call comes."""
         if self._served is None:
-            assert self._device is not None and self._policy is not None
+            assert self._devices is not None and self._policy is not None
             metrics = ModelMetrics(self.name, self._version, self._policy)
-            batcher = Batcher(self._policy, self._device, metrics)
+            batcher = Batcher(self._policy, self._devices, metrics, self._model_timeout_s)
             self._served = ServedModel(
-                self.name, self._version, self._device.executor.signature, batcher, metrics, self._timeout_s
+                self.name, self._version, self._devices.executor.signature, batcher, metrics, self._timeout_s
             )
         return self._served
 

@@ -44,6 +44,12 @@ class Setting:
         allowed = f"in [{self.low:g}, {self.high:g}]" if self.low is not None and self.high is not None else ""
         if self.choices:
             allowed = f"one of {', '.join(self.choices)}"
+        if self.kind is bool:
+            if isinstance(value, bool):
+                return value
+            if value not in ("true", "false"):
+                raise SettingError(f"{source}: {self.name} = {value!r}, must be true or false")
+            return value == "true"
         try:
             if isinstance(value, bool) or not isinstance(value, str | int | float):
                 raise ValueError
@@ -88,10 +94,48 @@ SETTINGS = (
         "deadline in seconds of a request that brings none of its own; 0 for none",
         "batching", low=0, high=86_400,
     ),
-    Setting("device", str, "auto", "device of the model: auto (CUDA if there is one), cpu, cuda, cuda:1 …", "device"),
+    Setting(
+        "model_timeout_s", float, 0.0,
+        "seconds after which a batch that still runs means that the model hangs: its callers are told to try elsewhere, "
+        "and the model answers nobody any more; 0 for no limit, since only its author knows what is too long",
+        "batching", low=0, high=86_400,
+    ),
+    Setting(
+        "device", str, "auto",
+        "device of the model: auto (CUDA if there is one), cpu, cuda, cuda:1; with commas (cuda:0,cuda:1) an instance on each",
+        "device",
+    ),
     Setting(
         "threads", int, 0, "CPU threads of one operation; 0 for as many as the container's limit has cores",
         "device", low=0, high=1024,
+    ),
+    Setting(
+        "dtype", str, "keep",
+        "dtype of weights and floating inputs; outputs stay as declared, float32 where nothing is declared. keep: as "
+        "`load` made them, since half precision changes answers",
+        "device", choices=("keep", "float32", "float16", "bfloat16"),
+    ),
+    Setting(
+        "autocast", str, "off",
+        "dtype that torch.autocast computes in where it thinks it safe; weights and inputs stay as they are. off: it "
+        "changes answers",
+        "device", choices=("off", "float16", "bfloat16"),
+    ),
+    Setting(
+        "channels_last", bool, False,
+        "weights and inputs of four axes in channels-last order; faster for many convolutions, slower for others",
+        "device",
+    ),
+    Setting(
+        "compile", str, "off",
+        "mode of torch.compile for the model's modules. off: compiling takes seconds to minutes of every start",
+        "device", choices=("off", "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"),
+    ),
+    Setting(
+        "cuda_graphs", bool, False,
+        "run `predict` as a CUDA graph for each shape, rows filled up to powers of two. false: what Python does besides "
+        "enqueueing would happen once and never again",
+        "device",
     ),
     Setting(
         "processes", int, 1,

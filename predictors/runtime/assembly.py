@@ -1,30 +1,50 @@
-"""From a model's file and settings to what runs it: the class imported, its executor, and how its rows are batched."""
+"""From a model's file and settings to what runs it: the class imported, its executors, and how its rows are batched."""
 
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from ..batching.policy import BatchingSettings
-from ..settings import ModelFile
+from ..settings import ModelFile, SettingError
+from .devices import kinds
 from .executor import Executor
+from .tuning import Tuning
 from .user_class import import_class, inspect_class
 
 
 def assemble(
     file: ModelFile, folder: Path | None, code_folder: Path, settings: Mapping[str, Any]
-) -> tuple[Executor, BatchingSettings]:
-    """The executor, not loaded yet, and its batching. folder: what `load` gets; code_folder: where the module is looked for.
+) -> tuple[list[Executor], BatchingSettings]:
+    """The executors, one for each device and none loaded yet, and their batching.
 
-    Raises UserClassError, and whatever the user's module raises when it is imported.
+    folder: what `load` gets; code_folder: where the module is looked for. Raises UserClassError, SettingError, and
+    whatever the user's module raises when it is imported.
     """
-    executor = Executor(
-        inspect_class(import_class(file.class_path, code_folder)),
-        folder,
-        device=settings["device"],
-        threads=settings["threads"],
-        parameters=file.parameters,
-    )
+    names = device_names(settings["device"])
+    user_class = inspect_class(import_class(file.class_path, code_folder))
+    tuning = Tuning(**{field.name: settings[field.name] for field in fields(Tuning)})
+    executors = [
+        Executor(
+            user_class, folder, device=name, threads=settings["threads"], parameters=file.parameters, tuning=tuning
+        )
+        for name in names
+    ]
     batching = BatchingSettings(
         settings["max_batch_size"], settings["batch_timeout_micros"] / 1e6, settings["max_queue_rows"]
     )
-    return executor, batching
+    return executors, batching
+
+
+def device_names(text: str) -> list[str]:
+    """The devices of the setting: "auto", or torch's names of devices that are here, with commas. Raises SettingError."""
+    names = [name.strip() for name in text.split(",")]
+    for name in names:
+        kind, _, index = name.partition(":")
+        is_known = (kind in kinds() and (index.isdecimal() or not index)) or text == "auto"
+        if not is_known or names.count(name) > 1:
+            allowed = ", ".join(("auto", *kinds()))
+            raise SettingError(
+                f"device = {text!r}, must be one of {allowed}, or several of cuda:0, cuda:1 …, each once"
+            )
+    return names

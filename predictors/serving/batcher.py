@@ -1,20 +1,29 @@
-"""The asyncio driver of the batching policy: one timer (none while nothing waits) and one device thread.
+"""The asyncio driver of the batching policy: one timer (none while nothing waits) and the model's devices.
 
 All decisions are the policy's. The driver tells it of arrivals, departures, ends of batches and of the time, hands the
-batches that it forms to the device thread, and gives each caller the rows that are its own.
+batches that it forms to a device, and gives each caller the rows that are its own.
+
+A device that copies in one batch while it computes another wants a second one ahead. It gets it only when a full batch
+waits: then waiting would make it no larger (docs/decisions.md).
+
+A model that hangs, or whose device is broken, cannot be mended in this process: from then on everybody is told to try
+elsewhere, and `on_broken` says it once to whoever runs the process.
 """
 
 import asyncio
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
 
 from ..batching.policy import Batch, BatchingPolicy, Slice
-from ..errors import DeadlineExceeded, OutOfMemory, TorporError, Unavailable
+from ..errors import DeadlineExceeded, ModelBroken, OutOfMemory, TorporError, Unavailable
 from ..protocol.datatypes import Array
 from ..signature import Bound
-from .device_thread import DeviceThread, Result
+from .device_thread import Done, Result
+
+logger = logging.getLogger("torpor.model")
 
 Outputs = dict[str, Array]
 
@@ -28,14 +37,44 @@ class Observer(Protocol):
     def ran_out_of_memory(self) -> None: ...
 
 
-class Batcher:
-    """One model's way from single requests to batches. Belongs to one event loop."""
+class Devices(Protocol):
+    """What runs the batches; `DevicePool` is the real one. devices: batches that run at the same time.
 
-    def __init__(self, policy: BatchingPolicy[Bound], device: DeviceThread, observer: Observer) -> None:
+    in_flight: batches that they want to be given at once, at least as many.
+    """
+
+    @property
+    def devices(self) -> int: ...
+    @property
+    def in_flight(self) -> int: ...
+    def submit(self, parts: Sequence[Bound], done: Done, loop: asyncio.AbstractEventLoop) -> None: ...
+    def stop(self) -> None: ...
+
+
+class Batcher:
+    """One model's way from single requests to batches. Belongs to one event loop.
+
+    model_timeout_s: a batch that runs for longer hangs; 0: no limit. on_broken: called once, when the model will answer
+    nobody any more.
+    """
+
+    def __init__(
+        self,
+        policy: BatchingPolicy[Bound],
+        devices: Devices,
+        observer: Observer,
+        model_timeout_s: float = 0.0,
+        on_broken: Callable[[ModelBroken], None] | None = None,
+    ) -> None:
         self.policy = policy
-        self._device = device
+        self.broken: ModelBroken | None = None
+        self._devices = devices
+        self._at_once, self._most_running = devices.devices, devices.in_flight
         self._observer = observer
+        self._model_timeout_s = model_timeout_s
+        self._on_broken = on_broken
         self._loop = asyncio.get_running_loop()
+        self._running: dict[Batch[Bound], asyncio.TimerHandle | None] = {}
         self._busy = False
         self._flush = False
         self._is_closed = False
@@ -48,11 +87,11 @@ class Batcher:
     def submit(self, bound: Bound, answer: Answer, timeout_s: float | None = None) -> None:
         """Queue a request. `answer` gets its outputs, all of its rows and no others, or its error.
 
-        timeout_s: after that nobody wants them; None for no limit. Raises QueueFull, and DeadlineExceeded if there is no
-        time left; the error that `answer` gets is DeadlineExceeded, Unavailable or the model's.
+        timeout_s: after that nobody wants them; None for no limit. Raises QueueFull, Unavailable, and DeadlineExceeded if
+        there is no time left; the error that `answer` gets is DeadlineExceeded, Unavailable or the model's.
         """
         if self._is_closed:
-            raise Unavailable("the model has just been unloaded or replaced")
+            raise self._refusal()
         now = self._loop.time()
         if timeout_s is not None:
             if timeout_s <= 0:
@@ -75,17 +114,25 @@ class Batcher:
         self._step(self._loop.time())
 
     async def close(self) -> None:
-        """Take nothing more, answer what was taken, and end the device's thread."""
+        """Take nothing more, answer what was taken, and unload the model."""
         self._is_closed = True
         self.flush()
-        if self._busy:
+        if self._running:
             await self._emptied.wait()
-        self._device.stop()
+        self._devices.stop()
 
     def abandon(self) -> None:
         """Refuse everything that waits: it has not begun, so its callers may send it again elsewhere."""
+        self._refuse(Unavailable("the server is shutting down"))
+
+    def _refuse(self, error: TorporError) -> None:
         for item in self.policy.clear():
-            self._fail(item, Unavailable("the server is shutting down"))
+            self._fail(item, error)
+
+    def _refusal(self) -> Unavailable:
+        if self.broken is not None:
+            return ModelBroken(str(self.broken))
+        return Unavailable("the model has just been unloaded or replaced")
 
     def _step(self, now: float) -> None:
         """Do what is due: expire, start a batch if the device is free, set the timer for what is due later."""
@@ -93,13 +140,43 @@ class Batcher:
         if policy.queued_deadlines:
             for item in policy.expire(now):
                 self._fail(item, DeadlineExceeded("the deadline passed while the request waited for the model"))
-        if not self._busy:
+        while not self._busy and (self._is_free() or policy.queued_rows >= policy.settings.max_batch_size):
             batch = policy.take(now, flush=self._flush)
-            if batch is not None:
-                self._busy = True
-                parts = [item.part(start, stop) for item, start, stop in batch.slices]
-                self._device.submit(parts, lambda results, seconds: self._done(batch, results, seconds), self._loop)
-        self._set_timer(policy.next_deadline_s() if self._busy else policy.wake_at(now))
+            if batch is None:
+                break
+            self._start(batch)
+        self._set_timer(policy.wake_at(now) if self._is_free() else policy.next_deadline_s())
+
+    def _is_free(self) -> bool:
+        return len(self._running) < self._at_once
+
+    def _start(self, batch: Batch[Bound]) -> None:
+        timer = None
+        if self._model_timeout_s:
+            # A batch that was handed over ahead may stand behind others on its device.
+            limit_s = self._model_timeout_s * self._most_running / self._at_once
+            timer = self._loop.call_later(limit_s, self._break, ModelBroken(
+                f"the model hangs: a batch has run for more than {self._model_timeout_s:g} s; another server may answer"
+            ))  # fmt: skip
+        self._running[batch] = timer
+        self._busy = len(self._running) == self._most_running
+        parts = [item.part(start, stop) for item, start, stop in batch.slices]
+        self._devices.submit(parts, lambda results, seconds: self._done(batch, results, seconds), self._loop)
+
+    def _break(self, error: ModelBroken) -> None:
+        """Nobody is answered any more, neither those whose batches run nor those who wait nor those who come."""
+        if self.broken is not None:
+            return
+        logger.error("%s", error)
+        self.broken = error
+        self._is_closed = True
+        for batch in self._running:
+            for bound, _, _ in batch.slices:
+                self._fail(bound, error)
+        self._refuse(error)
+        self._emptied.set()
+        if self._on_broken is not None:
+            self._on_broken(error)
 
     def _set_timer(self, wake_s: float | None) -> None:
         if self._timer is not None:
@@ -116,6 +193,9 @@ class Batcher:
         self._step(self._loop.time())
 
     def _done(self, batch: Batch[Bound], results: list[Result], seconds: float) -> None:
+        timer = self._running.pop(batch)
+        if timer is not None:
+            timer.cancel()
         self._busy = False
         failed = any(isinstance(result, TorporError) for result in results)
         self.policy.complete(batch, None if failed else seconds)
@@ -132,7 +212,7 @@ class Batcher:
             else:
                 self._gather(bound, start, result, answer)
         self._observer.batch_ran(batch, seconds)
-        if self._is_closed and not self._busy:
+        if self._is_closed and not self._running:
             self._emptied.set()
 
     def _settle(self, batch: Batch[Bound], results: list[Result]) -> None:
@@ -140,11 +220,13 @@ class Batcher:
         again: list[Slice[Bound]] = []
         rows = batch.rows
         for piece, result in zip(batch.slices, results, strict=True):
-            if isinstance(result, OutOfMemory) and result.rows > 1:
+            if isinstance(result, OutOfMemory) and result.rows > 1 and self.broken is None:
                 again.append(piece)
                 rows = min(rows, result.rows)
             elif isinstance(result, TorporError):
                 self._fail(piece.item, result)
+                if isinstance(result, ModelBroken):
+                    self._break(result)
         if again:
             self.policy.retry(batch, again, rows)
             self._observer.ran_out_of_memory()

@@ -4,16 +4,16 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 from ..batching.policy import BatchingPolicy, BatchingSettings
 from ..batching.run_times import RunTimes
-from ..errors import InvalidInput, ModelFailed, NotFound, OutOfMemory, TorporError, Unavailable
+from ..errors import InvalidInput, ModelBroken, NotFound, OutOfMemory, TorporError, Unavailable
 from ..protocol.inference import InferRequest, InferResponse, Terms
 from ..remembered import Remembered
 from ..signature import Bound, Fit, Request, Signature
 from .batcher import Answer, Batcher, Outputs
-from .device_thread import DeviceThread, Executor
+from .device_pool import DevicePool
+from .device_thread import Executor
 from .exchange import Exchange
 from .metrics import ModelMetrics, ServerMetrics
 from .request_options import Trace
@@ -120,45 +120,59 @@ class DataPlane:
         self._models: dict[str, list[ServedModel]] = {}
         self.on_change: list[Callable[[], object]] = []
         """Called when a name leads elsewhere: what was remembered of it must be forgotten."""
+        self.on_broken: list[Callable[[ModelBroken], object]] = []
+        """Called when a model will answer nobody any more, since it hangs or its device is broken: this process must end."""
         self.tracing: Tracing | None = None
         self.is_ready = False
         self.is_draining = False
         self.readiness_changed = asyncio.Condition()
 
     async def load(
-        self, name: str, version: str, executor: Executor, settings: BatchingSettings, default_timeout_s: float = 0.0
+        self,
+        name: str,
+        version: str,
+        executors: Sequence[Executor],
+        settings: BatchingSettings,
+        default_timeout_s: float = 0.0,
+        model_timeout_s: float = 0.0,
     ) -> ServedModel:
-        """Load a model on a device thread of its own and warm it up; nobody is led to it yet. Raises what its `load` raises."""
-        device = DeviceThread(name, executor)
-        device.start()
+        """Load a model on device threads of its own and warm it up; nobody is led to it yet. Raises what its `load` raises."""
+        devices = DevicePool(name, executors)
+        devices.start()
         policy: BatchingPolicy[Bound] = BatchingPolicy(settings, RunTimes())
         try:
             with self.metrics.phase("load"):
-                await asyncio.wrap_future(device.call(executor.load))
+                await asyncio.gather(*map(asyncio.wrap_future, devices.call(lambda executor: executor.load())))
             with self.metrics.phase("warm_up"):
-                await self._warm_up(device, policy)
+                await self._warm_up(devices, policy)
         except BaseException:
-            device.stop()
+            devices.stop()
             raise
         metrics = ModelMetrics(name, version, policy)
-        batcher = Batcher(policy, device, metrics if self.tracing is None else Observers(metrics, self.tracing))
-        return ServedModel(name, version, executor.signature, batcher, metrics, default_timeout_s)
+        observer = metrics if self.tracing is None else Observers(metrics, self.tracing)
+        batcher = Batcher(policy, devices, observer, model_timeout_s, self._broke)
+        return ServedModel(name, version, devices.executor.signature, batcher, metrics, default_timeout_s)
 
-    async def _warm_up(self, device: DeviceThread, policy: BatchingPolicy[Bound]) -> None:
-        """Run small batches, and let the policy learn from them."""
+    def _broke(self, error: ModelBroken) -> None:
+        for tell in self.on_broken:
+            tell(error)
+
+    async def _warm_up(self, devices: DevicePool, policy: BatchingPolicy[Bound]) -> None:
+        """Run small batches on each device, and let the policy learn from them."""
         for rows, is_first in ((1, True), (1, False), (min(4, policy.settings.max_batch_size), False)):
-            bound = device.executor.warm_up(rows)
+            bound = devices.executor.warm_up(rows)
             if bound is None:
                 break
             began_s = time.perf_counter()
-            (result,) = await asyncio.wrap_future(device.call(partial(device.executor.run, [bound])))
-            if isinstance(result, InvalidInput):  # zeros are not what it takes: then its first caller warms it up
-                break
-            if isinstance(result, OutOfMemory) and rows > 1:
-                policy.ceilings.ran_out(bound.bucket, rows)
-                break
-            if isinstance(result, ModelFailed | OutOfMemory):
-                raise result
+            runs = devices.call(lambda executor, parts=(bound,): executor.run(parts))  # type: ignore[misc]
+            for (result,) in await asyncio.gather(*map(asyncio.wrap_future, runs)):
+                if isinstance(result, InvalidInput):  # zeros are not what it takes: then its first caller warms it up
+                    return
+                if isinstance(result, OutOfMemory) and rows > 1:
+                    policy.ceilings.ran_out(bound.bucket, rows)
+                    return
+                if isinstance(result, TorporError):
+                    raise result
             if not is_first:  # it allocates, and would make every later batch look dear
                 policy.run_times.observe(rows, bound.bucket, time.perf_counter() - began_s)
 

@@ -1,13 +1,18 @@
-"""The thread that a model runs on: it takes one batch at a time and tells the event loop of its end."""
+"""The thread that an instance of a model runs on: it takes batches one by one and tells the event loop of their ends.
+
+On a device that takes several batches at once, a second thread does nothing but wait for the end of each, so that the
+first is free to begin the next one meanwhile.
+"""
 
 import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from queue import SimpleQueue
 from threading import Thread
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from ..errors import ModelFailed, TorporError
 from ..protocol.datatypes import Array
@@ -25,13 +30,22 @@ Done = Callable[[list[Result], float], None]
 
 
 class Executor(Protocol):
-    """What runs on the thread; `runtime.executor.Executor` is the real one."""
+    """What runs on the thread; `runtime.executor.Executor` is the real one.
+
+    in_flight: batches that it wants to be given at once, known when it is loaded. If more than 1, `begin` enqueues one,
+    `wait` waits for its end, on any thread, and `run` then has the results.
+    """
 
     @property
     def signature(self) -> Signature: ...
+    @property
+    def in_flight(self) -> int: ...
     def load(self) -> None: ...
+    def unload(self) -> None: ...
     def warm_up(self, rows: int) -> Bound | None: ...
-    def run(self, parts: Sequence[Bound]) -> list[Result]: ...
+    def begin(self, parts: Sequence[Bound]) -> Any: ...
+    def wait(self, begun: Any) -> None: ...
+    def run(self, parts: Sequence[Bound], begun: Any = None) -> list[Result]: ...
 
 
 class DeviceThread:
@@ -40,7 +54,10 @@ class DeviceThread:
     def __init__(self, name: str, executor: Executor) -> None:
         self.executor = executor
         self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        self._thread = Thread(target=self._work, name=f"torpor-device-{name}", daemon=True)
+        self._waits: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._thread = Thread(target=_work, args=(self._jobs,), name=f"torpor-device-{name}", daemon=True)
+        self._waiter = Thread(target=_work, args=(self._waits,), name=f"torpor-waiter-{name}", daemon=True)
+        self._last_end_s = 0.0
 
     def start(self) -> None:
         self._thread.start()
@@ -48,6 +65,7 @@ class DeviceThread:
     def stop(self) -> None:
         """Let the thread end after what it has been given."""
         self._jobs.put(None)
+        self._waits.put(None)
 
     def call(self, function: Callable[[], T]) -> Future[T]:
         """Run `function` on the thread; its result, or its error, comes with the future."""
@@ -64,18 +82,38 @@ class DeviceThread:
 
     def submit(self, parts: Sequence[Bound], done: Done, loop: asyncio.AbstractEventLoop) -> None:
         """Run a batch; `done` is called on `loop` whatever happens to it."""
+        executor = self.executor
 
-        def job() -> None:
+        def begin() -> None:
             started_s = time.perf_counter()
+            if executor.in_flight == 1:
+                end(started_s, None)
+                return
+            if not self._waiter.is_alive():
+                self._waiter.start()
+            begun = executor.begin(parts)
+            self._waits.put(lambda: wait(started_s, begun))
+
+        def wait(started_s: float, begun: Any) -> None:
+            with suppress(Exception):  # `run` meets it again, and answers for it
+                executor.wait(begun)
+            self._jobs.put(lambda: end(started_s, begun))
+
+        def end(started_s: float, begun: Any) -> None:
             try:
-                results = self.executor.run(parts)
+                results = executor.run(parts, begun)
             except BaseException as error:  # SystemExit from a model must not end the thread that others wait for
                 logger.exception("the model ended its batch with %s", type(error).__name__)
                 results = [ModelFailed(f"the model raised {type(error).__name__}")] * len(parts)
-            loop.call_soon_threadsafe(done, results, time.perf_counter() - started_s)
+            # A batch that was begun while another one ran has had the device since that one's end.
+            ended_s = time.perf_counter()
+            seconds = ended_s - max(started_s, self._last_end_s)
+            self._last_end_s = ended_s
+            loop.call_soon_threadsafe(done, results, seconds)
 
-        self._jobs.put(job)
+        self._jobs.put(begin)
 
-    def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            job()
+
+def _work(jobs: "SimpleQueue[Callable[[], None] | None]") -> None:
+    while (job := jobs.get()) is not None:
+        job()

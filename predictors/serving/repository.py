@@ -24,8 +24,9 @@ class Source(Protocol):
     def versions(self) -> list[str]:
         """The versions to serve, the one that requests get who name none first."""
 
-    def assemble(self, version: str) -> tuple[Executor, BatchingSettings, float]:
-        """What runs it, not loaded yet; how its rows are batched; the deadline in seconds of requests without one."""
+    def assemble(self, version: str) -> tuple[Sequence[Executor], BatchingSettings, float, float]:
+        """What runs it, one for each device and not loaded yet; how its rows are batched; the deadline in seconds of
+        requests without one, and the time limit of a batch (0: none)."""
 
 
 class Catalog(Protocol):
@@ -69,8 +70,8 @@ class Repository:
                 for version in source.versions():
                     logger.info("loading %s version %s", name, version)
                     with self._data_plane.metrics.phase("import"):
-                        executor, batching, timeout_s = source.assemble(version)
-                    model = await self._data_plane.load(name, version, executor, batching, timeout_s)
+                        assembled = source.assemble(version)
+                    model = await self._data_plane.load(name, version, *assembled)
                     self._data_plane.publish(name, [*self._data_plane.versions(name), model])
 
     async def load(self, name: str) -> None:
@@ -112,8 +113,8 @@ class Repository:
         prepared = self._prepared[name] = []
         try:
             for version in source.versions():
-                executor, batching, timeout_s = await asyncio.to_thread(source.assemble, version)
-                prepared.append(await self._data_plane.load(name, version, executor, batching, timeout_s))
+                assembled = await asyncio.to_thread(source.assemble, version)
+                prepared.append(await self._data_plane.load(name, version, *assembled))
         except TorporError as error:
             self._reasons[name] = str(error)
             raise

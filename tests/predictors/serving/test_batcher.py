@@ -10,7 +10,7 @@ import pytest
 import uvloop
 from torpor.predictors.batching.policy import Batch, BatchingPolicy, BatchingSettings
 from torpor.predictors.batching.run_times import RunTimes
-from torpor.predictors.errors import DeadlineExceeded, ModelFailed, OutOfMemory, QueueFull, Unavailable
+from torpor.predictors.errors import DeadlineExceeded, ModelBroken, ModelFailed, OutOfMemory, QueueFull, Unavailable
 from torpor.predictors.protocol.inference import InferRequest, Terms
 from torpor.predictors.serving.batcher import Batcher
 from torpor.predictors.serving.data_plane import ServedModel
@@ -48,7 +48,9 @@ class Device:
     It has memory for `fits` rows.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, devices: int = 1, in_flight: int = 1) -> None:
+        self.devices, self.in_flight = devices, in_flight
+        self.hangs, self.breaks = False, False
         self.fits = 1000
         self.batches: list[list[float]] = []
         self.started_s: list[float] = []
@@ -66,7 +68,10 @@ class Device:
             else {"y": part.arrays["x"] * 2}
             for part in parts
         ]
-        loop.call_later(RUN_S, done, results, RUN_S)
+        if self.breaks:
+            results = [ModelBroken("illegal memory access")] * len(parts)
+        if not self.hangs:
+            loop.call_later(RUN_S, done, results, RUN_S)
 
 
 class Observed:
@@ -84,11 +89,20 @@ class Observed:
 class Bench:
     """A batcher over the device, and callers for it."""
 
-    def __init__(self, batch: int = 4, wait_s: float = 0.01, queue: int = 100) -> None:
-        self.device = Device()
+    def __init__(
+        self,
+        batch: int = 4,
+        wait_s: float = 0.01,
+        queue: int = 100,
+        devices: int = 1,
+        in_flight: int = 1,
+        model_timeout_s: float = 0.0,
+    ) -> None:
+        self.device = Device(devices, in_flight)
+        self.broken: list[ModelBroken] = []
         self.observed = Observed()
         self.policy: BatchingPolicy[Bound] = BatchingPolicy(BatchingSettings(batch, wait_s, queue), RunTimes())
-        self.batcher = Batcher(self.policy, self.device, self.observed)  # type: ignore[arg-type]
+        self.batcher = Batcher(self.policy, self.device, self.observed, model_timeout_s, self.broken.append)
         self.model = ServedModel("m", "1", Signature(("x",)), self.batcher, ModelMetrics("m", "1", lambda: 0))
         self.now = asyncio.get_running_loop().time
 
@@ -401,5 +415,143 @@ def test_pieces_of_a_request_that_failed_or_left_are_dropped() -> None:
         leaving.cancel()
         await asyncio.sleep(2 * RUN_S)
         assert not bench.batcher._pieces
+
+    run(scenario())
+
+
+def test_only_a_full_batch_goes_ahead_of_one_that_runs() -> None:
+    """A device that takes two batches gets a second one when waiting could not make it larger, not before."""
+
+    async def scenario() -> None:
+        bench = Bench(batch=4, in_flight=2)
+        sent = [bench.send(0)]
+        await asyncio.sleep(0)
+        sent += [bench.send(n) for n in range(1, 4)]
+        await asyncio.sleep(RUN_S / 2)
+        assert bench.device.batches == [[0]]
+        sent += [bench.send(n) for n in range(4, 7)]
+        await asyncio.sleep(0)
+        assert bench.device.batches == [[0], [1, 2, 3, 4]]
+        sent += [bench.send(n) for n in range(7, 11)]
+        await asyncio.sleep(0)
+        assert len(bench.device.batches) == 2
+        await asyncio.gather(*sent)
+        assert bench.device.batches == [[0], [1, 2, 3, 4], [5, 6, 7, 8], [9, 10]]
+
+    run(scenario())
+
+
+def test_an_oversized_request_fills_a_device_that_takes_two() -> None:
+    """Its first two batches are handed over at once, the third when one has ended."""
+
+    async def scenario() -> None:
+        bench = Bench(in_flight=2)
+        began_s = bench.now()
+        assert await bench.ask(*range(10)) == [2 * n for n in range(10)]
+        assert [at - began_s for at in bench.device.started_s] == pytest.approx([0, 0, RUN_S])
+
+    run(scenario())
+
+
+def test_a_second_device_that_is_free_is_used() -> None:
+    """With two devices a lone row runs at once beside a batch."""
+
+    async def scenario() -> None:
+        bench = Bench(devices=2, in_flight=2)
+        began_s = bench.now()
+        first = bench.send(1)
+        await asyncio.sleep(0)
+        assert await asyncio.gather(first, bench.ask(2)) == [[2], [4]]
+        assert bench.now() == pytest.approx(began_s + RUN_S)
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("in_flight", [1, 2])
+def test_a_model_that_hangs_is_reported_while_it_hangs(in_flight: int) -> None:
+    """At its time limit its callers and those who wait are told to go elsewhere, the process is told once, and who comes
+    later is refused at once; a device that takes two batches has the limit for each of them."""
+
+    async def scenario() -> None:
+        bench = Bench(model_timeout_s=2.0, in_flight=in_flight)
+        bench.device.hangs = True
+        began_s = bench.now()
+        running, waiting = bench.send(1), bench.send(2)
+        for asked in (running, waiting):
+            with pytest.raises(ModelBroken, match="has run for more than 2 s"):
+                await asked
+        assert bench.now() == pytest.approx(began_s + 2.0 * in_flight)
+        assert len(bench.broken) == 1
+        for _ in range(2):
+            with pytest.raises(ModelBroken):
+                await bench.ask(3)
+        assert bench.now() == pytest.approx(began_s + 2.0 * in_flight)
+        assert len(bench.broken) == 1
+        assert bench.device.batches == [[1]]
+        assert bench.policy.queued_rows == 0
+
+    run(scenario())
+
+
+def test_a_batch_that_comes_back_after_all_changes_nothing() -> None:
+    """Its callers were answered; the model stays broken."""
+
+    async def scenario() -> None:
+        bench = Bench(model_timeout_s=RUN_S / 2)
+        with pytest.raises(ModelBroken):
+            await bench.ask(1)
+        await asyncio.sleep(RUN_S)
+        with pytest.raises(ModelBroken):
+            await bench.ask(2)
+        assert bench.device.batches == [[1]]
+        assert len(bench.broken) == 1
+
+    run(scenario())
+
+
+def test_batches_within_the_limit_break_nothing() -> None:
+    """Each batch has the whole of it."""
+
+    async def scenario() -> None:
+        bench = Bench(model_timeout_s=1.5 * RUN_S)
+        assert await asyncio.gather(*(bench.ask(n) for n in range(9))) == [[2 * n] for n in range(9)]
+        await asyncio.sleep(10 * RUN_S)
+        assert not bench.broken
+
+    run(scenario())
+
+
+def test_a_broken_device_is_reported_once() -> None:
+    """The batch's callers and those who wait get a retriable error; nothing is handed to the device any more."""
+
+    async def scenario() -> None:
+        bench = Bench()
+        bench.device.breaks = True
+        running, waiting = bench.send(1), bench.send(2)
+        for asked in (running, waiting):
+            with pytest.raises(ModelBroken, match="illegal memory access") as raised:
+                await asked
+            assert raised.value.retryable
+        with pytest.raises(ModelBroken):
+            await bench.ask(3)
+        assert len(bench.broken) == 1
+        assert bench.device.batches == [[1]]
+
+    run(scenario())
+
+
+def test_two_batches_that_a_device_broke_are_one_report() -> None:
+    """The second one's results tell nothing new."""
+
+    async def scenario() -> None:
+        bench = Bench(in_flight=2)
+        bench.device.breaks = True
+        sent = [bench.send(n) for n in range(9)]
+        for asked in sent:
+            with pytest.raises(ModelBroken):
+                await asked
+        await asyncio.sleep(2 * RUN_S)
+        assert len(bench.device.batches) == 2
+        assert len(bench.broken) == 1
 
     run(scenario())

@@ -17,6 +17,7 @@ ALLOCATION_S, OVERHEAD_S, ROW_S = 5.0, 0.010, 0.002
 class Model:
     """Takes 10 ms a batch and 2 ms a row on a clock of its own; its first run allocates for 5 s."""
 
+    in_flight = 1
     signature = Signature(("x",), {"x": TensorSpec.parse("x", "float32[rows]")})
 
     def __init__(self) -> None:
@@ -29,7 +30,7 @@ class Model:
     def warm_up(self, rows: int) -> Bound | None:
         return self.signature.bind({"x": np.zeros(rows, np.float32)})
 
-    def run(self, parts: Sequence[Bound]) -> list[Result]:
+    def run(self, parts: Sequence[Bound], begun: None = None) -> list[Result]:
         rows = sum(part.rows for part in parts)
         self.now_s += OVERHEAD_S + ROW_S * rows + (0 if self.runs else ALLOCATION_S)
         self.runs.append(rows)
@@ -42,7 +43,7 @@ def test_the_first_run_allocates_and_teaches_nothing(monkeypatch: pytest.MonkeyP
     async def scenario() -> tuple[float, float]:
         model = Model()
         monkeypatch.setattr(data_plane.time, "perf_counter", lambda: model.now_s)
-        served = await DataPlane("0").load("m", "1", model, BatchingSettings(max_batch_size=8))
+        served = await DataPlane("0").load("m", "1", [model], BatchingSettings(max_batch_size=8))
         assert model.runs == [1, 1, 4]
         bound = model.signature.bind({"x": np.zeros(1, np.float32)})
         return tuple(served.batcher.policy.run_times.estimate_s(n, bound.bucket) for n in (1, 8))  # type: ignore[return-value]

@@ -1,0 +1,255 @@
+"""Batches in flight on an asynchronous device: every order of steps that the device may choose gives the right answers."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import cycle
+from typing import Annotated, Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from torpor.predictors.errors import ModelBroken, ModelFailed, TorporError
+from torpor.predictors.runtime.executor import Begun, Executor
+from torpor.predictors.runtime.tuning import Tuning
+from torpor.predictors.runtime.user_class import inspect_class
+from torpor.predictors.signature import Bound
+
+LATEST = (0,)
+
+
+@dataclass
+class Order:
+    """Steps in their order; `done` of them have run. A step is a call, or the wait for an event."""
+
+    steps: list["Callable[[], None] | Event"] = field(default_factory=list)
+    done: int = 0
+
+
+@dataclass(frozen=True)
+class Event:
+    """The end of the first `steps` steps of an order."""
+
+    order: Order
+    steps: int
+
+
+class LateDevice:
+    """A device whose steps run as late as they may: when somebody waits for what depends on them.
+
+    schedule: how many steps of the copies, of computing, of the copies … run by themselves at each call of the device, over
+    and over; (0,): none ever. Memory is full of -1 (or nan) until it is written. A step that raises breaks the device.
+    """
+
+    torch_device = torch.device("cpu")
+    in_flight = 2
+
+    def __init__(self, schedule: Sequence[int] = LATEST) -> None:
+        self.copies, self.computes = Order(), Order()
+        self.error: BaseException | None = None
+        self._schedule = cycle(schedule)
+        self._recorded: list[Callable[[], None]] | None = None
+        self.captures = 0
+
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        with torch.inference_mode():
+            yield
+
+    def is_broken(self, error: BaseException) -> bool:
+        return error is self.error
+
+    def free(self) -> None:
+        pass
+
+    def host_buffer(self, size: int) -> Tensor:
+        return torch.full((size,), 255, dtype=torch.uint8)
+
+    device_buffer = host_buffer
+
+    def copy_in(self, target: Tensor, source: Tensor) -> Event:
+        return self._enqueue(self.copies, lambda: target.copy_(source))
+
+    def wait_for(self, event: Event) -> None:
+        self._enqueue(self.computes, event)
+
+    def copy(self, target: Tensor, source: Tensor) -> None:
+        self._enqueue(self.computes, lambda: target.copy_(source))
+
+    def copy_out(self, source: Tensor) -> Tensor:
+        target = torch.full_like(source, -1)
+        self._enqueue(self.computes, lambda: target.copy_(source))
+        return target
+
+    def mark(self) -> Event:
+        return Event(self.computes, len(self.computes.steps))
+
+    def synchronize(self, event: Event) -> None:
+        self._run(event)
+        if self.error is not None:
+            raise self.error
+
+    def capture(self, function: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
+        self.captures += 1
+        self._recorded = []
+        result = function()
+        steps, self._recorded = self._recorded, None
+
+        def replay() -> None:
+            for step in steps:
+                self._enqueue(self.computes, step)
+
+        return result, replay
+
+    def launch(self, kernel: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+        """What a model's operations do: the result is there at once, its values when the step has run."""
+        result = torch.full(inputs[0].shape, float("nan"))
+
+        def step() -> None:
+            result.copy_(kernel(*inputs))
+
+        if self._recorded is None:
+            self._enqueue(self.computes, step)
+        else:
+            self._recorded.append(step)
+        return result
+
+    def _enqueue(self, order: Order, step: Callable[[], Any] | Event) -> Event:
+        order.steps.append(step)
+        for some, count in ((self.copies, next(self._schedule)), (self.computes, next(self._schedule))):
+            self._run(Event(some, min(some.done + count, len(some.steps))))
+        return Event(order, len(order.steps))
+
+    def _run(self, event: Event) -> None:
+        order = event.order
+        while order.done < event.steps and self.error is None:
+            step = order.steps[order.done]
+            order.done += 1
+            if isinstance(step, Event):
+                self._run(step)
+                continue
+            try:
+                with torch.inference_mode():
+                    step()
+            except Exception as error:
+                self.error = error
+
+
+def look_up(ids: Tensor, weight: Tensor) -> Tensor:
+    """Like an embedding, it breaks the device when an id is none."""
+    assert ((ids >= 0) & (ids < 1000)).all(), "device-side assert triggered"
+    return ids * weight[:, None]
+
+
+def executor(device: LateDevice, **settings: Any) -> Executor:
+    class Weighted:
+        inputs = {"ids": "int64[rows, tokens]", "weight": "float32[rows]"}
+        outputs = {"weighted": "float32[rows, tokens]"}
+
+        def predict(self, ids: Tensor, weight: Tensor) -> dict[str, Tensor]:
+            return {"weighted": device.launch(look_up, ids, weight)}
+
+    class Poisoned(Weighted):
+        """Raises for some rows when their kernel is on its way."""
+
+        def predict(self, ids: Tensor, weight: Tensor, is_poison: Annotated[np.ndarray, "bool[rows]"]) -> Any:
+            result = super().predict(ids, weight)
+            if is_poison.any():
+                raise RuntimeError("poison")
+            return result
+
+    cls = Weighted if settings else Poisoned
+    made = Executor(inspect_class(cls), device=device, threads=1, tuning=Tuning(**settings))
+    made.load()
+    return made
+
+
+def request(model: Executor, seed: int, rows: int, tokens: int, is_poison: bool = False) -> Bound:
+    random = np.random.default_rng(seed)
+    arrays = {"ids": random.integers(0, 1000, (rows, tokens)), "weight": random.random(rows, np.float32)}
+    if "is_poison" in model.signature.names:
+        arrays["is_poison"] = np.full(rows, is_poison)
+    return model.signature.bind(arrays)
+
+
+def check(parts: Sequence[Bound], results: Sequence[dict[str, np.ndarray] | TorporError]) -> None:
+    for part, result in zip(parts, results, strict=True):
+        if part.arrays.get("is_poison", np.zeros(1)).any():
+            assert isinstance(result, ModelFailed), result
+        else:
+            assert isinstance(result, dict), result
+            expected = (part.arrays["ids"] * part.arrays["weight"][:, None]).astype(np.float32)
+            np.testing.assert_array_equal(result["weighted"], expected)
+
+
+requests = st.tuples(st.integers(1, 3), st.integers(1, 20), st.sampled_from([False, False, False, True]))
+batches = st.lists(st.tuples(st.lists(requests, min_size=1, max_size=3), st.booleans()), min_size=1, max_size=8)
+schedules = st.sampled_from([(0,), (9, 0), (0, 9), (9,)]) | st.lists(st.integers(0, 3), min_size=1, max_size=9)
+
+
+@given(batches, schedules, st.booleans())
+def test_every_schedule_gives_the_right_answers(
+    batches: list[tuple[list[tuple[int, int, bool]], bool]], schedule: Sequence[int], graphs: bool
+) -> None:
+    """Batches of any sizes, one or two in flight, poison among them: whenever the device does a step, rows stay their own."""
+    model = executor(LateDevice(schedule), **({"cuda_graphs": True} if graphs else {}))
+    running: list[tuple[list[Bound], Begun]] = []
+    for number, (requests, is_ended_first) in enumerate(batches):
+        if len(running) == 2 or (running and is_ended_first):
+            parts, begun = running.pop(0)
+            check(parts, model.run(parts, begun))
+        parts = [request(model, 100 * number + at, *each) for at, each in enumerate(requests)]
+        running.append((parts, model.begin(parts)))
+    for parts, begun in running:
+        check(parts, model.run(parts, begun))
+
+
+def test_the_next_batch_is_copied_while_one_computes() -> None:
+    """Begun while another runs, a batch's copy can end before that one's computing has begun."""
+    device = LateDevice(schedule=(9, 0))
+    model = executor(device)
+    parts = [[request(model, seed, 2, 5)] for seed in range(2)]
+    begun = [model.begin(part) for part in parts]
+    assert (device.copies.done, device.computes.done) == (2, 0)
+    for part, one in zip(parts, begun, strict=True):
+        check(part, model.run(part, one))
+
+
+def test_buffers_are_reused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two slots are enough for ever; their buffers are made anew only for a larger batch than any before."""
+    made: list[int] = []
+    make = LateDevice.host_buffer
+    monkeypatch.setattr(LateDevice, "host_buffer", lambda self, size: made.append(size) or make(self, size))
+    model = executor(LateDevice())
+    for pair in [(4, 4), (1, 2), (40, 40), (30, 4)]:
+        parts = [[request(model, rows, rows, 8)] for rows in pair]
+        begun = [model.begin(part) for part in parts]
+        for part, one in zip(parts, begun, strict=True):
+            check(part, model.run(part, one))
+    assert made == [512, 512, 4096, 4096]
+
+
+def test_what_a_device_does_wrong_comes_at_the_end_and_breaks_it() -> None:
+    """An error of a step belongs to no line of Python; whoever waits gets it, its callers may go elsewhere."""
+    model = executor(LateDevice())
+    bad = [request(model, 0, 1, 3), request(model, 1, 1, 3)]
+    bad[0].arrays["ids"] = np.full((1, 3), 1000)
+    assert [type(result) for result in model.run(bad)] == [ModelBroken, ModelBroken]
+    good = [request(model, 2, 1, 3)]
+    assert [type(result) for result in model.run(good)] == [ModelBroken]
+
+
+def test_batches_share_a_graph_by_powers_of_two_and_buckets() -> None:
+    """Three rows of nine tokens and four of sixteen are one graph; what fills them up reaches nobody."""
+    device = LateDevice()
+    model = executor(device, cuda_graphs=True)
+    for seed, (rows, tokens) in enumerate([(3, 9), (4, 16), (4, 12), (3, 16)]):
+        parts = [request(model, seed, rows, tokens)]
+        check(parts, model.run(parts))
+    assert device.captures == 1
+    parts = [request(model, 9, 5, 16)]
+    check(parts, model.run(parts))
+    assert device.captures == 2
