@@ -30,12 +30,12 @@ def numbers(text: bytes, datatype: str | None) -> Array | None:
         shape: tuple[int, ...] = (len(data),)
         lists = text.count(b"[")  # numbers have none
         if lists > 1:
-            widths = {len(row) for row in data if isinstance(row, simdjson.Array)}
-            if lists != len(data) + 1 or len(widths) != 1:
+            widths = {len(row) if isinstance(row, simdjson.Array) else -1 for row in data}
+            if lists != len(data) + 1 or len(widths) != 1 or -1 in widths:
                 return None
             shape = len(data), widths.pop()
         array: Array = np.frombuffer(data.as_buffer(of_type=letter), code)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RuntimeError):  # the last for lists too deep and integers too large
         return None
     if not array.size:
         return None
