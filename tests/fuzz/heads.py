@@ -1,5 +1,7 @@
 """What precedes bodies: heads and chunks of HTTP/1, header blocks of HTTP/2."""
 
+from dataclasses import replace
+
 from choices import Choices
 from torpor.predictors.errors import TorporError
 from torpor.predictors.serving.exchange import Head
@@ -19,7 +21,9 @@ def http1_head(data: bytes) -> None:
     minor = data.split(b"\r\n", 1)[0][-1:]
     lines = [b"%s %s HTTP/1.%s" % (head.method.encode(), head.path.encode(), minor)]
     lines += [b"%s: %s" % field for field in head.headers.items()]
-    assert read_head(b"\r\n".join((*lines, b"", b""))) == head
+    again = read_head(b"\r\n".join((*lines, b"", b"")))
+    stripped = {name: value.strip(b" \t") for name, value in head.headers.items()}  # a list may end with an empty value
+    assert again == replace(head, headers=stripped)
 
 
 def check_head(head: Head) -> None:
