@@ -20,7 +20,7 @@ from torpor.predictors.serving.data_plane import DataPlane, ServedModel
 from torpor.predictors.serving.exchange import Exchange, Field, Fields, Head
 from torpor.predictors.serving.http2 import Http2
 from torpor.predictors.serving.http2_fields import encode_fields
-from torpor.predictors.serving.server import HttpServer
+from torpor.predictors.serving.server import HttpServer, Port
 from torpor.predictors.signature import Bound, Signature
 
 MAX_BODY_BYTES = 1 << 16
@@ -43,7 +43,7 @@ async def _serve() -> tuple[App, HttpServer]:
     data_plane.models["m"] = ServedModel("m", "1", Signature(), Batcher(policy, Device(), Observer()))  # type: ignore[arg-type]
     await data_plane.set_ready(True)
     app = App(data_plane)
-    return app, HttpServer(app, "", 0, MAX_BODY_BYTES)
+    return app, HttpServer(app, Port("", 0), MAX_BODY_BYTES)
 
 
 LOOP = asyncio.new_event_loop()
@@ -71,8 +71,8 @@ class Asked(Exchange):
 
 PATHS = (
     "/v2/models/m/infer", "/v1/models/m:predict", "/v2/models/m/versions/1/infer", "/v2/models/m/versions/2/infer", "/",
-    "/metrics", "/v1/models", "/v1/models/m", "/v1/models/m:explain", "/v2", "/v2/health/live", "/v2/health/ready", "/v2/models",
-    "/v2/models/m", "/v2/models/m/ready", "/v2/models/m/versions/1/ready", "/v2/models/m/generate", "/v2/models/%6d/infer/",
+    "/metrics", "/v1/models", "/v1/models/m", "/v1/models/m:explain", "/v2", "/v2/health/live", "/v2/health/ready",
+    "/v2/models", "/v2/models/m", "/v2/models/m/ready", "/v2/models/m/versions/1/ready", "/v2/models/m/generate", "/v2/models/%6d/infer/",
     "/v2/models/n/infer", "/v2/repository/index", "*",
 )  # fmt: skip
 METHODS = ("POST", "GET", "HEAD", "PUT", "get")
@@ -131,7 +131,9 @@ def _message(choices: Choices, request_type: str) -> bytes:
         request: Any = message(request_type)()
         texts = [field for field in request.DESCRIPTOR.fields if field.type == field.TYPE_STRING]
         if texts:
-            text = choices.pick(("", "m", "n", "inference.GRPCInferenceService", "health.proto", "grpc.health.v1.Health"))
+            text = choices.pick(
+                ("", "m", "n", "inference.GRPCInferenceService", "health.proto", "grpc.health.v1.Health")
+            )
             setattr(request, choices.pick(texts).name, text)
         content = request.SerializeToString()
     compressed, size = choices.pick((0, 0, 0, 0, 0, 0, 0, 1)), len(content) + choices.pick((0, 0, 0, 0, 0, 0, 1, 255))

@@ -22,7 +22,20 @@ SCALARS = (
     b"Infinity", b"true", b"false", b"null", b'"a"', b'"data"', b'"\\ud800"', b'"\xff"', b'"\\u0000"', b'{"b64":"aQ=="}',
     b'{"b64":"?"}', b'{"b64":1}', b"{}", b"[]", b"",
 )  # fmt: skip
-SHAPES = (b"[1]", b"[2]", b"[1,2]", b"[2,1]", b"[3]", b"[0]", b"[]", b"[2,0,3]", b"[-1]", b"[1,1,1]", b"[4294967296,0]", b"[1.0]")
+SHAPES = (
+    b"[1]",
+    b"[2]",
+    b"[1,2]",
+    b"[2,1]",
+    b"[3]",
+    b"[0]",
+    b"[]",
+    b"[2,0,3]",
+    b"[-1]",
+    b"[1,1,1]",
+    b"[4294967296,0]",
+    b"[1.0]",
+)
 SPACES = (b"", b"", b"", b" ", b"\n\t", b"\r\n ")
 
 
@@ -49,12 +62,18 @@ def json_value(choices: Choices, depth: int = 0) -> bytes:
         case 2 if depth < 4:
             return json_object(choices, [b"name", b"b64", b"data"], {}, depth + 1)
         case 3:
-            return b"%s%d%s" % (choices.pick((b"", b"-")), int.from_bytes(choices.take(9)), choices.pick((b"", b".0", b"e1", b".25")))
+            return b"%s%d%s" % (
+                choices.pick((b"", b"-")),
+                int.from_bytes(choices.take(9)),
+                choices.pick((b"", b".0", b"e1", b".25")),
+            )
         case _:
             return choices.pick(SCALARS)
 
 
-def json_object(choices: Choices, names: list[bytes], values: dict[bytes, Callable[[], bytes]], depth: int = 0) -> bytes:
+def json_object(
+    choices: Choices, names: list[bytes], values: dict[bytes, Callable[[], bytes]], depth: int = 0
+) -> bytes:
     """Mostly these fields in this order, each of its kind; some are left out, come twice, or hold anything."""
     pairs: list[bytes] = []
     for name in names:
@@ -252,12 +271,12 @@ class _Text:
 
 
 TOML_VALUES = (
-    b"1", b"0", b"-1", b"1.5", b"nan", b"inf", b"true", b'"cpu"', b'"1"', b'"m:C"', b"[1]", b"{a=1}", b"9" * 400, b"1e400", b"0x10",
-    b"1979-05-27", b'"x:y:z"', b'""',
+    b"1", b"0", b"-1", b"1.5", b"nan", b"inf", b"true", b'"cpu"', b'"1"', b'"m:C"', b"[1]", b"{a=1}", b"9" * 400, b"1e400",
+    b"0x10", b"1979-05-27", b'"x:y:z"', b'""',
 )  # fmt: skip
 TOML_KEYS = (
-    b"class", b"name", b"max_batch_size", b"batch_timeout_micros", b"max_queue_rows", b"request_timeout_s", b"device", b"threads",
-    b"port", b"a.b", b'"\\u0000"',
+    b"class", b"name", b"max_batch_size", b"batch_timeout_micros", b"max_queue_rows", b"request_timeout_s", b"device",
+    b"threads", b"port", b"a.b", b'"\\u0000"',
 )  # fmt: skip
 
 

@@ -22,7 +22,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=0, help="end after so many seconds, if that is sooner")
     parser.add_argument("--seed", type=int, default=0, help="of the mutations; 0 takes another each time")
     parser.add_argument("--forget", action="store_true", help="neither read nor keep anything in .fuzz")
-    parser.add_argument("--minimise", action="store_true", help="make the corpus anew: the smallest inputs that reach as much")
+    parser.add_argument(
+        "--minimise", action="store_true", help="make the corpus anew: the smallest inputs that reach as much"
+    )
     parser.add_argument("--replay", type=Path, metavar="FILE", help="run one input, without atheris")
     options = parser.parse_args()
     if options.list:
