@@ -233,7 +233,7 @@ async def _run(
     gc.collect()
     gc.freeze()
     app = App(data_plane, repository, settings["max_body_bytes"], colleagues)
-    server = HttpServer(app, listener, settings["max_body_bytes"])
+    server = HttpServer(app, listener, settings["max_body_bytes"], settings["max_unfinished_bytes"])
     lifecycle = Lifecycle(data_plane, server, settings["drain_quiet_s"], settings["drain_timeout_s"])
     if talk is not None:  # without its supervisor a worker has nobody to serve
         talk.add_done_callback(lambda _: lifecycle.stop(0.0))

@@ -146,6 +146,11 @@ SETTINGS = (
         "max_body_bytes", int, 64 << 20, "largest request body in bytes, as it comes and inflated", low=1, high=1 << 40,
     ),
     Setting(
+        "max_unfinished_bytes", int, 512 << 20,
+        "most bytes that a process holds of request bodies that are still coming, of all connections together; the newest on "
+        "top are refused with 503 and Retry-After; never less than max_body_bytes", low=1, high=1 << 40,
+    ),
+    Setting(
         "tls_cert", str, "",
         "file with the certificate chain in PEM; with it and tls_key the port speaks TLS, and takes up files that change",
     ),

@@ -240,7 +240,9 @@ class Http1(asyncio.Protocol):
             return b""
         self._body += pieces
         if rest is None:
+            self._server.hold(exchange, size, len(pieces))
             return b""
+        self._server.release(exchange)
         self._missing = 0
         self._deadline_s = math.inf
         exchange.body = b"".join(self._body)
@@ -271,6 +273,7 @@ class Http1(asyncio.Protocol):
         if exchange.closes:
             self._close_after_answer()
         elif self._missing:  # refused early: the rest of its body is read for the sake of the next request
+            self._drop_body(exchange)
             self._deadline_s = self._server.now_s + PROGRESS_S
         else:
             self._finish()
@@ -280,9 +283,15 @@ class Http1(asyncio.Protocol):
         # Nobody knows whether a caller that was told no instead of "100 Continue" sends its body.
         return head.awaits_continue or self._missing > _MOST_SKIPPED_BYTES
 
-    def left(self) -> None:
+    def _drop_body(self, exchange: "_Http1Exchange") -> None:
+        """Nobody wants what has come of it."""
+        self._body = []
+        self._server.release(exchange)
+
+    def left(self, exchange: "_Http1Exchange") -> None:
         """The caller is gone, unanswered."""
         self._server.finished()
+        self._drop_body(exchange)
         self._exchange = None
         self._is_closing = True
 
@@ -298,9 +307,10 @@ class Http1(asyncio.Protocol):
     def _close_after_answer(self) -> None:
         """Let the answer arrive: end our side, and read on until the caller ends its own or LINGER_S have passed."""
         self._is_closing = True
-        self._exchange = None
+        if self._exchange is not None:
+            self._drop_body(self._exchange)
+            self._exchange = None
         self._waiting.clear()
-        self._body = []
         self._deadline_s = self._server.now_s + LINGER_S
         self._transport.resume_reading()
         if self._transport.can_write_eof():
@@ -342,6 +352,6 @@ class _Http1Exchange(Exchange):
         """The caller is gone."""
         if not self.is_answered:
             self.is_answered = True
-            self._connection.left()
+            self._connection.left(self)
             if self.on_leave is not None:
                 self.on_leave()

@@ -251,13 +251,17 @@ class Http2(asyncio.Protocol):
             return
         stream.pieces.append(payload)
         if ends:
-            stream.body = payload if len(stream.pieces) == 1 else b"".join(stream.pieces)
+            stream.body = payload
+            if len(stream.pieces) > 1:
+                stream.body = b"".join(stream.pieces)
+                self._server.release(stream)
             stream.pieces.clear()
             stream.deadline_s = math.inf
             self._app.answer(stream)
         else:
             stream.deadline_s = self._server.now_s + PROGRESS_S
             self.acknowledge(stream, size)
+            self._server.hold(stream, len(payload), 1)
 
     def _headers(self, flags: int, stream_id: int, payload: bytes) -> None:
         if not stream_id & 1:
@@ -472,6 +476,8 @@ class Http2(asyncio.Protocol):
                 self.send_block(stream, trailers, _END_STREAM)
             self._end(stream)
         else:
+            stream.pieces.clear()  # of a body that was refused before its end
+            self._server.release(stream)
             stream.trailers = trailers
             stream.is_ending = True
             self.send_later(stream, body)
@@ -550,6 +556,7 @@ class Http2(asyncio.Protocol):
         if self._streams.pop(stream.id, None) is None:
             return
         if not stream.has_whole_body:
+            self._server.release(stream)
             self._ignored.keep(stream.id, None)
             self._send_number(_RST_STREAM, stream.id, Code.NO_ERROR)
         if self._credit < _CREDIT:  # who also takes answers may give up on as many more
@@ -567,6 +574,7 @@ class Http2(asyncio.Protocol):
     def _drop(self, stream: "Stream") -> None:
         """The stream has ended without its answer."""
         if self._streams.pop(stream.id, None) is not None:
+            self._server.release(stream)
             self._finished(stream)
             stream.leave()
 

@@ -13,13 +13,16 @@ from collections.abc import Callable
 from email.utils import formatdate
 from typing import Protocol
 
-from ..errors import PayloadTooLarge
-from .exchange import Application
+from ..errors import PayloadTooLarge, Unavailable
+from .exchange import Application, Exchange
 from .http1 import HEAD_S, IDLE_S, Http1
 from .http2 import PREFACE, Http2
 
 BACKLOG = 1024
 _SWEEP_S = 1.0
+
+_PIECE_BYTES = 64
+"""What a piece of a body takes in memory beside its bytes: a caller may send it two bytes at a time."""
 
 
 class Connection(Protocol):
@@ -88,9 +91,14 @@ def address_of(listener: socket.socket) -> str:
 class HttpServer:
     """Serves the application from `start` until `shutdown`, which lets what is in flight finish."""
 
-    def __init__(self, app: Application, listener: Listener, max_body_bytes: int) -> None:
+    def __init__(self, app: Application, listener: Listener, max_body_bytes: int, max_unfinished_bytes: int) -> None:
         self.app = app
         self.max_body_bytes = max_body_bytes
+        self.max_unfinished_bytes = max(max_unfinished_bytes, max_body_bytes)
+        self.unfinished_bytes = 0
+        """What all connections together hold of bodies that are still coming."""
+        self._unfinished: dict[Exchange, int] = {}
+        """The same for each, in the order in which they began to come."""
         self.connections: set[Connection] = set()
         self.in_flight = 0
         """Exchanges that wait for their answer; streaming calls, which last as long as their caller, are not counted."""
@@ -148,6 +156,20 @@ class HttpServer:
 
     def too_large(self, size: int) -> PayloadTooLarge:
         return PayloadTooLarge(f"body = {size} bytes, must be in [0, {self.max_body_bytes}]")
+
+    def hold(self, exchange: Exchange, size: int, pieces: int) -> None:
+        """So many more bytes of a body are kept that has not come whole. If that is too much, the newest are refused."""
+        size += pieces * _PIECE_BYTES
+        self.unfinished_bytes += size
+        self._unfinished[exchange] = self._unfinished.get(exchange, 0) + size
+        while self.unfinished_bytes > self.max_unfinished_bytes:
+            newest = next(reversed(self._unfinished))
+            self.release(newest)
+            self.app.refuse(newest, Unavailable("the server holds as many bodies that are still coming as it may"))
+
+    def release(self, exchange: Exchange) -> None:
+        """Its body has come whole, or is not kept any more."""
+        self.unfinished_bytes -= self._unfinished.pop(exchange, 0)
 
     def _note_empty(self) -> None:
         if self.is_shutting_down and not self.connections:

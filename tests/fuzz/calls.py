@@ -43,7 +43,7 @@ async def _serve() -> tuple[App, HttpServer]:
     data_plane.models["m"] = ServedModel("m", "1", Signature(), Batcher(policy, Device(), Observer()))  # type: ignore[arg-type]
     await data_plane.set_ready(True)
     app = App(data_plane)
-    return app, HttpServer(app, Port("", 0), MAX_BODY_BYTES)
+    return app, HttpServer(app, Port("", 0), MAX_BODY_BYTES, MAX_BODY_BYTES)
 
 
 LOOP = asyncio.new_event_loop()
@@ -72,7 +72,8 @@ class Asked(Exchange):
 PATHS = (
     "/v2/models/m/infer", "/v1/models/m:predict", "/v2/models/m/versions/1/infer", "/v2/models/m/versions/2/infer", "/",
     "/metrics", "/v1/models", "/v1/models/m", "/v1/models/m:explain", "/v2", "/v2/health/live", "/v2/health/ready",
-    "/v2/models", "/v2/models/m", "/v2/models/m/ready", "/v2/models/m/versions/1/ready", "/v2/models/m/generate", "/v2/models/%6d/infer/",
+    "/v2/models", "/v2/models/m", "/v2/models/m/ready", "/v2/models/m/versions/1/ready", "/v2/models/m/generate",
+    "/v2/models/%6d/infer/",
     "/v2/models/n/infer", "/v2/repository/index", "*",
 )  # fmt: skip
 METHODS = ("POST", "GET", "HEAD", "PUT", "get")

@@ -22,6 +22,7 @@ from torpor.predictors.serving.http2_fields import encode_field
 from torpor.predictors.serving.server import HttpServer, Port
 
 MAX_BODY_BYTES = 300
+MAX_UNFINISHED_BYTES = 600
 MAX_HEAD_BYTES = 400
 MOST_PIPELINED_BYTES = 200
 SEVERAL_YEARS_S = 1e8
@@ -126,7 +127,7 @@ class Loop:
 
 
 async def _make_server() -> HttpServer:
-    return HttpServer(App(), Port("", 0), MAX_BODY_BYTES)
+    return HttpServer(App(), Port("", 0), MAX_BODY_BYTES, 0)
 
 
 SERVER = asyncio.run(_make_server())
@@ -150,6 +151,7 @@ def converse(
     """A connection from its first byte to its last; `holds` says what it keeps for its caller."""
     app, loop, transport = App(), Loop(), Transport(room)
     SERVER.app, SERVER.loop, SERVER.now_s = app, loop, 1000.0  # type: ignore[assignment]
+    SERVER.max_unfinished_bytes = MAX_UNFINISHED_BYTES if room else 1 << 30  # what is unfinished depends on the pieces
     transport.protocol = connection = version(SERVER)
     connection.connection_made(transport)  # type: ignore[arg-type]
     assert len(SERVER.connections) == 1
@@ -160,6 +162,7 @@ def converse(
         if waiting and transport.is_reading:
             connection.data_received(waiting.popleft())
             assert holds(connection) <= 3 * (MAX_BODY_BYTES + MAX_HEAD_BYTES + MOST_PIPELINED_BYTES)
+            assert SERVER.unfinished_bytes <= SERVER.max_unfinished_bytes
             is_over = False
             continue
         if room is not None:
@@ -181,6 +184,7 @@ def converse(
     loop.run()
     assert SERVER.in_flight == 0
     assert not SERVER.connections
+    assert not SERVER.unfinished_bytes
     return app, transport
 
 

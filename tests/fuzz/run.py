@@ -49,7 +49,7 @@ def _fuzz(options: argparse.Namespace) -> None:
     found = FOUND / options.target
     found.mkdir(parents=True, exist_ok=True)
     flags = [f"-runs={options.runs}", f"-max_total_time={options.seconds}", "-print_final_stats=1", "-timeout=10"]
-    flags += [f"-artifact_prefix={found}.", "-max_len=4096", f"-seed={options.seed}"]
+    flags += [f"-artifact_prefix={found}.", "-max_len=1024", f"-seed={options.seed}"]
     flags += [f"-dict={words}" for words in HERE.glob("*.dict") if words.stem in options.target]
     folders = [corpus] if options.forget else [found, corpus]
     atheris.Setup([sys.argv[0], *flags, *map(str, folders)], TARGETS[options.target])

@@ -71,7 +71,7 @@ class Bench:
 
     def __init__(self, protocol: type[Http1] | type[Http2]) -> None:
         self.app = App()
-        self.server = HttpServer(self.app, Port("", 0, None), 1 << 20)
+        self.server = HttpServer(self.app, Port("", 0, None), 1 << 20, 1 << 30)
         self.server.now_s = 1000.0
         self.transport = Transport()
         self.connection = protocol(self.server)
