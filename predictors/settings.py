@@ -148,7 +148,7 @@ SETTINGS = (
     Setting(
         "max_unfinished_bytes", int, 512 << 20,
         "most bytes that a process holds of request bodies that are still coming, of all connections together; the newest on "
-        "top are refused with 503 and Retry-After; never less than max_body_bytes", low=1, high=1 << 40,
+        "top are refused with 503 and Retry-After; never less than twice max_body_bytes", low=1, high=1 << 40,
     ),
     Setting(
         "tls_cert", str, "",

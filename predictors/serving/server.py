@@ -94,7 +94,7 @@ class HttpServer:
     def __init__(self, app: Application, listener: Listener, max_body_bytes: int, max_unfinished_bytes: int) -> None:
         self.app = app
         self.max_body_bytes = max_body_bytes
-        self.max_unfinished_bytes = max(max_unfinished_bytes, max_body_bytes)
+        self.max_unfinished_bytes = max(max_unfinished_bytes, 2 * max_body_bytes)
         self.unfinished_bytes = 0
         """What all connections together hold of bodies that are still coming."""
         self._unfinished: dict[Exchange, int] = {}
