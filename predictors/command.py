@@ -6,7 +6,6 @@ import gc
 import json
 import logging
 import os
-import signal
 import socket
 import sys
 import time
@@ -132,8 +131,6 @@ def _serve(options: argparse.Namespace, began_s: float) -> int:
         if settings["processes"] > 1:
             return asyncio.run(_supervise(options.arguments, settings))
     certificate = _certificate(settings)
-    # While the model loads there is nothing to drain; and as process 1 of a container SIGTERM has no default action.
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         with asyncio.Runner(loop_factory=_event_loop()) as runner:
             return runner.run(_run(catalog, settings, began_s, options.post, certificate))

@@ -56,6 +56,15 @@ def test_only_the_composition_root_brings_serving_and_runtime_together() -> None
     assert kserve == {"predictors/kserve_model.py"}
 
 
+def test_waiting_knows_no_wall_clock() -> None:
+    """A clock that is set while the server runs changes no deadline: only the Date field follows it (`formatdate`)."""
+    for file in sorted((ROOT / "predictors").rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                read = f"{node.value.id}.{node.attr}"
+                assert read not in ("time.time", "time.time_ns", "datetime.now", "datetime.datetime"), f"{file}: {read}"
+
+
 def loaded_by(code: str) -> set[str]:
     """The top-level modules that a fresh interpreter has after running `code`."""
     script = f"{code}\nimport sys; print(*{{name.split('.')[0] for name in sys.modules}})"

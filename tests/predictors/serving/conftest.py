@@ -8,6 +8,7 @@ import re
 import signal
 import socket
 import ssl
+import struct
 import subprocess
 import sys
 import threading
@@ -15,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import grpc
 import h2.config
@@ -28,16 +30,28 @@ from torpor.predictors.protocol.messages import message
 MODELS = Path(__file__).parent / "models"
 TIMEOUT_S = 20
 
+RESET = struct.pack("ii", 1, 0)
+"""SO_LINGER that turns a close into a reset."""
+
 Headers = Mapping[str, str]
 NONE: Headers = {}
 
 
 class Server:
-    """A `torpor serve` process on a free port; `log` is what it wrote so far."""
+    """A `torpor serve` process on a free port; `log` is what it wrote so far.
 
-    def __init__(self, model: str | Path, *options: str, **environment: str) -> None:
+    within: limits of the process by their constants in the module `resource`.
+    """
+
+    def __init__(
+        self, model: str | Path, *options: str, within: Mapping[int, int] | None = None, **environment: str
+    ) -> None:
         torpor = Path(sys.executable).with_name("torpor")
         command = [torpor, "serve", model, "--host", "127.0.0.1", "--port", "0", *options]
+        if within:
+            code = "import os, resource, sys\n"
+            code += "".join(f"resource.setrlimit({limit}, ({most}, {most}))\n" for limit, most in within.items())
+            command = [sys.executable, "-c", code + "os.execv(sys.argv[1], sys.argv[1:])", *command]
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("TORPOR_", "K_SERVICE", "PORT"))}
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=kept | environment)
         self.log: list[str] = []
@@ -137,6 +151,11 @@ class Http1:
     def request(self, method: str, path: str, body: bytes | None = None, headers: Headers = NONE) -> Reply:
         return self.receive(self.send(method, path, body, headers))
 
+    def reset(self) -> None:
+        """Leave without a word."""
+        self._connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        self.close()
+
     def close(self) -> None:
         self._connection.close()
 
@@ -179,7 +198,11 @@ class Http2:
 
     def receive(self, stream: int) -> Reply:
         while stream not in self._ended:
-            self._read()
+            try:
+                self._read()
+            except ConnectionResetError:  # its answer may have come with the goodbye
+                if stream not in self._ended:
+                    raise
         if isinstance(self._ended[stream], h2.events.StreamReset) and stream not in self._replies:
             raise ConnectionResetError(self._ended[stream])
         return self._replies[stream]
@@ -198,6 +221,11 @@ class Http2:
         self._flush()
         while self._state.local_settings.initial_window_size:
             self._read()
+
+    def reset(self) -> None:
+        """Leave without a word."""
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        self.close()
 
     def close(self) -> None:
         self._socket.close()
@@ -235,8 +263,8 @@ def serve() -> Iterator[Callable[..., Server]]:
     """Start servers of model folders, by name of one in `models` or by path; they end with the session."""
     servers: list[Server] = []
 
-    def start(model: str | Path, *options: str, **environment: str) -> Server:
-        servers.append(Server(MODELS / model, *options, **environment))
+    def start(model: str | Path, *options: str, **more: Any) -> Server:
+        servers.append(Server(MODELS / model, *options, **more))
         return servers[-1]
 
     yield start

@@ -1,6 +1,8 @@
 """SIGTERM under load: what runs and what waits is answered, what comes late too, and then the process leaves."""
 
 import signal
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -32,3 +34,20 @@ def test_nothing_is_lost_at_the_end(serve, connect, gated, gate_path, binary_req
     answers = [reply.tensors()["doubled"].tolist() for reply in replies]
     assert answers == [[[2.0, 2.0]], [[4.0, 4.0]]]
     assert server.wait() == 0
+
+
+EARLY = """
+import os, signal, sys
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torpor.predictors.command":
+            os.kill(os.getpid(), signal.SIGTERM)
+sys.meta_path.insert(0, Finder())
+from torpor.predictors.__main__ import main
+sys.exit(main())
+"""
+
+
+def test_sigterm_is_heeded_before_the_command_is_imported() -> None:
+    """Process 1 of a container has no default action for it, and the imports take a tenth of a second."""
+    assert subprocess.run([sys.executable, "-c", EARLY], check=False).returncode == 128 + signal.SIGTERM
