@@ -50,6 +50,8 @@ class Setting:
             if value not in ("true", "false"):
                 raise SettingError(f"{source}: {self.name} = {value!r}, must be true or false")
             return value == "true"
+        if isinstance(value, int) and value.bit_length() > 63:  # also what Python does not write out
+            raise SettingError(f"{source}: {self.name} is an integer of more than 64 bits, must be {allowed}")
         try:
             if isinstance(value, bool) or not isinstance(value, str | int | float):
                 raise ValueError
@@ -188,7 +190,7 @@ class ModelFile:
         """Raises SettingError for an unreadable file, an unknown key or a bad value."""
         try:
             content = tomllib.loads(path.read_text())
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        except (OSError, ValueError, RecursionError) as error:  # TOMLDecodeError is one of them, and not the only one
             raise SettingError(f"{path}: {error}") from None
         class_path = content.pop("class", None)
         if not isinstance(class_path, str) or class_path.count(":") != 1:

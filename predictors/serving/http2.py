@@ -247,6 +247,7 @@ class Http2(asyncio.Protocol):
             stream.push(payload, size)
             return
         if stream.size > self._server.max_body_bytes:
+            self._server.release(stream)
             self._app.refuse(stream, self._server.too_large(stream.size))
             return
         stream.pieces.append(payload)

@@ -73,7 +73,7 @@ def run(target: str, limits: list[str], *, keeps: bool) -> None:
 def minimise(target: str) -> None:
     corpus = HERE / "corpus" / target
     with tempfile.TemporaryDirectory() as least:
-        merge = ["-merge=1", f"-max_len={MOST_BYTES}", least, str(FOUND / target), str(corpus)]
+        merge = ["-merge=1", "-use_counters=0", f"-max_len={MOST_BYTES}", least, str(FOUND / target), str(corpus)]
         subprocess.run([sys.executable, __file__, target, "--libfuzzer", *merge], check=True)
         for file in corpus.iterdir():
             file.unlink()

@@ -163,13 +163,14 @@ def test_who_leaves_gives_its_bytes_back(server, call, end: str) -> None:
     assert not server.app.refused
 
 
-def test_what_is_refused_for_itself_gives_its_bytes_back(server, call) -> None:
-    """A body over its own limit, of which more comes."""
+@pytest.mark.parametrize("ends", [False, True], ids=["goes on", "ends"])
+def test_what_is_refused_for_itself_gives_its_bytes_back(server, call, ends: bool) -> None:
+    """A body over its own limit, of which more comes or not."""
     if call().__class__ is Caller1:  # its length was refused before it came
         return
     caller = call()
     caller.send(b"x" * 3000)
-    caller.send(b"x" * 3000)
+    caller.send(b"x" * 3000, ends=ends)
     assert [status for _, status in server.app.refused] == [413]
     assert server.unfinished_bytes == 0
 
