@@ -31,7 +31,7 @@ def numbers(text: bytes, datatype: str | None) -> Array | None:
         lists = text.count(b"[")  # numbers have none
         if lists > 1:
             widths = {len(row) if isinstance(row, simdjson.Array) else -1 for row in data}
-            if lists != len(data) + 1 or len(widths) != 1 or -1 in widths:
+            if lists != len(data) + 1 or len(widths) != 1:
                 return None
             shape = len(data), widths.pop()
         array: Array = np.frombuffer(data.as_buffer(of_type=letter), code)

@@ -87,7 +87,7 @@ def decode(body: bytes, json_length: int | None) -> InferRequest:
         json_length = len(body)
     elif json_length > len(body):
         raise InvalidInput(f"Inference-Header-Content-Length = {json_length}, must be in [0, {len(body)}]")
-    text = body[:json_length] if json_length < len(body) else body
+    text = body[:json_length]  # no copy where it is all
     layout = _LAYOUTS.get(text) if len(text) <= _LARGEST_KEPT_BYTES else None
     if layout is None:
         layout = _read_layout(text)

@@ -11,8 +11,9 @@ import numpy as np
 from choices import Choices
 from connections import Transport
 from decoders import infer_message, v2_object
-from torpor.predictors.batching.policy import Batch, BatchingPolicy, BatchingSettings
+from torpor.predictors.batching.policy import BatchingPolicy, BatchingSettings
 from torpor.predictors.batching.run_times import RunTimes
+from torpor.predictors.errors import NotFound
 from torpor.predictors.protocol.messages import message
 from torpor.predictors.serving.app import App
 from torpor.predictors.serving.batcher import Batcher
@@ -20,6 +21,8 @@ from torpor.predictors.serving.data_plane import DataPlane, ServedModel
 from torpor.predictors.serving.exchange import Exchange, Field, Fields, Head
 from torpor.predictors.serving.http2 import Http2
 from torpor.predictors.serving.http2_fields import encode_fields
+from torpor.predictors.serving.metrics import ModelMetrics
+from torpor.predictors.serving.repository import Repository, Source
 from torpor.predictors.serving.server import HttpServer, Port
 from torpor.predictors.signature import Bound, Signature
 
@@ -33,16 +36,24 @@ class Device:
         loop.call_soon(done, [{"y": np.ones((part.rows, 1), np.float32)} for part in parts], 0.001)
 
 
-class Observer:
-    def batch_ran(self, batch: Batch[Bound], seconds: float) -> None: ...
+class Empty:
+    """A catalog with nothing to load."""
+
+    def names(self) -> list[str]:
+        return []
+
+    def model(self, name: str) -> Source:
+        raise NotFound(f"model '{name}' is unknown")
 
 
 async def _serve() -> tuple[App, HttpServer]:
     data_plane = DataPlane("0")
     policy: BatchingPolicy[Bound] = BatchingPolicy(BatchingSettings(4, 0.0, 8), RunTimes())
-    data_plane.models["m"] = ServedModel("m", "1", Signature(), Batcher(policy, Device(), Observer()))  # type: ignore[arg-type]
+    metrics = ModelMetrics("m", "1", lambda: policy.queued_rows)
+    batcher = Batcher(policy, Device(), metrics)  # type: ignore[arg-type]
+    data_plane.publish("m", [ServedModel("m", "1", Signature(), batcher, metrics)])
     await data_plane.set_ready(True)
-    app = App(data_plane)
+    app = App(data_plane, Repository(Empty(), data_plane, may_change=True))
     return app, HttpServer(app, Port("", 0), MAX_BODY_BYTES, MAX_BODY_BYTES)
 
 
@@ -74,13 +85,17 @@ PATHS = (
     "/metrics", "/v1/models", "/v1/models/m", "/v1/models/m:explain", "/v2", "/v2/health/live", "/v2/health/ready",
     "/v2/models", "/v2/models/m", "/v2/models/m/ready", "/v2/models/m/versions/1/ready", "/v2/models/m/generate",
     "/v2/models/%6d/infer/",
-    "/v2/models/n/infer", "/v2/repository/index", "*",
+    "/v2/models/n/infer", "/v2/repository/index", "/v2/repository/models/n/load", "/v2/repository/models/n/unload", "*",
 )  # fmt: skip
 METHODS = ("POST", "GET", "HEAD", "PUT", "get")
 
 
 def rest_calls(data: bytes) -> None:
-    choices = Choices(data)
+    """One exchange, whatever its path, headers and body."""
+    LOOP.run_until_complete(_exchange(Choices(data)))
+
+
+async def _exchange(choices: Choices) -> None:
     path = choices.pick(PATHS)
     if choices.below(8) == 7:
         path = "/" + choices.take(choices.below(24)).decode("ascii", "ignore")
@@ -101,7 +116,7 @@ def rest_calls(data: bytes) -> None:
     if APP.open(exchange):
         exchange.body = body
         APP.answer(exchange)
-    LOOP.run_until_complete(_settle())
+    await _settle()
     ((status, answer),) = exchange.answers
     assert status not in (500, 400) or answer.startswith(b'{"error":'), answer
     assert status != 500, answer
@@ -114,6 +129,8 @@ SERVICES = tuple(
         ("inference.GRPCInferenceService", "ModelReady", "inference.ModelReadyRequest"),
         ("inference.GRPCInferenceService", "ModelMetadata", "inference.ModelMetadataRequest"),
         ("inference.GRPCInferenceService", "ServerReady", "inference.ServerReadyRequest"),
+        ("inference.GRPCInferenceService", "RepositoryIndex", "inference.RepositoryIndexRequest"),
+        ("inference.GRPCInferenceService", "RepositoryModelLoad", "inference.RepositoryModelLoadRequest"),
         ("grpc.health.v1.Health", "Check", "grpc.health.v1.HealthCheckRequest"),
         ("grpc.health.v1.Health", "Watch", "grpc.health.v1.HealthCheckRequest"),
         ("grpc.reflection.v1.ServerReflection", "ServerReflectionInfo", "grpc.reflection.v1.ServerReflectionRequest"),

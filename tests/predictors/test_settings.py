@@ -1,17 +1,9 @@
-"""Settings: where a value comes from, what it may be, and the words for one that may not; `model.toml` and its folders."""
+"""Settings: where a value comes from, what it may be, and the words for one that may not; `model.toml`."""
 
 from pathlib import Path
 
 import pytest
-from torpor.predictors.settings import (
-    SETTINGS,
-    ModelFile,
-    Setting,
-    SettingError,
-    find_model_file,
-    find_model_folder,
-    resolve,
-)
+from torpor.predictors.settings import SETTINGS, ModelFile, Setting, SettingError, resolve
 
 BY_NAME = {setting.name: setting for setting in SETTINGS}
 
@@ -138,7 +130,7 @@ def test_a_model_file_is_read(tmp_path: Path) -> None:
         (b'class = "m:C"\nbatching = 1', "batching is unknown"),
         (
             b'class = "m:C"\n[other]\na = 1',
-            "other is unknown, must be class, name, [batching], [device] or [parameters]",
+            "other is unknown, must be class, name, model_version, [batching], [device] or [parameters]",
         ),
         (b'class = "m:C"\n[batching]\nport = 1', "batching.port is unknown, must be one of batch_timeout_micros"),
         (b'class = "m:C"\n[batching]\nmax_batch_size = 0', "batching: max_batch_size = 0, must be in [1, 65536]"),
@@ -159,43 +151,9 @@ def test_a_bad_model_file_says_what_is_wrong(tmp_path: Path, text: bytes, messag
 
 
 def test_a_model_file_that_is_not_there_is_named(tmp_path: Path) -> None:
-    """In its folder, or beside the numbered folders."""
-    with pytest.raises(SettingError, match="No such file"):
+    """As the system has it."""
+    with pytest.raises(SettingError, match=r"model\.toml.*No such file|No such file.*model\.toml"):
         ModelFile.read(tmp_path / "model.toml")
-    with pytest.raises(SettingError, match=r"no model.toml in it$"):
-        find_model_file(tmp_path, tmp_path)
-    with pytest.raises(SettingError, match=r"no model.toml in it or in .*2$"):
-        find_model_file(tmp_path, tmp_path / "2")
-
-
-def test_the_highest_number_is_served_unless_another_is_asked_for(tmp_path: Path) -> None:
-    """Numbers count as numbers; what is no folder or no number does not count."""
-    for name in ("2", "10", "code", "9"):
-        (tmp_path / name).mkdir()
-    (tmp_path / "11").touch()
-    assert find_model_folder(tmp_path, None) == (tmp_path / "10", "10")
-    assert find_model_folder(tmp_path, "2") == (tmp_path / "2", "2")
-    for version in ("3", "11", "code", "-2"):
-        with pytest.raises(SettingError, match=f"'{version}', must be one of 2, 9, 10"):
-            find_model_folder(tmp_path, version)
-
-
-def test_a_folder_without_numbers_is_version_1(tmp_path: Path) -> None:
-    """And no other."""
-    for version in (None, "1"):
-        assert find_model_folder(tmp_path, version) == (tmp_path, "1")
-    with pytest.raises(SettingError, match=r"'2', but .* has no numbered folders"):
-        find_model_folder(tmp_path, "2")
-
-
-def test_a_versions_own_model_file_comes_first(tmp_path: Path) -> None:
-    """Else the one beside the numbered folders."""
-    own, shared = tmp_path / "1" / "model.toml", tmp_path / "model.toml"
-    own.parent.mkdir()
-    shared.touch()
-    assert find_model_file(tmp_path, own.parent) == shared
-    own.touch()
-    assert find_model_file(tmp_path, own.parent) == own
 
 
 def model_file(tmp_path: Path, text: str) -> ModelFile:

@@ -67,6 +67,8 @@ def test_rows_of_different_lengths_are_requests_of_their_own(rows: list[list[int
         (body(*[[1]] * 1024, [1, 2]), ("x",), {"x": "FP32"}, "instances = 1025 rows that are no tensor together"),
         (body([1], [2, 3]), ("x",), {}, "lists of equal lengths"),
         (body(1.5), ("x",), {"x": "INT64"}, "elements must be integers for INT64"),
+        (b'{"instancez":[1]}', ("x",), {"x": "INT64"}, "instances must be a non-empty list"),
+        (b'{"instances":[1]]', ("x",), {"x": "INT64"}, "the body is not JSON"),
         (body(None), ("x",), {}, "elements must be numbers, booleans or strings"),
         (body(1, "a"), ("x",), {}, "elements must be numbers, booleans or strings"),
         (body("a", 1), ("x",), {}, "elements must be strings"),
