@@ -23,6 +23,7 @@ from torpor.predictors.serving.http2 import Http2
 from torpor.predictors.serving.http2_fields import encode_fields
 from torpor.predictors.serving.metrics import ModelMetrics
 from torpor.predictors.serving.repository import Repository, Source
+from torpor.predictors.serving.request_options import read_options
 from torpor.predictors.serving.server import HttpServer, Port
 from torpor.predictors.signature import Bound, Signature
 
@@ -53,8 +54,8 @@ async def _serve() -> tuple[App, HttpServer]:
     batcher = Batcher(policy, Device(), metrics)  # type: ignore[arg-type]
     data_plane.publish("m", [ServedModel("m", "1", Signature(), batcher, metrics)])
     await data_plane.set_ready(True)
-    app = App(data_plane, Repository(Empty(), data_plane, may_change=True))
-    return app, HttpServer(app, Port("", 0), MAX_BODY_BYTES, MAX_BODY_BYTES)
+    app = App(data_plane, Repository(Empty(), data_plane, may_change=True), MAX_BODY_BYTES)
+    return app, HttpServer(app, Port("", 0, None), MAX_BODY_BYTES, MAX_BODY_BYTES)
 
 
 LOOP = asyncio.new_event_loop()
@@ -87,6 +88,7 @@ PATHS = (
     "/v2/models/%6d/infer/",
     "/v2/models/n/infer", "/v2/repository/index", "/v2/repository/models/n/load", "/v2/repository/models/n/unload", "*",
 )  # fmt: skip
+ASKING = (b"accept-encoding", b"grpc-timeout", b"x-envoy-expected-rq-timeout-ms", b"traceparent")
 METHODS = ("POST", "GET", "HEAD", "PUT", "get")
 
 
@@ -105,6 +107,8 @@ async def _exchange(choices: Choices) -> None:
             headers[b"inference-header-content-length"] = choices.take(choices.below(4))
         case 2:
             headers[b"content-encoding"] = choices.pick((b"identity", b"gzip", b"", b"\xff"))
+        case 3:
+            headers[choices.pick(ASKING)] = choices.take(choices.below(16))
     if choices.below(2):
         text, blobs = v2_object(choices)
         body = b"".join((text, *blobs))
@@ -112,7 +116,7 @@ async def _exchange(choices: Choices) -> None:
             headers[b"inference-header-content-length"] = b"%d" % len(text)
     else:
         body = choices.rest()
-    exchange = Asked(Head(choices.pick(METHODS), path, headers, len(body)))
+    exchange = Asked(Head(choices.pick(METHODS), path, headers, len(body), options=read_options(headers)))
     if APP.open(exchange):
         exchange.body = body
         APP.answer(exchange)

@@ -127,7 +127,7 @@ class Loop:
 
 
 async def _make_server() -> HttpServer:
-    return HttpServer(App(), Port("", 0), MAX_BODY_BYTES, 0)
+    return HttpServer(App(), Port("", 0, None), MAX_BODY_BYTES, 0)
 
 
 SERVER = asyncio.run(_make_server())

@@ -1,20 +1,22 @@
 """Bodies and files: any bytes are a request or an error of the caller's, and a quick way reads what the general one reads."""
 
+import zlib
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import orjson
 from choices import Choices
-from torpor.predictors.errors import InvalidInput
+from torpor.predictors.errors import InvalidInput, TorporError
 from torpor.predictors.protocol import v1, v2_grpc, v2_rest
 from torpor.predictors.protocol.datatypes import DTYPES, Array
 from torpor.predictors.protocol.inference import InferRequest
 from torpor.predictors.protocol.json_numbers import numbers
 from torpor.predictors.protocol.json_tensor import array_from_json
+from torpor.predictors.serving.content_coding import Inflation
 from torpor.predictors.settings import ModelFile, SettingError, resolve
 
-DATATYPES = (*DTYPES, "BF16", "fp32", "")
+DATATYPES = (*DTYPES, "fp32", "")
 SCALARS = (
     b"0", b"1", b"-1", b"-0", b"-0.0", b"1.5", b"1e2", b"1E400", b"-1e-400", b"3.5e38", b"255", b"256", b"65504", b"65520",
     b"2147483647", b"2147483648", b"-2147483649", b"9223372036854775807", b"9223372036854775808", b"-9223372036854775809",
@@ -90,15 +92,20 @@ def json_object(
     return b"{" + (b"," + choices.pick(SPACES)).join(pairs) + b"}" + choices.pick(SPACES)
 
 
-def outcome(decode: Callable[[], InferRequest]) -> object:
+def outcome(decode: Callable[[], InferRequest | list[InferRequest]]) -> object:
     """What a decoder made of it, to be compared; nothing but InvalidInput may come out of one."""
     try:
-        request = decode()
+        requests = decode()
     except InvalidInput as error:
         return str(error)
+    return [_content(request) for request in (requests if isinstance(requests, list) else [requests])]
+
+
+def _content(request: InferRequest) -> object:
     terms = request.terms
+    parameters = dict(terms.parameters), {name: dict(said) for name, said in terms.tensor_parameters.items()}
     inputs = [(name, said(array)) for name, array in request.inputs.items()]
-    return inputs, terms.outputs, terms.binary_outputs, terms.id, dict(terms.parameters), terms.timeout_s
+    return inputs, terms.outputs, terms.binary_outputs, terms.id, parameters, terms.timeout_s
 
 
 def said(array: Array) -> object:
@@ -255,6 +262,34 @@ def json_numbers(data: bytes) -> None:
     if quick is not None:
         assert datatype is not None
         assert said(quick) == said(array_from_json("x", orjson.loads(text), datatype, None))
+
+
+def content_coding(data: bytes) -> None:
+    """In steps or at once, the content is what zlib makes of it, and never more than the limit."""
+    choices = Choices(data)
+    coding = choices.pick((b"gzip", b"deflate", b"br", b""))
+    limit, step, form = choices.below(256), 1 + choices.below(64), choices.below(3)
+    body = choices.rest()
+    if form:
+        compressor = zlib.compressobj(wbits=31 if coding == b"gzip" else 15)
+        body = compressor.compress(body * form) + compressor.flush()
+
+    def inflate(step: int | None) -> object:
+        try:
+            inflation = Inflation(body, coding, limit)
+            content = inflation.run_to_end() if step is None else None
+            while content is None:
+                assert step is not None
+                content = inflation.run(step)
+        except TorporError as error:
+            return type(error)
+        assert len(content) <= limit
+        return content
+
+    whole = inflate(None)
+    assert whole == inflate(step)
+    if isinstance(whole, bytes):
+        assert whole == zlib.decompress(body, 31 if coding == b"gzip" else 15)
 
 
 class _Text:

@@ -114,7 +114,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[HttpServer]:
     loop = asyncio.new_event_loop()
 
     async def make() -> HttpServer:
-        return HttpServer(App(), Port("", 0), 4000, request.param)
+        return HttpServer(App(), Port("", 0, None), 4000, request.param)
 
     yield loop.run_until_complete(make())
     loop.run_until_complete(asyncio.sleep(0))
