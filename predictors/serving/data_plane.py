@@ -37,6 +37,7 @@ class ServedModel:
     batcher: Batcher
     metrics: ModelMetrics
     default_timeout_s: float = 0.0
+    is_retired: bool = False
     _fits: Remembered[Terms, Fit] = field(default_factory=lambda: Remembered(_MOST_FITS))
 
     def start(
@@ -88,7 +89,8 @@ class ServedModel:
             self.batcher.cancel(bound)
 
     async def retire(self) -> None:
-        """Answer what has been taken, and end; what comes yet (its head had come before) is refused, to be sent again."""
+        """Answer what has been taken, and end."""
+        self.is_retired = True
         await self.batcher.close()
 
     def _fit(self, request: InferRequest) -> Fit:

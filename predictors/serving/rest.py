@@ -69,9 +69,7 @@ class Rest:
         """Who answers the exchange. Refuses before a body is read what can be refused: raises a TorporError."""
         head = exchange.head
         if head.method == "POST":
-            inference = self._inferences.get(head.path) or self._inference(head.path)
-            if _VERSION in head.headers:
-                inference = self._pinned(head) or inference
+            inference = self._target(head)
             if inference is not None:
                 model, handler = inference
                 self._data_plane.check_accepting(model)
@@ -100,6 +98,18 @@ class Rest:
         if exchange.head.method == "POST":
             self._requests["rest", str(error.http_status)] += 1
         exchange.respond(error.http_status, error_body(str(error)), fields)
+
+    def _target(self, head: Head) -> tuple[ServedModel, Handler] | None:
+        """The model and handler of an inference as the models are now, None for another request. Raises NotFound."""
+        if _VERSION in head.headers:
+            return self._pinned(head)
+        return self._inferences.get(head.path) or self._inference(head.path)
+
+    def _again(self, exchange: Exchange) -> None:
+        """The model was replaced or unloaded after the head had come: what its path leads to now answers."""
+        target = self._target(exchange.head)
+        assert target is not None
+        target[1](exchange)
 
     def _pinned(self, head: Head) -> tuple[ServedModel, Handler] | None:
         """The inference on the version that the header names. Raises NotFound; InvalidInput if the path names another."""
@@ -272,6 +282,9 @@ class Rest:
         self._coder.inflate(exchange, exchange.body, exchange.head.options.coding, inflated)
 
     def _predict_v1(self, model: ServedModel, exchange: Exchange) -> None:
+        if model.is_retired:
+            self._again(exchange)
+            return
         datatypes = {spec.name: spec.datatype for spec in model.signature.inputs.values()}
         requests = v1.decode(exchange.body, model.signature.names, datatypes)
         if len(requests) == 1:
@@ -296,6 +309,9 @@ class Rest:
         exchange.on_leave = together.cancel
 
     def _infer_v2(self, model: ServedModel, exchange: Exchange) -> None:
+        if model.is_retired:
+            self._again(exchange)
+            return
         length = exchange.head.headers.get(_JSON_LENGTH)
         if length is not None and not (length.isdigit() and len(length) < 20):
             raise InvalidInput(

@@ -10,7 +10,6 @@ LEFT = {
     "an integer of more than 64 bits": b"[-99999999999999999999]",
     "as many brackets and numbers as two rows of two have": b"[5,[6,[7,8]]]",
     "a list inside a row": b"[0,[1,2,[]]]",
-    "rows of different lengths": b"[[1],[2,3]]",
 }
 
 
@@ -22,6 +21,11 @@ def test_what_is_no_row_of_numbers_is_left_to_the_general_way(text: bytes, datat
     if datatype == "INT64":
         with pytest.raises(InvalidInput):
             v1.decode(b'{"instances":' + text + b"}", ("x",), {"x": datatype})
+
+
+def test_rows_of_different_lengths_are_left_to_the_general_way() -> None:
+    """Which makes a request of each."""
+    assert numbers(b"[[1],[2,3]]", "FP32") is None
 
 
 def test_equal_rows_of_numbers_are_taken() -> None:

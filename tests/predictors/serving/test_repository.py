@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import threading
 from pathlib import Path
 from typing import Any
@@ -178,6 +179,25 @@ def test_no_request_is_lost_while_a_model_is_loaded_anew(start, connect_http1, m
     for caller in callers:
         caller.join()
     assert set(answers) <= {3, 4, 5, 6}
+
+
+@pytest.mark.parametrize("path", ["/v2/models/triple/infer", "/v1/models/triple:predict"])
+def test_a_request_whose_body_comes_after_the_change_gets_the_new_model(
+    start, connect_http1, models, path: str
+) -> None:
+    """Its head led to the old one, which has gone; an unloaded one is not found."""
+    server = start(models, "--model-control-mode", "explicit")
+    asking = connect_http1(server)
+    v1 = json.dumps({"instances": [1.0]}).encode()
+    v2 = json.dumps({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1], "data": [1.0]}]}).encode()
+    body = v1 if "v1" in path else v2
+    for change, answer in (("load", b"4.0"), ("unload", b"404 Not Found")):
+        with socket.create_connection(("127.0.0.1", server.port), 20) as slow:
+            slow.sendall(f"POST {path} HTTP/1.1\r\nhost: t\r\ncontent-length: {len(body)}\r\n\r\n".encode())
+            (models / "triple" / "1" / "factor").write_text("4")
+            assert post(asking, f"/v2/repository/models/triple/{change}").status == 200
+            slow.sendall(body)
+            assert answer in slow.recv(4096)
 
 
 def test_a_restarted_worker_follows_what_was_changed(start, connect_http1, models) -> None:
