@@ -29,7 +29,10 @@ _MOST_FITS = 512
 
 @dataclass(slots=True)
 class ServedModel:
-    """One version of one model, loaded. default_timeout_s: for requests without a deadline; 0 for none."""
+    """One version of one model, loaded.
+
+    default_timeout_s: for requests without a deadline; 0 for none. is_retired: its name leads elsewhere by now.
+    """
 
     name: str
     version: str
@@ -90,7 +93,6 @@ class ServedModel:
 
     async def retire(self) -> None:
         """Answer what has been taken, and end."""
-        self.is_retired = True
         await self.batcher.close()
 
     def _fit(self, request: InferRequest) -> Fit:

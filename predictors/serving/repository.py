@@ -143,6 +143,7 @@ class Repository:
 
     def _retire(self, models: Sequence[ServedModel]) -> None:
         for model in models:
+            model.is_retired = True
             task = asyncio.get_running_loop().create_task(model.retire(), name=f"retire {model.name}")
             self._retiring.add(task)
             task.add_done_callback(self._retiring.discard)
