@@ -238,11 +238,10 @@ async def _run(
     detail = ", ".join(f"{phase} {seconds:.2f}" for phase, seconds in phases.items())
     names = ", ".join(data_plane.names())
     try:
-        await lifecycle.run(f"ready in {total_s:.2f} s ({detail}): {names} on {{address}}")
+        return await lifecycle.run(f"ready in {total_s:.2f} s ({detail}): {names} on {{address}}")
     except OSError as error:
         logger.error("port %s on %s: %s", settings["port"], settings["host"], error)
         return 1
-    return 0
 
 
 def _certificate(settings: Mapping[str, Any]) -> "Certificate | None":

@@ -4,12 +4,16 @@ The port opens when every model is loaded and warm: KServe and Knative probe wit
 must not let requests in before there is somebody to answer. At SIGTERM the server turns unready but goes on accepting:
 endpoints are removed late, and SIGTERM may come in the middle of a request. When no request has come for `drain_quiet_s`
 (or at `drain_timeout_s`) the port closes and what is in flight finishes. SIGINT skips the quiet.
+
+A model that hangs, or whose device is broken, cannot be mended in this process: it ends in the same way, with a status
+that makes whoever runs it (the kubelet, `supervisor.py`) start it anew.
 """
 
 import asyncio
 import logging
 import signal
 
+from ..errors import ModelBroken
 from .data_plane import DataPlane
 from .server import HttpServer
 
@@ -25,9 +29,11 @@ class Lifecycle:
         self._drain_quiet_s = drain_quiet_s
         self._drain_timeout_s = drain_timeout_s
         self._stop: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+        self._status = 0
+        data_plane.on_broken.append(self._fail)
 
-    async def run(self, started_message: str) -> None:
-        """Serve until SIGTERM or SIGINT; `started_message` gets the address for its `{address}`."""
+    async def run(self, started_message: str) -> int:
+        """Serve until SIGTERM or SIGINT; `started_message` gets the address for its `{address}`. The exit status."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self.stop, self._drain_quiet_s)
         loop.add_signal_handler(signal.SIGINT, self.stop, 0.0)
@@ -37,11 +43,17 @@ class Lifecycle:
         await self._drain(await self._stop)
         await self._server.shutdown(max(1.0, self._drain_timeout_s))
         logger.info("stopped")
+        return self._status
 
     def stop(self, quiet_s: float) -> None:
         """Begin to drain; a second call changes nothing."""
         if not self._stop.done():
             self._stop.set_result(quiet_s)
+
+    def _fail(self, error: ModelBroken) -> None:
+        logger.error("ending, so that a new process can take over: %s", error)
+        self._status = 1
+        self.stop(self._drain_quiet_s)
 
     async def _drain(self, quiet_s: float) -> None:
         loop = asyncio.get_running_loop()

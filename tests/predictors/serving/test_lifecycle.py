@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -51,3 +52,51 @@ sys.exit(main())
 def test_sigterm_is_heeded_before_the_command_is_imported() -> None:
     """Process 1 of a container has no default action for it, and the imports take a tenth of a second."""
     assert subprocess.run([sys.executable, "-c", EARLY], check=False).returncode == 128 + signal.SIGTERM
+
+
+HANGING = """
+import threading
+
+
+class Hangs:
+    def predict(self, x):
+        threading.Event().wait()
+"""
+
+
+@pytest.fixture
+def with_one_that_hangs(tmp_path: Path) -> Path:
+    """Two models, `echo` and `hangs`."""
+    for name, text, line in (
+        ("echo", "class Echo:\n    def predict(self, x): return x", "Echo"),
+        ("hangs", HANGING, "Hangs"),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.py").write_text(text)
+        (tmp_path / name / "model.toml").write_text(f'class = "model:{line}"')
+    (tmp_path / "hangs" / "model.toml").write_text('class = "model:Hangs"\n[batching]\nmodel_timeout_s = 0.2')
+    return tmp_path
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_model_that_hangs_ends_its_process(
+    start, connect, binary_request, with_one_that_hangs: Path, processes: int
+) -> None:
+    """Its caller is told to try elsewhere, other models answer until the end, and whoever runs the process sees a failure."""
+    server = start(with_one_that_hangs, "--drain-quiet-s", "2", "--processes", str(processes))
+    hanging, other = connect(server), connect(server)
+    body, headers = binary_request({"x": np.ones((1, 2), "<f4")})
+    refused = hanging.request("POST", "/v2/models/hangs/infer", body, headers)
+    assert refused.status == 503
+    assert "retry-after" in refused.headers
+    assert "hangs" in refused.error()
+    assert other.request("POST", "/v2/models/echo/infer", body, headers).status == 200
+    if processes == 1:
+        assert other.request("GET", "/v2/health/ready").status == 503
+        assert server.wait() == 1
+        return
+    end_s = time.monotonic() + 20
+    while sum("worker" in line and "ready in" in line for line in server.log) < 3:
+        assert time.monotonic() < end_s, "no new worker came"
+    assert any("has ended with status 1" in line for line in server.log)
+    assert connect(server).request("POST", "/v2/models/echo/infer", body, headers).status == 200
