@@ -301,7 +301,8 @@ def _check_frames(app: App, stream: bytes, written: bytes) -> None:
     ended: set[int] = set()
     opened = {exchange.id for exchange in app.opened if isinstance(exchange, Stream)}
     while written:
-        _, length, kind, flags, stream_id = struct.unpack(">HBBBL", written[:9])
+        high, low, kind, flags, stream_id = struct.unpack(">HBBBL", written[:9])
+        length = high << 8 | low
         assert len(written) >= 9 + length
         payload, written = written[9 : 9 + length], written[9 + length :]
         if kind in (0, 1):
