@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from beginnings import BusyProbe, FirstRequests, Memory, Start
 from measurements import Measurement, Offline, Served, ServedCallers, ServedGrpc, Tuned
+from open_loop import Poisson, Simulated
 from policy_cost import PolicyCost
 from rows import LARGE_BYTES
 from servers import Peer, Torpor
@@ -230,6 +231,26 @@ def busy() -> Figure:
     )
 
 
+def open_loop() -> Figure:
+    return Figure(
+        "open-loop",
+        "sentences as Poisson has them, 70 % of saturation: p99 from the time that they were due, in units of T1 + T8",
+        "x",
+        [Poisson("torpor", TORPOR, V2Binary("minilm"), "minilm")],
+        [Claim(2, "", at_most=True)],
+    )
+
+
+def simulated() -> Figure:
+    return Figure(
+        "simulated",
+        "sentences from 64 callers in a loop, in units of what the simulator says with the times just learned",
+        "x",
+        [Simulated("torpor", TORPOR, V2Binary("minilm"), "minilm")],
+        [Claim(0.9, "")],
+    )
+
+
 def large() -> Figure:
     wire = Large(LARGE_BYTES)
     lines = [
@@ -254,4 +275,5 @@ def large() -> Figure:
 
 
 FIGURES = {"v2-binary": v2_binary, "json": json_bodies, "grpc": grpc, "minilm": minilm, "policy": policy, "start": start,
-           "first-requests": first_requests, "memory": memory, "busy": busy, "large": large}  # fmt: skip
+           "first-requests": first_requests, "memory": memory, "busy": busy, "large": large,
+           "open-loop": open_loop, "simulated": simulated}  # fmt: skip

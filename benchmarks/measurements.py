@@ -185,7 +185,7 @@ class ServedCallers(Served):
 
     def _call(self, port: int, path: str, file: Path, answer_bytes: int, seconds: float) -> float:
         arguments = [str(port), str(seconds), path, str(file), str(answer_bytes)]
-        return float(_script("callers.py", arguments))
+        return float(run_script("callers.py", arguments))
 
 
 @dataclass
@@ -212,11 +212,11 @@ class Offline:
 
     def _rates(self, seconds: float, choices: list[str], policy: str) -> dict[str, float]:
         waiting = {} if policy == "default" else {"OMP_WAIT_POLICY": policy}
-        rates: dict[str, float] = json.loads(_script("offline.py", [str(seconds), *choices], waiting))
+        rates: dict[str, float] = json.loads(run_script("offline.py", [str(seconds), *choices], waiting))
         return rates
 
 
-def _script(name: str, arguments: list[str], variables: Mapping[str, str] | None = None) -> str:
+def run_script(name: str, arguments: list[str], variables: Mapping[str, str] | None = None) -> str:
     command = [sys.executable, str(BENCHMARKS / name), *arguments]
     environment = os.environ | (variables or {})
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

@@ -96,7 +96,7 @@ class Result:
             if claim.rival:
                 wanted = f"{ratio} {claim.rival:<{width}} {kind} {least}{claim.factor:.3g} x"
             else:
-                wanted = f"{kind} {least}{claim.factor:.0f} {self.figure.unit}"
+                wanted = f"{kind} {least}{claim.factor:.4g} {self.figure.unit}"
             lines.append(f"  {wanted} for {claim.subject}: {verdict}")
         return "\n".join(lines)
 
