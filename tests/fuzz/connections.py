@@ -323,12 +323,15 @@ def _check_frames(app: App, stream: bytes, written: bytes) -> None:
     assert sent.total() <= 65535 + updates[0]
 
 
+MOST_FRAMES = 24
+
+
 def http2_connection(data: bytes) -> None:
     choices = Choices(data)
     room = choices.pick((None, None, None, 64))
     cuts = Choices(choices.take(7))
     frames = [b"\0\0\0\4\0\0\0\0\0"] if choices.below(16) != 15 else []
-    while choices:
+    while choices and len(frames) < MOST_FRAMES:
         frames.append(_frame(choices))
     stream = b"".join(frames)
     with limits(http2, MAX_HEADER_LIST_BYTES=MAX_HEAD_BYTES, _CREDIT=20.0, _MAX_STREAMS=3):
