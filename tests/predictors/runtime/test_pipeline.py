@@ -1,5 +1,6 @@
 """Batches in flight on an asynchronous device: every order of steps that the device may choose gives the right answers."""
 
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from torpor.predictors.errors import ModelBroken, ModelFailed, TorporError
+from torpor.predictors.protocol.datatypes import bfloat16_from_float32, float32_from_bfloat16
 from torpor.predictors.runtime.executor import Begun, Executor
 from torpor.predictors.runtime.tuning import Tuning
 from torpor.predictors.runtime.user_class import inspect_class
@@ -106,7 +108,7 @@ class LateDevice:
 
     def launch(self, kernel: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
         """What a model's operations do: the result is there at once, its values when the step has run."""
-        result = torch.full(inputs[0].shape, float("nan"))
+        result = torch.full(inputs[0].shape, float("nan"), dtype=inputs[-1].dtype)
 
         def step() -> None:
             result.copy_(kernel(*inputs))
@@ -253,3 +255,48 @@ def test_batches_share_a_graph_by_powers_of_two_and_buckets() -> None:
     parts = [request(model, 9, 5, 16)]
     check(parts, model.run(parts))
     assert device.captures == 2
+
+
+def test_bfloat16_is_copied_in_and_out_as_it_is() -> None:
+    """Rows of different lengths are filled up with the pad value of their dtype; what comes out are the same 16 bits."""
+    device = LateDevice()
+    seen: list[list[list[float]]] = []
+
+    def double(x: Tensor) -> Tensor:
+        seen.append(x.tolist())
+        return x * 2
+
+    class Doubled:
+        inputs = {"x": "bfloat16[rows, tokens]"}
+        outputs = {"y": "bfloat16[rows, tokens]"}
+        pad = {"x": 0.5}
+
+        def predict(self, x: Tensor) -> dict[str, Tensor]:
+            return {"y": device.launch(double, x)}
+
+    model = Executor(inspect_class(Doubled), device=device, threads=1)
+    model.load()
+    rows = [np.array([row], np.float32) for row in ([1.5], [3.0, -2.0])]
+    results = model.run([model.signature.bind({"x": bfloat16_from_float32(row)}) for row in rows])
+    assert seen == [[[1.5, 0.5], [3.0, -2.0]]]
+    for row, result in zip(rows, results, strict=True):
+        assert isinstance(result, dict), result
+        assert float32_from_bfloat16(result["y"]).tolist() == (2 * row).tolist()
+
+
+def test_the_error_of_a_batch_keeps_none_of_its_tensors() -> None:
+    """When the first half of a batch that failed runs, the whole has gone from memory."""
+    inputs: list[weakref.ref[Tensor]] = []
+    alive: list[int] = []
+
+    class Raising:
+        def predict(self, x: Tensor) -> Tensor:
+            alive.append(sum(ref() is not None for ref in inputs))
+            inputs.append(weakref.ref(x))
+            raise RuntimeError("poison")
+
+    model = Executor(inspect_class(Raising), device=LateDevice(), threads=1)
+    model.load()
+    parts = [model.signature.bind({"x": np.ones(1)}) for _ in range(2)]
+    model.run(parts, model.begin(parts))
+    assert alive[:2] == [0, 0]

@@ -56,6 +56,9 @@ class Device:
         self.started_s: list[float] = []
         self.fails: set[float] = set()
 
+    def stop(self) -> None:
+        pass
+
     def submit(self, parts: Sequence[Bound], done: Callable[..., None], loop: asyncio.AbstractEventLoop) -> None:
         rows = [float(v) for part in parts for v in part.arrays["x"]]
         self.batches.append(rows)
@@ -553,5 +556,22 @@ def test_two_batches_that_a_device_broke_are_one_report() -> None:
         await asyncio.sleep(2 * RUN_S)
         assert len(bench.device.batches) == 2
         assert len(bench.broken) == 1
+
+    run(scenario())
+
+
+def test_a_model_that_hangs_can_be_closed() -> None:
+    """Closing waits for the batches that run, but not for one that never ends."""
+
+    async def scenario() -> None:
+        bench = Bench(model_timeout_s=2.0)
+        bench.device.hangs = True
+        began_s = bench.now()
+        running = bench.send(1)
+        await asyncio.sleep(0)
+        await bench.batcher.close()
+        assert bench.now() == pytest.approx(began_s + 2.0)
+        with pytest.raises(ModelBroken):
+            await running
 
     run(scenario())
