@@ -82,9 +82,7 @@ def add_command(commands: Any) -> None:
 def _run(options: argparse.Namespace, began_s: float) -> int:
     file_settings = {} if options.folder is None else _file_settings(options.folder)
     settings = resolve(vars(options), os.environ, file_settings)
-    batching = BatchingSettings(
-        settings["max_batch_size"], settings["batch_timeout_micros"] / 1e6, settings["max_queue_rows"]
-    )
+    batching = BatchingSettings.of(settings)
     overhead_s, cell_s = _times(options)
     device = LinearDevice(overhead_s, cell_s, options.noise, options.seed)
     patience_s = settings["request_timeout_s"] or None

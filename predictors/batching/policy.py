@@ -25,12 +25,12 @@ device had no memory for that many (`Ceilings`).
 
 import math
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from heapq import heappop, heappush
 from itertools import count
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from ..errors import InvalidInput, QueueFull
 from .bucket import Bucket
@@ -54,6 +54,11 @@ class BatchingSettings:
     max_batch_size: int = 32
     batch_timeout_s: float = 0.002
     max_queue_rows: int = 4096
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> "BatchingSettings":
+        """From the resolved settings of a model (`settings.py`)."""
+        return cls(settings["max_batch_size"], settings["batch_timeout_micros"] / 1e6, settings["max_queue_rows"])
 
 
 class State(Enum):
@@ -192,9 +197,7 @@ class BatchingPolicy(Generic[ItemT]):
     def expire(self, now: float) -> list[ItemT]:
         """Drop and return the items whose deadline has come."""
         expired: list[ItemT] = []
-        if not self.queued_deadlines:
-            return expired
-        if now < self._no_deadline_before_s:
+        if not self.queued_deadlines or now < self._no_deadline_before_s:
             return expired
         for queue in list(self._queues.values()):
             while queue.earliest_deadline_s() <= now:

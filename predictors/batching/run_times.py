@@ -18,6 +18,9 @@ from .bucket import Bucket
 MAX_ENTRIES = 1024
 """Most families and most (rows, bucket) pairs that are remembered: shapes come from callers, memory does not."""
 
+WARM_UP_SIZE = 16
+"""Size of a named axis in warm-up: small, so that a start stays short; the slope is learned from traffic."""
+
 _WEIGHT = 0.2
 """Weight of the newest batch in a mean: five batches replace what was learned before."""
 

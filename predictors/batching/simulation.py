@@ -17,10 +17,7 @@ from ..errors import InvalidInput, QueueFull
 from .bucket import Bucket, rounded
 from .load import FAMILY, Call, Load
 from .policy import Batch, BatchingPolicy, BatchingSettings, State
-from .run_times import RunTimes
-
-_WARM_UP_SIZE = 16
-"""Size of a named axis in warm-up, as in `runtime/executor.py`."""
+from .run_times import WARM_UP_SIZE, RunTimes
 
 _PROGRESS_REQUESTS = 1000
 
@@ -163,7 +160,7 @@ class _Simulation:
 
     def _warm_up(self, axes: int) -> None:
         """The policy's prior, as a server's start gives it."""
-        bucket = Bucket(FAMILY, rounded([_WARM_UP_SIZE] * axes))
+        bucket = Bucket(FAMILY, rounded([WARM_UP_SIZE] * axes))
         for rows in (1, min(4, self._policy.settings.max_batch_size)):
             self._policy.run_times.observe(rows, bucket, self._device(rows, bucket.cells))
 

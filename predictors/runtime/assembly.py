@@ -30,10 +30,7 @@ def assemble(
         )
         for name in names
     ]
-    batching = BatchingSettings(
-        settings["max_batch_size"], settings["batch_timeout_micros"] / 1e6, settings["max_queue_rows"]
-    )
-    return executors, batching
+    return executors, BatchingSettings.of(settings)
 
 
 def device_names(text: str) -> list[str]:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from ..batching.run_times import WARM_UP_SIZE
 from ..errors import InvalidInput, ModelBroken, ModelFailed, OutOfMemory, TorporError
 from ..protocol.datatypes import (
     BFLOAT16,
@@ -48,9 +49,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("torpor.model")
 
 Outputs = dict[str, Array]
-
-_WARM_UP_SIZE = 16
-"""Size of a named axis in warm-up: small, so that a start stays short; the slope is learned from traffic."""
 
 
 @dataclass(slots=True)
@@ -156,7 +154,7 @@ class Executor:
             spec = signature.inputs[name]
             if -1 in spec.axes:
                 return None
-            shape = (rows, *(axis if isinstance(axis, int) else _WARM_UP_SIZE for axis in spec.axes))
+            shape = (rows, *(axis if isinstance(axis, int) else WARM_UP_SIZE for axis in spec.axes))
             arrays[name] = np.full(shape, b"" if spec.datatype == "BYTES" else 0, DTYPES[spec.datatype])
         bound = signature.bind(arrays)
         if signature.wants:

@@ -15,6 +15,7 @@ from typing import Any
 
 from .. import errors
 from ..errors import TorporError, Unavailable
+from .tasks import Tasks
 
 logger = logging.getLogger("torpor")
 
@@ -31,7 +32,7 @@ class Channel:
         self._handlers = handlers
         self._numbers = count(1)
         self._waiting: dict[int, asyncio.Future[Any]] = {}
-        self._answering: set[asyncio.Task[None]] = set()
+        self._answering = Tasks()
         self._reader = asyncio.StreamReader()
         self._writer: asyncio.StreamWriter | None = None
 
@@ -68,9 +69,7 @@ class Channel:
 
     def _receive(self, message: dict[str, Any]) -> None:
         if "call" in message:
-            task = asyncio.get_running_loop().create_task(self._answer(message))
-            self._answering.add(task)
-            task.add_done_callback(self._answering.discard)
+            self._answering.start(self._answer(message), message["name"])
             return
         future = self._waiting.get(message["answer"])
         if future is None or future.done():  # whoever asked is gone

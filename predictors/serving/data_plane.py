@@ -91,10 +91,6 @@ class ServedModel:
         finally:
             self.batcher.cancel(bound)
 
-    async def retire(self) -> None:
-        """Answer what has been taken, and end."""
-        await self.batcher.close()
-
     def _fit(self, request: InferRequest) -> Fit:
         """Check the outputs and inputs, once for all requests that share their terms."""
         self.signature.ask(request.terms.outputs)

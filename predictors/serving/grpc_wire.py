@@ -4,7 +4,6 @@ Wire format: https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md. A m
 length as a big-endian uint32, and the protobuf bytes; the status comes as trailers.
 """
 
-import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
 from functools import partial
@@ -33,6 +32,7 @@ from .exchange import Exchange, Field
 from .http2 import Stream
 from .repository import Repository
 from .rest import error_text
+from .tasks import Tasks
 
 logger = logging.getLogger("torpor.grpc")
 
@@ -86,7 +86,7 @@ class Grpc:
             package = f"grpc.reflection.{version}"
             path = f"/{package}.ServerReflection/ServerReflectionInfo"
             self._streaming[path] = (f"{package}.ServerReflectionRequest", self._reflect)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
 
     def route(self, exchange: Exchange) -> Handler | None:
         """Who answers the call; None for a streaming one, which reads for itself. Raises a TorporError."""
@@ -101,14 +101,9 @@ class Grpc:
             if head.path.endswith("/ModelStreamInfer"):
                 raise NotSupported("ModelStreamInfer is not supported: this server does not stream, ModelInfer answers")
             raise NotSupported(f"method {head.path[:200]} is unknown")
-        task = asyncio.get_running_loop().create_task(self._answer_streaming(_stream(exchange), *streaming))
-        self._keep(task)
+        task = self._tasks.start(self._answer_streaming(_stream(exchange), *streaming), head.path)
         exchange.on_leave = task.cancel
         return None
-
-    def _keep(self, task: asyncio.Task[None]) -> None:
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
     def fail(self, exchange: Exchange, error: Exception) -> None:
         """End a call with an error's status."""
@@ -220,9 +215,8 @@ class Grpc:
 
     def _load(self, exchange: Exchange) -> None:
         request = _parse("inference.RepositoryModelLoadRequest", exchange.body, exchange.head.options.coding)
-        if request.parameters:
-            raise InvalidInput("parameters must be empty: a model's settings come from its model.toml")
-        self._change(exchange, request, self._repository.load, isLoaded=True)
+        load = partial(self._repository.load, parameters=request.parameters)
+        self._change(exchange, request, load, isLoaded=True)
 
     def _unload(self, exchange: Exchange) -> None:
         request = _parse("inference.RepositoryModelUnloadRequest", exchange.body, exchange.head.options.coding)
@@ -243,7 +237,7 @@ class Grpc:
             except Exception as error:
                 self.fail(exchange, error)
 
-        self._keep(asyncio.get_running_loop().create_task(answer(), name=kind))
+        self._tasks.start(answer(), kind)
 
     def _check(self, request: Any) -> Any:
         if not self._knows(request.service):

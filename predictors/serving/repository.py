@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from ..batching.policy import BatchingSettings
-from ..errors import ModelFailed, NotSupported, TorporError
+from ..errors import InvalidInput, ModelFailed, NotSupported
 from .data_plane import DataPlane, ServedModel
 from .device_thread import Executor
+from .tasks import Tasks
 
 logger = logging.getLogger("torpor")
 
@@ -59,7 +60,7 @@ class Repository:
         self._prepared: dict[str, list[ServedModel]] = {}
         self._reasons: dict[str, str] = {}
         self._changing = asyncio.Lock()
-        self._retiring: set[asyncio.Task[None]] = set()
+        self._retiring = Tasks()
 
     async def load_all(self, changes: Mapping[str, bool]) -> None:
         """Load the catalog's models as it is and as `changes` says, on this thread: nobody is served yet. Raises anything."""
@@ -74,8 +75,13 @@ class Repository:
                     model = await self._data_plane.load(name, version, *assembled)
                     self._data_plane.publish(name, [*self._data_plane.versions(name), model])
 
-    async def load(self, name: str) -> None:
-        """Load a model, or load it anew. Raises NotFound, NotSupported, ModelFailed."""
+    async def load(self, name: str, parameters: object = None) -> None:
+        """Load a model, or load it anew. parameters: Triton's, which would change the model's settings.
+
+        Raises InvalidInput for any of these, NotFound, NotSupported, ModelFailed.
+        """
+        if parameters:
+            raise InvalidInput("parameters must be empty: a model's settings come from its model.toml")
         await self._ask(name, True)
 
     async def unload(self, name: str) -> None:
@@ -115,9 +121,6 @@ class Repository:
             for version in source.versions():
                 assembled = await asyncio.to_thread(source.assemble, version)
                 prepared.append(await self._data_plane.load(name, version, *assembled))
-        except TorporError as error:
-            self._reasons[name] = str(error)
-            raise
         except Exception as error:
             logger.exception("model %s failed to load", name)
             self._reasons[name] = f"{type(error).__name__}: {error}"
@@ -144,6 +147,4 @@ class Repository:
     def _retire(self, models: Sequence[ServedModel]) -> None:
         for model in models:
             model.is_retired = True
-            task = asyncio.get_running_loop().create_task(model.retire(), name=f"retire {model.name}")
-            self._retiring.add(task)
-            task.add_done_callback(self._retiring.discard)
+            self._retiring.start(model.batcher.close(), f"retire {model.name}")

@@ -1,6 +1,5 @@
 """KServe v1 and Open Inference v2 over REST, health, metadata and `/metrics`, on HTTP/1.1 and HTTP/2 alike."""
 
-import asyncio
 import logging
 import math
 from collections.abc import Callable, Coroutine, Sequence
@@ -28,6 +27,7 @@ from .data_plane import EXTENSIONS, DataPlane, ServedModel
 from .exchange import Exchange, Fields, Head
 from .repository import Repository
 from .request_options import NO_OPTIONS
+from .tasks import Tasks
 from .together import Together
 from .worker import Colleagues
 
@@ -63,7 +63,7 @@ class Rest:
         self._requests = data_plane.metrics.requests
         self._inferences: dict[str, tuple[ServedModel, Handler]] = {}
         data_plane.on_change.append(self._inferences.clear)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
 
     def route(self, exchange: Exchange) -> Handler:
         """Who answers the exchange. Refuses before a body is read what can be refused: raises a TorporError."""
@@ -218,21 +218,18 @@ class Rest:
         exchange.respond(200, orjson.dumps(self._repository.index(only_ready)), JSON)
 
     def _load(self, name: str, exchange: Exchange) -> None:
-        if _object(exchange.body).get("parameters"):
-            raise InvalidInput("parameters must be empty: a model's settings come from its model.toml")
-
-        async def load() -> None:
-            await self._repository.load(name)
-            exchange.respond(200, orjson.dumps({"name": name, "load": True}), JSON)
-
-        self._do(exchange, load())
+        parameters = _object(exchange.body).get("parameters")
+        self._change(exchange, name, "load", self._repository.load(name, parameters))
 
     def _unload(self, name: str, exchange: Exchange) -> None:
-        async def unload() -> None:
-            await self._repository.unload(name)
-            exchange.respond(200, orjson.dumps({"name": name, "unload": True}), JSON)
+        self._change(exchange, name, "unload", self._repository.unload(name))
 
-        self._do(exchange, unload())
+    def _change(self, exchange: Exchange, name: str, word: str, change: Coroutine[Any, Any, None]) -> None:
+        async def answer() -> None:
+            await change
+            exchange.respond(200, orjson.dumps({"name": name, word: True}), JSON)
+
+        self._do(exchange, answer())
 
     def _server_metadata(self) -> tuple[int, dict[str, object]]:
         return 200, {"name": "torpor", "version": self._data_plane.version, "extensions": list(EXTENSIONS)}
@@ -265,9 +262,7 @@ class Rest:
             except Exception as error:
                 self.fail(exchange, error)
 
-        task = asyncio.get_running_loop().create_task(guarded(), name=exchange.head.path)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks.start(guarded(), exchange.head.path)
 
     def _inflate(self, handler: Handler, exchange: Exchange) -> None:
         """Call the handler when the body has been inflated."""

@@ -146,6 +146,18 @@ def test_a_load_that_fails_changes_nothing(start, connect, models, processes: st
     assert post(connections[0], "/v2/repository/models/nobody/unload").status == 404
 
 
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_a_load_without_memory_for_a_row_fails_in_the_same_words_everywhere(
+    start, connect_http1, models, processes: str
+) -> None:
+    """Also where it is another process that says so."""
+    server = start(models, "--model-control-mode", "explicit", "--processes", processes)
+    (models / "triple" / "model.py").write_text(CODE.replace("return {", "raise MemoryError\n        return {"))
+    failed = post(connect_http1(server), "/v2/repository/models/triple/load")
+    assert failed.status == 500
+    assert failed.error().endswith("OutOfMemory: the device ran out of memory with rows = 1")
+
+
 def test_one_worker_that_cannot_load_holds_back_all(start, connect_http1, models) -> None:
     """All processes or none: here the second of them fails."""
     server = start(models, "--model-control-mode", "explicit", "--processes", "2")
