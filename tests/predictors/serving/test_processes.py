@@ -1,6 +1,7 @@
 """`--processes N`: connections go to all workers alike, and the death of one takes nothing with it but what was inside."""
 
 import concurrent.futures
+import contextlib
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from http.client import RemoteDisconnected
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +25,15 @@ def ask(connection: Any, x: float = 1.0) -> int:
     assert reply.status == 200, reply
     (output,) = reply.json()["outputs"]
     return output["data"][0]
+
+
+def sockets(server: Any) -> int:
+    """How many the supervisor has open: it keeps those that a worker has not taken."""
+    count = 0
+    for entry in Path(f"/proc/{server.process.pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed just now
+            count += os.readlink(entry).startswith("socket:")
+    return count
 
 
 def until(condition: Callable[[], bool], what: str) -> None:
@@ -102,6 +113,25 @@ def test_connections_wait_while_no_worker_lives(two, connect_http1, workers) -> 
     assert all(is_alive(pid) for pid in answers)
 
 
+def test_a_connection_that_a_worker_had_not_taken_survives_it(two, connect_http1, workers) -> None:
+    """Handed over and not looked at, it belongs to the next worker: stopped ones take nothing, and then they are killed."""
+    server = two()
+    before = sockets(server)
+    pids = workers(server)
+    until(lambda: sockets(server) == before, "the supervisor keeps connections that were taken")
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    waiting = [connect_http1(server) for _ in range(4)]
+    tensor = {"name": "x", "datatype": "FP32", "shape": [1], "data": [1.0]}
+    body = json.dumps({"inputs": [tensor]}).encode()
+    streams = [connection.send("POST", "/v2/models/whoami/infer", body) for connection in waiting]
+    until(lambda: sockets(server) == before + 4, "the supervisor has not handed all over")
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    replies = [connection.receive(stream) for connection, stream in zip(waiting, streams, strict=True)]
+    assert [reply.status for reply in replies] == [200] * 4
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
 def test_a_signal_ends_all(two, workers, number: signal.Signals) -> None:
     """The workers drain, and the supervisor's status is 0."""
@@ -162,5 +192,6 @@ def test_metrics_are_those_of_all(two, connect_http1, workers) -> None:
     until(lambda: ready(server) == 3, "no new worker came")
     asking = connect_http1(server)
     assert metric(asking, answered) in ([6.0], [7.0])  # the last answer was counted by the dead alone
+    assert len(metric(asking, r"torpor_queued_rows{.*}")) == 2
     ask(connections[1])
     assert metric(asking, answered) in ([7.0], [8.0])
