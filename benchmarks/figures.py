@@ -13,6 +13,7 @@ from open_loop import Poisson, Simulated
 from policy_cost import PolicyCost
 from rows import LARGE_BYTES
 from servers import Peer, Torpor
+from sharing import Beside
 from wires import Echo, Large, ModelInfer, Raw, V1Json, V2Binary, V2Json
 
 TORPOR = Torpor("torpor")
@@ -251,6 +252,17 @@ def simulated() -> Figure:
     )
 
 
+def sharing() -> Figure:
+    lines = [Beside("MLP beside sentences", TORPOR, "mlp"), Beside("sentences beside MLP", TORPOR, "minilm")]
+    return Figure(
+        "sharing",
+        "two models in one server, both under load, in units of what each does alone: half each is fair",
+        "x",
+        lines,
+        [Claim(0.5, "", line.label) for line in lines],
+    )
+
+
 def large() -> Figure:
     wire = Large(LARGE_BYTES)
     lines = [
@@ -276,4 +288,4 @@ def large() -> Figure:
 
 FIGURES = {"v2-binary": v2_binary, "json": json_bodies, "grpc": grpc, "minilm": minilm, "policy": policy, "start": start,
            "first-requests": first_requests, "memory": memory, "busy": busy, "large": large,
-           "open-loop": open_loop, "simulated": simulated}  # fmt: skip
+           "open-loop": open_loop, "simulated": simulated, "sharing": sharing}  # fmt: skip

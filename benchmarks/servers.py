@@ -52,7 +52,8 @@ class Torpor(Peer):
         executable = Path(sys.executable).with_name("torpor")
         if not executable.exists():
             raise UnavailableError(f"{executable.name} is not installed beside this Python")
-        example = BENCHMARKS / "classes" / model if model == "echo" else BENCHMARKS.parent / "examples" / model
+        own = BENCHMARKS / "classes" / model
+        example = own if own.is_dir() else BENCHMARKS.parent / "examples" / model
         return [
             str(executable), "serve", str(example), "--port", str(port), "--max-batch-size", str(batch_rows),
             "--batch-timeout-micros", str(round(MAX_WAIT_S * 1e6)), "--log-level", "warning",
@@ -89,7 +90,7 @@ def running(peer: Peer, model: str, form: str, batch_rows: int, threads: int, wa
         environment["OMP_WAIT_POLICY"] = waiting
     if isinstance(peer, Torpor):
         del environment["PYTHONPATH"]
-    if model == "minilm":
+    if model in ("minilm", "pair"):
         weights = minilm_folder()
         environment["BENCH_MINILM"] = str(weights)
         if isinstance(peer, Torpor):

@@ -96,10 +96,9 @@ def _parser() -> argparse.ArgumentParser:
     for setting in SETTINGS:
         flags = dict.fromkeys((setting.flag, setting.flag.replace("-", "_").replace("__", "--", 1)))
         flags = dict.fromkeys((*flags, *_KSERVE_ALIASES.get(setting.name, ())))
-        default = "" if setting.name == "drain_quiet_s" else f" (default {setting.default})"
-        serve.add_argument(
-            *flags, dest=setting.name, metavar=setting.kind.__name__.upper(), help=setting.help + default
-        )
+        value = str(setting.default).lower() if setting.kind is bool else setting.default
+        default = "" if setting.name == "drain_quiet_s" else f" (default {value})"
+        serve.add_argument(*flags, dest=setting.name, metavar=setting.form, help=setting.help + default)
     for flag in _KSERVE_FLAGS:
         serve.add_argument(f"--{flag}", dest="kserve_" + flag, nargs="?", const="", help=argparse.SUPPRESS)
     serve.set_defaults(run=_serve)
@@ -130,6 +129,10 @@ def _serve(options: argparse.Namespace, began_s: float) -> int:
             logger.info("ignored, without meaning here: %s", ", ".join(f"--{flag}" for flag in ignored))
         if settings["processes"] > 1:
             return asyncio.run(_supervise(options.arguments, settings))
+    if sum(len(catalog.model(name).versions()) for name in catalog.names()) > 1:
+        from .runtime.cores import share_cores
+
+        share_cores(os.environ)
     certificate = _certificate(settings)
     try:
         with asyncio.Runner(loop_factory=_event_loop()) as runner:

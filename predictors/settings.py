@@ -36,6 +36,12 @@ class Setting:
         return "--" + self.name.replace("_", "-")
 
     @property
+    def form(self) -> str:
+        """What its value looks like, for a help text."""
+        words = ("true", "false") if self.kind is bool else self.choices
+        return "|".join(words) or self.kind.__name__.upper()
+
+    @property
     def variable(self) -> str:
         return "TORPOR_" + self.name.upper()
 

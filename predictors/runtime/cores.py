@@ -1,7 +1,18 @@
-"""How many cores this process may use: the scheduler's mask and the container's CPU limit (cgroups v1 and v2)."""
+"""The cores of this process: how many it may use, by the scheduler's mask and the container's CPU limit (cgroups v1 and v2)."""
 
 import os
+from collections.abc import MutableMapping
 from pathlib import Path
+
+
+def share_cores(environ: MutableMapping[str, str]) -> None:
+    """Let threads that wait for each other sleep, because other models want their cores; before torch is imported.
+
+    OpenMP's threads spin by default: fastest for a model that is alone, and a core that the others do not have where it
+    is not. What the user has set stays.
+    """
+    if "GOMP_SPINCOUNT" not in environ:
+        environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def usable_cores(root: Path = Path("/sys/fs/cgroup")) -> int:

@@ -14,6 +14,7 @@ import gc
 import inspect
 import logging
 import sys
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -109,8 +110,8 @@ class Executor:
         self._torch = sys.modules.get("torch")
         if self._torch is not None:
             self._open_device()
-        elif self._tuning != Tuning():
-            raise UserClassError(f"{self._tuning.text()} has no effect: {self._user_class.cls.__name__} has no torch")
+        else:
+            self._check_without_torch()
         self._model = self._user_class.cls()
         if inspect.iscoroutinefunction(self._model.predict):
             self._loop = asyncio.new_event_loop()
@@ -135,12 +136,14 @@ class Executor:
             logger.exception("unload raised; the model is dropped all the same")
         if self._loop is not None:
             self._loop.close()
+        parts = _references(self._model)
         self._model = self._graphs = self._pipeline = self._loop = unload = None
-        frozen = gc.get_freeze_count()
-        gc.unfreeze()  # a model that was frozen with everything else at the start could not go
-        gc.collect()
-        if frozen:
-            gc.freeze()
+        if any(part() is not None for part in parts):  # cycles keep it; a collection stops every thread for 0.1 s
+            frozen = gc.get_freeze_count()
+            gc.unfreeze()  # what was frozen with everything else at the start could not go
+            gc.collect()
+            if frozen:
+                gc.freeze()
         if self._device is not None:
             self._device.free()
 
@@ -384,6 +387,13 @@ class Executor:
             self._autocasting = partial(self._tuning.autocasting, device.torch_device)
         self._compiles_unseen = self._tuning.compile != "off"
 
+    def _check_without_torch(self) -> None:
+        settings = self._tuning.text()
+        if self._wanted_device not in ("auto", "cpu"):
+            settings = f'device = "{self._wanted_device}"'
+        if settings:
+            raise UserClassError(f"{settings} has no effect: {self._user_class.cls.__name__} has no torch")
+
     def _make_graphs(self, device: Device) -> Graphs | None:
         if device.in_flight == 1:
             logger.warning("cuda_graphs = true has no effect: the device is %s", device.torch_device)
@@ -404,6 +414,12 @@ class Executor:
 
     def _computing(self) -> AbstractContextManager[Any]:
         return self._device.computing() if self._device is not None else nullcontext()
+
+
+def _references(model: object) -> list[weakref.ref[Any]]:
+    """Weak references to the model and to its attributes, of those that have such."""
+    parts = (model, *getattr(model, "__dict__", {}).values())
+    return [weakref.ref(part) for part in parts if type(part).__weakrefoffset__]
 
 
 def _longest(arrays: list[Array]) -> tuple[int, ...]:

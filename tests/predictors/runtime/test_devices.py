@@ -109,6 +109,26 @@ def test_unloading_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Loaded.unloaded == 1
 
 
+def test_unloading_what_goes_by_itself_stops_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A collection holds every thread up for as long as all objects take; only what cycles keep needs one."""
+
+    class Plain(Loaded):
+        def load(self) -> None:
+            self.weights = set[int]()
+
+    class Cyclic(Plain):
+        def load(self) -> None:
+            self.itself = self
+
+    collections: list[object] = []
+    monkeypatch.setattr(gc, "collect", lambda: collections.append(None))
+    for cls, expected in ((Plain, 0), (Cyclic, 1)):
+        executor = Executor(inspect_class(cls), device="cpu", threads=1)
+        executor.load()
+        executor.unload()
+        assert len(collections) == expected, cls
+
+
 def test_an_unload_that_raises_unloads(caplog: pytest.LogCaptureFixture) -> None:
     """What it raises is logged."""
 

@@ -199,6 +199,8 @@ def test_settings_for_torch_need_a_class_with_torch(monkeypatch: pytest.MonkeyPa
     monkeypatch.delitem(__import__("sys").modules, "torch")
     with pytest.raises(UserClassError, match='autocast = "bfloat16" has no effect: Images has no torch'):
         Executor(inspect_class(Images), tuning=Tuning(autocast="bfloat16")).load()
+    with pytest.raises(UserClassError, match='device = "cuda:1" has no effect: Images has no torch'):
+        Executor(inspect_class(Images), device="cuda:1").load()
 
 
 def test_graphs_on_the_cpu_say_that_there_are_none(caplog: pytest.LogCaptureFixture) -> None:

@@ -275,3 +275,41 @@ def test_models_do_not_get_each_others_modules(failing_start, models) -> None:
     status, log = failing_start(models)
     assert status == 1
     assert "'helper' is another model's module too" in log
+
+
+WAITS = """
+import os
+from typing import Annotated
+import numpy as np
+
+
+class Waits:
+    outputs = {"y": "bytes[rows]"}
+
+    def predict(self, x: Annotated[np.ndarray, "float32[rows]"]):
+        return {"y": [os.environ.get("OMP_WAIT_POLICY", "default")] * len(x)}
+"""
+
+
+@pytest.mark.parametrize(
+    ("others", "environ", "expected"),
+    [
+        pytest.param(0, {}, "default", id="a model that is alone spins"),
+        pytest.param(1, {}, "PASSIVE", id="several sleep"),
+        pytest.param(1, {"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE", id="the user has said so"),
+        pytest.param(1, {"GOMP_SPINCOUNT": "1000"}, "default", id="the user has said how long"),
+    ],
+)
+def test_threads_of_models_that_share_cores_sleep_while_they_wait(
+    start, connect_http1, tmp_path, monkeypatch, others, environ, expected
+) -> None:
+    """OpenMP's threads spin on a core that another model could have; a model that is alone is fastest so."""
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "waits").mkdir()
+    (tmp_path / "waits" / "waits.py").write_text(WAITS)
+    (tmp_path / "waits" / "model.toml").write_text('class = "waits:Waits"\n')
+    if others:
+        write_model(tmp_path / "triple", {"1": 3})
+    assert answer(connect_http1(start(tmp_path)), "/v2/models/waits/infer") == expected
