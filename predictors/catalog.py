@@ -5,17 +5,18 @@ FOLDER/3/                         its versions, numbered folders; each may have 
 REPOSITORY/minilm/model.toml      several models, named like their folders
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from .errors import NotFound
 from .settings import ModelFile, SettingError, resolve
 
 if TYPE_CHECKING:
     from .batching.policy import BatchingSettings
-    from .runtime.executor import Executor
+    from .serving.data_plane import DataPlane, Served
+    from .serving.device_thread import Executor
 
 
 @dataclass(frozen=True)
@@ -29,9 +30,30 @@ class Outside:
         return resolve(self.flags, self.environment, file)
 
 
-Assembled = tuple[list["Executor"], "BatchingSettings", float, float]
-"""What runs a version, one for each device and not loaded yet; how its rows are batched; the deadline in seconds of requests
-without one, and the time limit of a batch (0: none)."""
+@dataclass(frozen=True)
+class Assembled:
+    """A version of a predictor, imported and not loaded yet.
+
+    executors: what runs it, one for each device. batching: of its rows. request_timeout_s: the deadline of requests without
+    one; model_timeout_s: the time limit of a batch; 0: none.
+    """
+
+    executors: Sequence["Executor"]
+    batching: "BatchingSettings"
+    request_timeout_s: float
+    model_timeout_s: float
+
+    async def load(self, data_plane: "DataPlane", name: str, version: str) -> "Served":
+        """Load it and warm it up. Raises what its class raises."""
+        return await data_plane.load(
+            name, version, self.executors, self.batching, self.request_timeout_s, self.model_timeout_s
+        )
+
+
+class Loadable(Protocol):
+    """A version of a predictor, or of a transformer and its predictor."""
+
+    async def load(self, data_plane: "DataPlane", name: str, version: str) -> "Served": ...
 
 
 @dataclass(frozen=True)
@@ -47,7 +69,7 @@ class ModelClass:
         version = self.outside.settings({})["model_version"]
         return [version if version.isdecimal() else "1"]
 
-    def assemble(self, version: str) -> Assembled:
+    def assemble(self, version: str) -> Loadable:
         return _assemble(ModelFile(self.class_path, None, {}, {}), self.folder, Path.cwd(), self.outside)
 
 
@@ -65,7 +87,7 @@ class ModelFolder:
         settings = self.outside.settings(ModelFile.read(file).settings if file.is_file() else {})
         return wanted_versions(self.root, settings["model_version"])
 
-    def assemble(self, version: str) -> Assembled:
+    def assemble(self, version: str) -> Loadable:
         """Raises SettingError, UserClassError, and what the user's module raises."""
         folder = version_folder(self.root, version)
         path = find_model_file(self.root, folder)
@@ -150,11 +172,36 @@ def _numbers(root: Path) -> list[str]:
     return sorted(names, key=int, reverse=True)
 
 
-def _assemble(file: ModelFile, folder: Path | None, code_folder: Path, outside: Outside) -> Assembled:
+def _assemble(file: ModelFile, folder: Path | None, code_folder: Path, outside: Outside) -> Loadable:
     # Here begins what is heavy: the user's module imports torch.
+    from .runtime.user_class import import_class
+
+    cls = import_class(file.class_path, code_folder)
+    if not hasattr(cls, "predict") and (hasattr(cls, "preprocess") or hasattr(cls, "postprocess")):
+        return _assemble_chain(cls, file, folder, code_folder, outside)
+    return _assemble_predictor(cls, file, folder, outside)
+
+
+def _assemble_predictor(cls: type, file: ModelFile, folder: Path | None, outside: Outside) -> Assembled:
     from .runtime.assembly import assemble
     from .runtime.cores import usable_cores
 
     settings = outside.settings(file.settings)
     settings["threads"] = settings["threads"] or max(1, usable_cores() // settings["processes"])
-    return *assemble(file, folder, code_folder, settings), settings["request_timeout_s"], settings["model_timeout_s"]
+    executors, batching = assemble(cls, folder, file.parameters, settings)
+    return Assembled(executors, batching, settings["request_timeout_s"], settings["model_timeout_s"])
+
+
+def _assemble_chain(cls: type, file: ModelFile, folder: Path | None, code_folder: Path, outside: Outside) -> Loadable:
+    from torpor.transformers import assembly
+
+    settings = outside.settings({**assembly.SETTINGS, **file.settings})
+    predictor = settings["predictor"]
+    if not predictor:
+        raise SettingError(f"{file.class_path} is a transformer: predictor = '', must say where its predictor is")
+    place = code_folder / predictor if "predictor" in file.settings else Path(predictor)
+    source = ModelFolder("", place, outside) if place.is_dir() else ModelClass("", predictor, folder, outside)
+    behind = source.assemble(source.versions()[0])
+    if not isinstance(behind, Assembled):
+        raise SettingError(f"predictor = {predictor!r} is a transformer too, must be a predictor")
+    return assembly.assemble(cls, folder, file.parameters, settings, behind)

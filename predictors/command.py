@@ -29,14 +29,19 @@ KSERVE_MODEL_FOLDER = Path("/mnt/models")
 
 _KSERVE_FLAGS = (
     "grpc_port", "workers", "max_threads", "max_asyncio_workers", "enable_grpc", "enable_docs_url",
-    "enable_latency_logging", "configure_logging", "log_config_file", "access_log_format", "predictor_host", "protocol",
+    "enable_latency_logging", "configure_logging", "log_config_file", "access_log_format", "protocol",
     "predictor_protocol", "predictor_use_ssl", "predictor_request_timeout_seconds", "predictor_request_retries",
     "enable_predictor_health_check", "grpc_max_send_message_length", "grpc_max_receive_message_length",
     "event-loop", "timeout-keep-alive",
 )  # fmt: skip
 """Flags of KServe's SDK server that manifests carry (and KServe itself adds `--workers`): accepted, ignored, logged."""
 
-_KSERVE_ALIASES = {"port": ("--http_port",), "tls_cert": ("--ssl_certfile",), "tls_key": ("--ssl_keyfile",)}
+_KSERVE_ALIASES = {
+    "port": ("--http_port",),
+    "predictor": ("--predictor_host",),
+    "tls_cert": ("--ssl_certfile",),
+    "tls_key": ("--ssl_keyfile",),
+}
 """That server's names of settings that are here too."""
 
 

@@ -18,7 +18,7 @@ from kserve.protocol.infer_type import to_http_parameters
 
 from .batching.policy import BatchingPolicy
 from .batching.run_times import RunTimes
-from .catalog import ModelFolder, Outside
+from .catalog import Assembled, ModelFolder, Outside
 from .errors import InvalidInput, TorporError, Unavailable
 from .protocol import v1
 from .protocol.datatypes import DTYPES, Array, datatype_of, object_array
@@ -28,6 +28,7 @@ from .serving.batcher import Batcher
 from .serving.data_plane import ServedModel
 from .serving.device_pool import DevicePool
 from .serving.metrics import ModelMetrics
+from .settings import SettingError
 from .signature import Bound
 
 _DATATYPES = tuple(name for name in DTYPES if name != "BF16")
@@ -50,12 +51,15 @@ class KServeModel(kserve.Model):  # type: ignore[misc]
         """Import and load the class on its device threads; errors are raised as they are."""
         source = ModelFolder(self.name, self._folder, Outside({}, os.environ))
         self._version = source.versions()[0]
-        executors, batching, self._timeout_s, self._model_timeout_s = source.assemble(self._version)
-        self._devices = DevicePool(self.name, executors)
+        assembled = source.assemble(self._version)
+        if not isinstance(assembled, Assembled):
+            raise SettingError(f"{self._folder} is a transformer, must be a predictor")
+        self._timeout_s, self._model_timeout_s = assembled.request_timeout_s, assembled.model_timeout_s
+        self._devices = DevicePool(self.name, assembled.executors)
         self._devices.start()
         for loading in self._devices.call(lambda executor: executor.load()):
             loading.result()
-        self._policy = BatchingPolicy(batching, RunTimes())
+        self._policy = BatchingPolicy(assembled.batching, RunTimes())
         self.ready = True
         return True
 

@@ -146,6 +146,12 @@ SETTINGS = (
         "device",
     ),
     Setting(
+        "predictor", str, "",
+        "where a transformer's predictor is: a model's folder or MODULE:CLASS (this process), unix:/path (its pod), or "
+        "HOST[:PORT] or a URL (elsewhere)",
+        "transformer",
+    ),
+    Setting(
         "processes", int, 1,
         "serving processes, each with the whole model and a share of the cores; more than one where a core of Python is what "
         "bounds the rate", low=1, high=256,
@@ -215,8 +221,8 @@ class ModelFile:
             known = {setting.name for setting in SETTINGS if setting.section == section}
             if not section or not known or not isinstance(table, dict):
                 raise SettingError(
-                    f"{path}: {section} is unknown, must be class, name, model_version, [batching], [device] or "
-                    "[parameters]"
+                    f"{path}: {section} is unknown, must be class, name, model_version, [batching], [device], "
+                    "[transformer] or [parameters]"
                 )
             for key, value in table.items():
                 if key not in known:

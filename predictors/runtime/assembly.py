@@ -1,4 +1,4 @@
-"""From a model's file and settings to what runs it: the class imported, its executors, and how its rows are batched."""
+"""From a model's class and settings to what runs it: its executors, and how its rows are batched."""
 
 from collections.abc import Mapping
 from dataclasses import fields
@@ -6,28 +6,25 @@ from pathlib import Path
 from typing import Any
 
 from ..batching.policy import BatchingSettings
-from ..settings import ModelFile, SettingError
+from ..settings import SettingError
 from .devices import kinds
 from .executor import Executor
 from .tuning import Tuning
-from .user_class import import_class, inspect_class
+from .user_class import inspect_class
 
 
 def assemble(
-    file: ModelFile, folder: Path | None, code_folder: Path, settings: Mapping[str, Any]
+    cls: type, folder: Path | None, parameters: Mapping[str, Any], settings: Mapping[str, Any]
 ) -> tuple[list[Executor], BatchingSettings]:
     """The executors, one for each device and none loaded yet, and their batching.
 
-    folder: what `load` gets; code_folder: where the module is looked for. Raises UserClassError, SettingError, and
-    whatever the user's module raises when it is imported.
+    folder, parameters: what `load` gets. Raises UserClassError, SettingError.
     """
     names = device_names(settings["device"])
-    user_class = inspect_class(import_class(file.class_path, code_folder))
+    user_class = inspect_class(cls)
     tuning = Tuning(**{field.name: settings[field.name] for field in fields(Tuning)})
     executors = [
-        Executor(
-            user_class, folder, device=name, threads=settings["threads"], parameters=file.parameters, tuning=tuning
-        )
+        Executor(user_class, folder, device=name, threads=settings["threads"], parameters=parameters, tuning=tuning)
         for name in names
     ]
     return executors, BatchingSettings.of(settings)

@@ -75,32 +75,39 @@ def _check_neighbours(class_path: str, folder: Path) -> None:
             raise UserClassError(f"{class_path}: {file.stem!r} is another model's module too ({loaded}), rename one")
 
 
-def inspect_class(cls: type) -> UserClass:
-    """Read the class's declaration. Raises UserClassError."""
-    predict = getattr(cls, "predict", None)
-    if not callable(predict):
-        raise UserClassError(f"{cls.__name__} has no method predict")
+def inspect_class(cls: type, method: str = "predict") -> UserClass:
+    """Read the declaration of the class's method. Raises UserClassError.
+
+    The class's attributes `inputs`, `pad` and `outputs` speak of what the class as a whole takes and gives: of a
+    transformer's `postprocess` they declare the outputs alone, of its `preprocess` the inputs alone.
+    """
+    function = getattr(cls, method, None)
+    if not callable(function):
+        raise UserClassError(f"{cls.__name__} has no method {method}")
     try:
-        hints = get_type_hints(predict, include_extras=True)
+        hints = get_type_hints(function, include_extras=True)
     except NameError:  # an annotation under `if TYPE_CHECKING:` declares nothing
         hints = {}
     names: list[str] = []
     optional: set[str] = set()
     wants, takes_any = "", False
-    for parameter in list(inspect.signature(predict).parameters.values())[1:]:
+    for parameter in list(inspect.signature(function).parameters.values())[1:]:
         if parameter.name in ("request", "requests"):
             wants = parameter.name
         elif parameter.kind is parameter.VAR_KEYWORD:
             takes_any = True
         elif parameter.kind in (parameter.POSITIONAL_ONLY, parameter.VAR_POSITIONAL):
-            raise UserClassError(f"{cls.__name__}.predict: inputs come by name, '{parameter.name}' cannot")
+            raise UserClassError(f"{cls.__name__}.{method}: inputs come by name, '{parameter.name}' cannot")
         else:
             names.append(parameter.name)
             if parameter.default is not parameter.empty:
                 optional.add(parameter.name)
-    pads: Mapping[str, float] = getattr(cls, "pad", {})
-    texts = {name: text for name in names if (text := _declaration(hints.get(name)))} | dict(getattr(cls, "inputs", {}))
-    outputs = dict(getattr(cls, "outputs", {}))
+    texts = {name: text for name in names if (text := _declaration(hints.get(name)))}
+    pads: Mapping[str, float] = {}
+    if method != "postprocess":
+        pads = getattr(cls, "pad", {})
+        texts |= getattr(cls, "inputs", {})
+    outputs = dict(getattr(cls, "outputs", {})) if method != "preprocess" else {}
     if not outputs and (text := _declaration(hints.get("return"))):
         outputs = {"output": text}
     if takes_any:
@@ -108,7 +115,7 @@ def inspect_class(cls: type) -> UserClass:
     try:
         for name in (*texts, *pads):
             if names and name not in names:
-                raise ValueError(f"input '{name}' is declared, but predict takes {', '.join(names)}")
+                raise ValueError(f"input '{name}' is declared, but {method} takes {', '.join(names)}")
         signature = Signature(
             tuple(names),
             {name: TensorSpec.parse(name, texts[name], pads.get(name, 0)) for name in texts},

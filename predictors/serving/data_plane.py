@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from typing import Any
 
 from ..batching.policy import BatchingPolicy, BatchingSettings
 from ..batching.run_times import RunTimes
@@ -15,7 +15,7 @@ from .batcher import Answer, Batcher, Outputs
 from .device_pool import DevicePool
 from .device_thread import Executor
 from .exchange import Exchange
-from .metrics import ModelMetrics, ServerMetrics
+from .metrics import ModelMetrics, ServerMetrics, StepMetrics
 from .request_options import Trace
 from .tracing import Observers, Tracing
 
@@ -27,42 +27,60 @@ _MOST_FITS = 512
 """As many as a protocol keeps terms."""
 
 
-@dataclass(slots=True)
-class ServedModel:
-    """One version of one model, loaded.
-
-    default_timeout_s: for requests without a deadline; 0 for none. is_retired: its name leads elsewhere by now.
-    """
+class Served:
+    """What a name and a version lead to; `start` is what every protocol calls."""
 
     name: str
     version: str
     signature: Signature
-    batcher: Batcher
-    metrics: ModelMetrics
-    default_timeout_s: float = 0.0
     is_retired: bool = False
-    _fits: Remembered[Terms, Fit] = field(default_factory=lambda: Remembered(_MOST_FITS))
+    """Its name leads elsewhere by now."""
 
     def start(
         self, request: InferRequest, headers: Mapping[str, str] | None, timeout_s: float | None, answer: Answer
-    ) -> Bound:
-        """Check the request and queue it; `answer` is called once, later, unless `batcher.cancel` is called before.
+    ) -> Any:
+        """Check the request and begin it; `answer` is called once, later, unless `cancel` is called before with what this
+        returns.
 
-        headers: given on to a class that asks for its request. timeout_s: what the caller still has by its transport,
-        None if that did not say; its request may say less. Raises a TorporError, and then does not call `answer`.
+        headers: where `wants_headers`. timeout_s: what the caller still has by its transport, None if that did not say;
+        its request may say less. Raises a TorporError, and then does not call `answer`.
         """
-        terms = request.terms
-        fit = self._fits.get(terms) or self._fit(request)
-        bound = Bound(request.inputs, *fit)
-        if terms.timeout_s is not None and (timeout_s is None or terms.timeout_s < timeout_s):
-            timeout_s = terms.timeout_s
-        if timeout_s is None and self.default_timeout_s:
-            timeout_s = self.default_timeout_s
-        if self.signature.wants:
-            deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
-            bound.request = Request(headers or {}, terms.parameters, terms.id, terms.tensor_parameters, deadline_s)
-        self.batcher.submit(bound, answer, timeout_s)
-        return bound
+        raise NotImplementedError
+
+    def cancel(self, started: Any) -> None:
+        """Nobody waits any more for what `start` returned this for."""
+        raise NotImplementedError
+
+    @property
+    def wants_headers(self) -> bool:
+        """Whether `start` has a use for its caller's headers."""
+        return bool(self.signature.wants)
+
+    @property
+    def measured(self) -> Sequence[ModelMetrics]:
+        """What is counted of the models that it runs."""
+        raise NotImplementedError
+
+    @property
+    def steps(self) -> Sequence[StepMetrics]:
+        """What is counted of the steps before and after them."""
+        return ()
+
+    def check_room(self) -> None:
+        """Raise QueueFull if not even one row more may wait."""
+        raise NotImplementedError
+
+    def flush(self) -> None:
+        """From now on wait for nobody: the server is draining."""
+        raise NotImplementedError
+
+    def abandon(self) -> None:
+        """Refuse everything that has not begun."""
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        """Take nothing more, answer what was taken, and unload."""
+        raise NotImplementedError
 
     def response(self, terms: Terms, outputs: Outputs) -> InferResponse:
         """The outputs that were asked for. Raises InvalidInput for one that the model did not give."""
@@ -85,19 +103,11 @@ class ServedModel:
             else:
                 outputs.set_result(result)
 
-        bound = self.start(request, headers, timeout_s, answer)
+        started = self.start(request, headers, timeout_s, answer)
         try:
             return self.response(request.terms, await outputs)
         finally:
-            self.batcher.cancel(bound)
-
-    def _fit(self, request: InferRequest) -> Fit:
-        """Check the outputs and inputs, once for all requests that share their terms."""
-        self.signature.ask(request.terms.outputs)
-        fit = self.signature.fit(request.inputs)
-        if request.terms.are_kept:
-            self._fits.keep(request.terms, fit)
-        return fit
+            self.cancel(started)
 
     def metadata(self) -> dict[str, object]:
         """The v2 metadata object: names, datatypes and shapes of what is declared."""
@@ -111,13 +121,84 @@ class ServedModel:
         }
 
 
+def shortest(*timeouts_s: float | None) -> float | None:
+    """The time that a request has, of what several say; None if nobody says."""
+    return min((timeout_s for timeout_s in timeouts_s if timeout_s is not None), default=None)
+
+
+class ServedModel(Served):
+    """One version of one model, loaded. default_timeout_s: for requests without a deadline; 0 for none."""
+
+    def __init__(
+        self,
+        name: str,
+        version: str,
+        signature: Signature,
+        batcher: Batcher,
+        metrics: ModelMetrics,
+        default_timeout_s: float = 0.0,
+    ) -> None:
+        self.name = name
+        self.version = version
+        self.signature = signature
+        self.batcher = batcher
+        self.metrics = metrics
+        self.default_timeout_s = default_timeout_s
+        self._fits: Remembered[Terms, Fit] = Remembered(_MOST_FITS)
+
+    def start(
+        self, request: InferRequest, headers: Mapping[str, str] | None, timeout_s: float | None, answer: Answer
+    ) -> Bound:
+        terms = request.terms
+        fit = self._fits.get(terms) or self._fit(request)
+        bound = Bound(request.inputs, *fit)
+        if terms.timeout_s is not None:
+            timeout_s = shortest(terms.timeout_s, timeout_s)
+        if timeout_s is None and self.default_timeout_s:
+            timeout_s = self.default_timeout_s
+        if self.signature.wants:
+            deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
+            bound.request = Request(headers or {}, terms.parameters, terms.id, terms.tensor_parameters, deadline_s)
+        self.batcher.submit(bound, answer, timeout_s)
+        return bound
+
+    def cancel(self, started: Bound) -> None:
+        self.batcher.cancel(started)
+
+    @property
+    def measured(self) -> Sequence[ModelMetrics]:
+        return (self.metrics,)
+
+    def check_room(self) -> None:
+        policy = self.batcher.policy
+        if policy.queued_rows >= policy.settings.max_queue_rows:
+            raise policy.refusal()
+
+    def flush(self) -> None:
+        self.batcher.flush()
+
+    def abandon(self) -> None:
+        self.batcher.abandon()
+
+    async def close(self) -> None:
+        await self.batcher.close()
+
+    def _fit(self, request: InferRequest) -> Fit:
+        """Check the outputs and inputs, once for all requests that share their terms."""
+        self.signature.ask(request.terms.outputs)
+        fit = self.signature.fit(request.inputs)
+        if request.terms.are_kept:
+            self._fits.keep(request.terms, fit)
+        return fit
+
+
 class DataPlane:
     """The models that are served, by name and version, and whether the server takes requests. `version` is its own."""
 
     def __init__(self, version: str) -> None:
         self.version = version
         self.metrics = ServerMetrics()
-        self._models: dict[str, list[ServedModel]] = {}
+        self._models: dict[str, list[Served]] = {}
         self.on_change: list[Callable[[], object]] = []
         """Called when a name leads elsewhere: what was remembered of it must be forgotten."""
         self.on_broken: list[Callable[[ModelBroken], object]] = []
@@ -176,26 +257,27 @@ class DataPlane:
             if not is_first:  # it allocates, and would make every later batch look dear
                 policy.run_times.observe(rows, bound.bucket, time.perf_counter() - began_s)
 
-    def publish(self, name: str, models: Sequence[ServedModel]) -> None:
+    def publish(self, name: str, models: Sequence[Served]) -> None:
         """Let the name lead to these versions, the default first; with none it is unknown."""
         self._models.pop(name, None)
         if models:
             self._models[name] = [*models]
-        self.metrics.models = [model.metrics for model in self.models()]
+        self.metrics.models = [metrics for model in self.models() for metrics in model.measured]
+        self.metrics.steps = [metrics for model in self.models() for metrics in model.steps]
         for forget in self.on_change:
             forget()
 
     def names(self) -> list[str]:
         return [*self._models]
 
-    def models(self) -> list[ServedModel]:
+    def models(self) -> list[Served]:
         """Every version of every model."""
         return [model for versions in self._models.values() for model in versions]
 
-    def versions(self, name: str) -> list[ServedModel]:
+    def versions(self, name: str) -> list[Served]:
         return self._models.get(name, [])
 
-    def model(self, name: str, version: str = "") -> ServedModel:
+    def model(self, name: str, version: str = "") -> Served:
         """The version, or the default of them. Raises NotFound, which names what there is."""
         versions = self._models.get(name)
         if not versions:
@@ -213,24 +295,22 @@ class DataPlane:
         versions = [model.version for model in self.versions(name)]
         return self.model(name, version).metadata() | {"versions": versions}
 
-    def check_accepting(self, model: ServedModel) -> None:
+    def check_accepting(self, model: Served) -> None:
         """Refuse in the cheapest place, before a body is read: Unavailable, or QueueFull."""
         if not (self.is_ready or self.is_draining):
             raise Unavailable("the server is not ready")
-        policy = model.batcher.policy
-        if policy.queued_rows >= policy.settings.max_queue_rows:  # not even one row more
-            raise policy.refusal()
+        model.check_room()
 
-    def follow(self, exchange: Exchange, model: ServedModel, bound: Bound, trace: Trace) -> None:
+    def follow(self, exchange: Exchange, model: Served, started: Any, trace: Trace) -> None:
         """Export the spans of a request that has been started, if its caller records the trace and somebody wants them."""
         tracing = self.tracing
         if tracing is None or not trace.is_sampled:
             return
-        tracing.follow(bound, trace, model.name, model.version)
+        tracing.follow(started, trace, model.name, model.version)
 
         def leave() -> None:
-            model.batcher.cancel(bound)
-            tracing.left(bound)
+            model.cancel(started)
+            tracing.left(started)
 
         exchange.on_leave = leave
 

@@ -27,7 +27,7 @@ from ..protocol.inference import Terms
 from ..protocol.messages import FILES, SERVICES, SYMBOLS, message
 from .batcher import Outputs
 from .content_coding import ContentCoder, Inflation, Result, is_worth_compressing
-from .data_plane import EXTENSIONS, DataPlane, ServedModel
+from .data_plane import EXTENSIONS, DataPlane, Served
 from .exchange import Exchange, Field
 from .http2 import Stream
 from .repository import Repository
@@ -165,15 +165,15 @@ class Grpc:
         name, version, request = v2_grpc.decode(data, start)
         model = self._data_plane.model(name, version)
         self._data_plane.check_accepting(model)
-        headers = exchange.head.text_headers() if model.signature.wants else None
+        headers = exchange.head.text_headers() if model.wants_headers else None
         answer = partial(self._inferred, _stream(exchange), model, request.terms)
         options = exchange.head.options
         bound = model.start(request, headers, options.timeout_s, answer)
-        exchange.on_leave = partial(model.batcher.cancel, bound)
+        exchange.on_leave = partial(model.cancel, bound)
         if options.trace is not None:
             self._data_plane.follow(exchange, model, bound, options.trace)
 
-    def _inferred(self, stream: Stream, model: ServedModel, terms: Terms, result: Outputs | TorporError) -> None:
+    def _inferred(self, stream: Stream, model: Served, terms: Terms, result: Outputs | TorporError) -> None:
         if isinstance(result, TorporError):
             self.fail(stream, result)
             return

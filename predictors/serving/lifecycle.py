@@ -65,7 +65,7 @@ class Lifecycle:
             "draining: unready, still answering until quiet for %g s, at most %g s", quiet_s, self._drain_timeout_s
         )
         for model in self._data_plane.models():
-            model.batcher.flush()
+            model.flush()
         end_s = began_s + self._drain_timeout_s
         while (now := loop.time()) < end_s:
             quiet_since_s = max(began_s, self._server.last_request_s)
@@ -73,4 +73,4 @@ class Lifecycle:
                 return
             await asyncio.sleep(min(0.05, end_s - now))
         for model in self._data_plane.models():
-            model.batcher.abandon()
+            model.abandon()

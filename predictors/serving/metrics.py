@@ -85,11 +85,27 @@ class ModelMetrics:
         )
 
 
+class StepMetrics:
+    """Times of a transformer's `preprocess` or `postprocess`; a batcher's observer."""
+
+    def __init__(self, model_name: str, model_version: str, method: str) -> None:
+        self.labels = {"model_name": model_name, "model_version": model_version}
+        self.method = method
+        self.seconds = Histogram(_SECONDS)
+
+    def batch_ran(self, batch: Batch[Bound], seconds: float) -> None:
+        self.seconds.observe(seconds)
+
+    def ran_out_of_memory(self) -> None:
+        pass  # a step has no ceiling to lower
+
+
 class ServerMetrics:
     """All models' counts, requests by protocol and status, and the seconds that each phase of the start took."""
 
     def __init__(self) -> None:
         self.models: list[ModelMetrics] = []
+        self.steps: list[StepMetrics] = []
         self.requests: Counter[tuple[str, str]] = Counter()
         self.start_phases: dict[str, float] = {}
 
@@ -129,6 +145,12 @@ class _Collector:
             for model in self._metrics.models:
                 histogram: Histogram = getattr(model, attribute)
                 family.add_metric([*model.labels.values()], histogram.cumulative(), histogram.sum)
+            yield family
+        for method in ("preprocess", "postprocess"):
+            family = HistogramMetricFamily(f"request_{method}_seconds", f"Time that {method} took.", labels=names)
+            for step in self._metrics.steps:
+                if step.method == method:
+                    family.add_metric([*step.labels.values()], step.seconds.cumulative(), step.seconds.sum)
             yield family
         cells = CounterMetricFamily("torpor_cells", "Elements along padded axes, as sent.", labels=names)
         padded = CounterMetricFamily("torpor_padded_cells", "Elements along padded axes, as run.", labels=names)

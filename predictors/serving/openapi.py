@@ -11,7 +11,7 @@ import numpy as np
 
 from ..protocol.datatypes import DTYPES
 from ..signature import TensorSpec
-from .data_plane import DataPlane, ServedModel
+from .data_plane import DataPlane, Served
 
 Schema = dict[str, Any]
 
@@ -81,7 +81,7 @@ def document(data_plane: DataPlane) -> Schema:
     }
 
 
-def _model_paths(model: ServedModel, name: str, part: str) -> Schema:
+def _model_paths(model: Served, name: str, part: str) -> Schema:
     """The routes of one version. name: begins their operations' names; part: of the path, the model's."""
     signature = model.signature
     inputs, outputs = [*signature.inputs.values()], [*signature.outputs.values()]

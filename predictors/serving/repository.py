@@ -10,13 +10,18 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from ..batching.policy import BatchingSettings
 from ..errors import InvalidInput, ModelFailed, NotSupported
-from .data_plane import DataPlane, ServedModel
-from .device_thread import Executor
+from .data_plane import DataPlane, Served
 from .tasks import Tasks
 
 logger = logging.getLogger("torpor")
+
+
+class Loadable(Protocol):
+    """A version of a model."""
+
+    async def load(self, data_plane: DataPlane, name: str, version: str) -> Served:
+        """Load it and warm it up; nobody is led to it yet. Raises what its `load` raises."""
 
 
 class Source(Protocol):
@@ -25,9 +30,8 @@ class Source(Protocol):
     def versions(self) -> list[str]:
         """The versions to serve, the one that requests get who name none first."""
 
-    def assemble(self, version: str) -> tuple[Sequence[Executor], BatchingSettings, float, float]:
-        """What runs it, one for each device and not loaded yet; how its rows are batched; the deadline in seconds of
-        requests without one, and the time limit of a batch (0: none)."""
+    def assemble(self, version: str) -> Loadable:
+        """The version, imported and not loaded yet."""
 
 
 class Catalog(Protocol):
@@ -57,7 +61,7 @@ class Repository:
         self.everybody: Everybody = self
         self.changes: dict[str, bool] = {}
         """Models that have been loaded (True) or unloaded since the start."""
-        self._prepared: dict[str, list[ServedModel]] = {}
+        self._prepared: dict[str, list[Served]] = {}
         self._reasons: dict[str, str] = {}
         self._changing = asyncio.Lock()
         self._retiring = Tasks()
@@ -72,7 +76,7 @@ class Repository:
                     logger.info("loading %s version %s", name, version)
                     with self._data_plane.metrics.phase("import"):
                         assembled = source.assemble(version)
-                    model = await self._data_plane.load(name, version, *assembled)
+                    model = await assembled.load(self._data_plane, name, version)
                     self._data_plane.publish(name, [*self._data_plane.versions(name), model])
 
     async def load(self, name: str, parameters: object = None) -> None:
@@ -120,7 +124,7 @@ class Repository:
         try:
             for version in source.versions():
                 assembled = await asyncio.to_thread(source.assemble, version)
-                prepared.append(await self._data_plane.load(name, version, *assembled))
+                prepared.append(await assembled.load(self._data_plane, name, version))
         except Exception as error:
             logger.exception("model %s failed to load", name)
             self._reasons[name] = f"{type(error).__name__}: {error}"
@@ -144,7 +148,7 @@ class Repository:
             raise NotSupported("loading and unloading is not supported without --model-control-mode explicit")
         await self.everybody.change(name, is_loaded)
 
-    def _retire(self, models: Sequence[ServedModel]) -> None:
+    def _retire(self, models: Sequence[Served]) -> None:
         for model in models:
             model.is_retired = True
-            self._retiring.start(model.batcher.close(), f"retire {model.name}")
+            self._retiring.start(model.close(), f"retire {model.name}")

@@ -23,7 +23,7 @@ from ..protocol.inference import NO_TERMS, InferRequest, InferResponse, Terms
 from . import openapi
 from .batcher import Outputs
 from .content_coding import ContentCoder, Result, is_worth_compressing
-from .data_plane import EXTENSIONS, DataPlane, ServedModel
+from .data_plane import EXTENSIONS, DataPlane, Served
 from .exchange import Exchange, Fields, Head
 from .repository import Repository
 from .request_options import NO_OPTIONS
@@ -61,7 +61,7 @@ class Rest:
         self._coder = coder
         self._colleagues = colleagues
         self._requests = data_plane.metrics.requests
-        self._inferences: dict[str, tuple[ServedModel, Handler]] = {}
+        self._inferences: dict[str, tuple[Served, Handler]] = {}
         data_plane.on_change.append(self._inferences.clear)
         self._tasks = Tasks()
 
@@ -99,7 +99,7 @@ class Rest:
             self._requests["rest", str(error.http_status)] += 1
         exchange.respond(error.http_status, error_body(str(error)), fields)
 
-    def _target(self, head: Head) -> tuple[ServedModel, Handler] | None:
+    def _target(self, head: Head) -> tuple[Served, Handler] | None:
         """The model and handler of an inference as the models are now, None for another request. Raises NotFound."""
         if _VERSION in head.headers:
             return self._pinned(head)
@@ -111,7 +111,7 @@ class Rest:
         assert target is not None
         target[1](exchange)
 
-    def _pinned(self, head: Head) -> tuple[ServedModel, Handler] | None:
+    def _pinned(self, head: Head) -> tuple[Served, Handler] | None:
         """The inference on the version that the header names. Raises NotFound; InvalidInput if the path names another."""
         version = head.headers[_VERSION].decode("latin-1")
         model, _ = self._inference(head.path) or (None, None)
@@ -123,9 +123,9 @@ class Rest:
         model = self._data_plane.model(model.name, version)
         return model, partial(handler, model)
 
-    def _inference(self, path: str) -> tuple[ServedModel, Handler] | None:
+    def _inference(self, path: str) -> tuple[Served, Handler] | None:
         """The model and handler of an inference's path, None for another path. Raises NotFound for an unknown model."""
-        handler: Callable[[ServedModel, Exchange], None]
+        handler: Callable[[Served, Exchange], None]
         match [unquote(part) for part in path.rstrip("/").split("/")[1:]]:
             case ["v1", "models", name] if name.endswith(":predict"):
                 model, handler = self._data_plane.model(name.removesuffix(":predict")), self._predict_v1
@@ -276,7 +276,7 @@ class Rest:
 
         self._coder.inflate(exchange, exchange.body, exchange.head.options.coding, inflated)
 
-    def _predict_v1(self, model: ServedModel, exchange: Exchange) -> None:
+    def _predict_v1(self, model: Served, exchange: Exchange) -> None:
         if model.is_retired:
             self._again(exchange)
             return
@@ -298,12 +298,12 @@ class Rest:
             self._requests["rest", "200"] += 1
             self._compress(exchange, body, fields)
 
-        headers = exchange.head.text_headers() if model.signature.wants else None
+        headers = exchange.head.text_headers() if model.wants_headers else None
         together = Together(model, answer)
         together.start(requests, headers, exchange.head.options.timeout_s)
         exchange.on_leave = together.cancel
 
-    def _infer_v2(self, model: ServedModel, exchange: Exchange) -> None:
+    def _infer_v2(self, model: Served, exchange: Exchange) -> None:
         if model.is_retired:
             self._again(exchange)
             return
@@ -315,18 +315,18 @@ class Rest:
         request = v2_rest.decode(exchange.body, None if length is None else int(length))
         self._infer(model, exchange, request, _encode_v2)
 
-    def _infer(self, model: ServedModel, exchange: Exchange, request: InferRequest, encode: Encode) -> None:
+    def _infer(self, model: Served, exchange: Exchange, request: InferRequest, encode: Encode) -> None:
         """Run the request; the answer comes when its batch has run."""
         answer = partial(self._answer, exchange, model, request.terms, encode)
-        headers = exchange.head.text_headers() if model.signature.wants else None
+        headers = exchange.head.text_headers() if model.wants_headers else None
         options = exchange.head.options
         bound = model.start(request, headers, options.timeout_s, answer)
-        exchange.on_leave = partial(model.batcher.cancel, bound)
+        exchange.on_leave = partial(model.cancel, bound)
         if options.trace is not None:
             self._data_plane.follow(exchange, model, bound, options.trace)
 
     def _answer(
-        self, exchange: Exchange, model: ServedModel, terms: Terms, encode: Encode, result: Outputs | TorporError
+        self, exchange: Exchange, model: Served, terms: Terms, encode: Encode, result: Outputs | TorporError
     ) -> None:
         if isinstance(result, TorporError):
             self.fail(exchange, result)

@@ -7,13 +7,13 @@ from ..errors import TorporError
 from ..protocol.inference import InferRequest
 from ..signature import Bound
 from .batcher import Outputs
-from .data_plane import ServedModel
+from .data_plane import Served
 
 
 class Together:
     """Requests for one model. `answer` is called once: with the outputs of all in their order, or with the first error."""
 
-    def __init__(self, model: ServedModel, answer: Callable[[list[Outputs] | TorporError], None]) -> None:
+    def __init__(self, model: Served, answer: Callable[[list[Outputs] | TorporError], None]) -> None:
         self._model = model
         self._answer = answer
         self._bounds: list[Bound] = []
@@ -24,7 +24,7 @@ class Together:
     def start(
         self, requests: Sequence[InferRequest], headers: Mapping[str, str] | None, timeout_s: float | None
     ) -> None:
-        """As `ServedModel.start`. Raises a TorporError, and then does not call `answer`."""
+        """As `Served.start`. Raises a TorporError, and then does not call `answer`."""
         self._count = len(requests)
         try:
             for number, request in enumerate(requests):
@@ -39,7 +39,7 @@ class Together:
         """Nobody waits any more."""
         self._is_over = True
         for bound in self._bounds:
-            self._model.batcher.cancel(bound)
+            self._model.cancel(bound)
 
     def _take(self, number: int, result: Outputs | TorporError) -> None:
         if self._is_over:

@@ -53,11 +53,14 @@ class Tracing:
 
     def __init__(self, tracer: Any) -> None:
         self._tracer = tracer
-        self._spans: dict[Bound, Any] = {}
+        self._spans: dict[Any, Any] = {}
         """Of requests that run or wait."""
 
-    def follow(self, bound: Bound, trace: Trace, model_name: str, model_version: str) -> None:
-        """Begin the span of a request that has just been queued; it ends with the request's answer."""
+    def follow(self, started: Any, trace: Trace, model_name: str, model_version: str) -> None:
+        """Begin the span of a request that has just been started; it ends with its answer.
+
+        started: what `Served.start` gave, with the request's `rows`, and the `answer` that will be called.
+        """
         from opentelemetry import trace as api
 
         context = api.SpanContext(
@@ -67,10 +70,10 @@ class Tracing:
             f"inference {model_name}",
             api.set_span_in_context(api.NonRecordingSpan(context)),
             api.SpanKind.SERVER,
-            {"torpor.model.name": model_name, "torpor.model.version": model_version, "torpor.rows": bound.rows},
+            {"torpor.model.name": model_name, "torpor.model.version": model_version, "torpor.rows": started.rows},
         )
-        answer: Answer = bound.answer
-        self._spans[bound] = span
+        answer: Answer = started.answer
+        self._spans[started] = span
 
         def traced(result: Outputs | TorporError) -> None:
             if isinstance(result, TorporError):
@@ -79,13 +82,13 @@ class Tracing:
             answer(result)
             span.end()
             # The batch is told of after its answers.
-            asyncio.get_running_loop().call_soon(self._spans.pop, bound, None)
+            asyncio.get_running_loop().call_soon(self._spans.pop, started, None)
 
-        bound.answer = traced
+        started.answer = traced
 
-    def left(self, bound: Bound) -> None:
+    def left(self, started: Any) -> None:
         """The caller left before the answer."""
-        span = self._spans.pop(bound, None)
+        span = self._spans.pop(started, None)
         if span is not None:
             span.set_attribute("error.type", "cancelled")
             span.end()

@@ -1,0 +1,96 @@
+"""From a transformer's class and settings to what is served: its steps, and the predictor behind them where it may be."""
+
+import asyncio
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torpor.predictors.batching.policy import BatchingSettings
+from torpor.predictors.catalog import Assembled
+from torpor.predictors.serving.data_plane import DataPlane
+from torpor.predictors.serving.device_pool import DevicePool
+from torpor.predictors.signature import Signature, TensorSpec
+
+from .chain import Chain
+from .step import LoopStep, Method, Postprocessing, Step, StepExecutor, ThreadStep, Transformer
+
+SETTINGS: Mapping[str, Any] = {"max_batch_size": 1024, "batch_timeout_micros": 0}
+"""Where nobody says otherwise: a step takes all rows that came while its thread was busy, and waits for none."""
+
+
+@dataclass(frozen=True)
+class AssembledChain:
+    """A transformer, imported and not loaded yet. predictor: its own process's, or None where it lies elsewhere."""
+
+    preprocess: Method | None
+    postprocess: Method | None
+    batching: BatchingSettings
+    request_timeout_s: float
+    predictor: Assembled
+
+    async def load(self, data_plane: DataPlane, name: str, version: str) -> Chain:
+        """Load the predictor and the transformer. Raises what either raises."""
+        postprocess = self.postprocess
+        predictor = self.predictor
+        # A plain postprocess runs where the outputs are: another thread would cost a way there and back.
+        if postprocess is not None and not postprocess.is_coroutine and not postprocess.signature.wants:
+            predictor = replace(
+                predictor, executors=[Postprocessing(executor, postprocess) for executor in predictor.executors]
+            )
+            outputs, postprocess = postprocess.declared.signature.outputs, None
+        elif postprocess is not None:
+            outputs = postprocess.declared.signature.outputs
+        else:
+            outputs = predictor.executors[0].signature.outputs
+        async with AsyncExitStack() as on_failure:
+            with data_plane.metrics.phase("transformer"):
+                before = await self._step(self.preprocess, name, version, on_failure)
+                behind = await self._step(postprocess, name, version, on_failure)
+            target = await predictor.load(data_plane, name, version)
+            on_failure.pop_all()
+        inputs = self.preprocess.declared.signature if self.preprocess else predictor.executors[0].signature
+        return Chain(name, version, _signature(inputs, outputs), before, target, behind, self.request_timeout_s)
+
+    async def _step(self, method: Method | None, name: str, version: str, on_failure: AsyncExitStack) -> Step | None:
+        if method is None:
+            return None
+        step: Step
+        if method.is_coroutine:
+            await asyncio.to_thread(method.transformer.load)
+            step = LoopStep(method, self.batching, name, version)
+        else:
+            devices = DevicePool(f"{name}-{method.name}", [StepExecutor(method)])
+            devices.start()
+            try:
+                await asyncio.gather(*map(asyncio.wrap_future, devices.call(lambda executor: executor.load())))
+            except BaseException:
+                devices.stop()
+                raise
+            step = ThreadStep(method, devices, self.batching, name, version)
+        on_failure.push_async_callback(step.close)
+        return step
+
+
+def assemble(
+    cls: type, folder: Path | None, parameters: Mapping[str, Any], settings: Mapping[str, Any], predictor: Assembled
+) -> AssembledChain:
+    """Raises UserClassError."""
+    transformer = Transformer(cls, folder, parameters)
+    return AssembledChain(
+        Method.of(transformer, cls, "preprocess"),
+        Method.of(transformer, cls, "postprocess"),
+        BatchingSettings.of(settings),
+        settings["request_timeout_s"],
+        predictor,
+    )
+
+
+def _signature(inputs: Signature, outputs: Mapping[str, TensorSpec]) -> Signature:
+    """What callers give and get. Outputs' named axes are those of nobody here."""
+    plain = {
+        name: replace(spec, axes=tuple(-1 if isinstance(axis, str) else axis for axis in spec.axes))
+        for name, spec in outputs.items()
+    }
+    return Signature(inputs.names, inputs.inputs, plain, inputs.optional, inputs.wants)
