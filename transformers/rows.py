@@ -96,13 +96,13 @@ def _array(name: str, value: Any) -> Array:
 
 
 def _from_list(name: str, values: Sequence[Any]) -> Array:
-    first = values[0]
-    if isinstance(first, str | bytes):
+    if isinstance(values[0], str | bytes):
         return object_array(values, [len(values)])
+    whole: Array
     arrays: list[Array] = [np.asarray(value) for value in values]
-    if len(arrays) == 1 or all(a.shape == arrays[0].shape and a.dtype == arrays[0].dtype for a in arrays):
-        whole: Array = np.stack(arrays)
+    if len({array.shape for array in arrays}) == 1:
+        whole = np.stack(arrays)
         return whole
-    if not arrays[0].ndim:
-        raise ModelFailed(f"'{name}' has numbers of several dtypes, must have one")
+    if not all(array.ndim for array in arrays):
+        raise ModelFailed(f"'{name}' has rows that are numbers and rows that are not")
     return object_array(arrays, [len(arrays)])
