@@ -27,7 +27,7 @@ import numpy as np
 import pytest
 from torpor.predictors.protocol.messages import message
 
-MODELS = Path(__file__).parent / "models"
+MODELS = Path(__file__).parent / "predictors" / "serving" / "models"
 TIMEOUT_S = 20
 
 RESET = struct.pack("ii", 1, 0)
