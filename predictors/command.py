@@ -20,7 +20,11 @@ from .settings import SETTINGS, ModelFile, SettingError, resolve
 from .simulate import add_command as add_simulate
 
 if TYPE_CHECKING:
+    from torpor.transformers.events.store import Store
+
     from .serving.certificate import Certificate
+    from .serving.data_plane import DataPlane
+    from .serving.rest import Fail, Receiver
 
 logger = logging.getLogger("torpor")
 
@@ -200,6 +204,7 @@ async def _run(
     certificate: "Certificate | None",
 ) -> int:
     """Import the classes, load and warm them, serve until a signal. The status is 1 if a model or the port fails."""
+    from .errors import Unavailable
     from .runtime.user_class import UserClassError
     from .serving.app import App
     from .serving.data_plane import DataPlane
@@ -237,7 +242,12 @@ async def _run(
     # What the imports and the models left is there to stay: the collector need not look at it during each request.
     gc.collect()
     gc.freeze()
-    app = App(data_plane, repository, settings["max_body_bytes"], colleagues)
+    try:
+        store = await _event_store(settings)
+    except (Unavailable, ValueError) as error:
+        logger.error("%s", error)
+        return 1
+    app = App(data_plane, repository, settings["max_body_bytes"], colleagues, _receiver(data_plane, settings, store))
     server = HttpServer(app, listener, settings["max_body_bytes"], settings["max_unfinished_bytes"])
     lifecycle = Lifecycle(data_plane, server, settings["drain_quiet_s"], settings["drain_timeout_s"])
     if talk is not None:  # without its supervisor a worker has nobody to serve
@@ -250,6 +260,26 @@ async def _run(
     except OSError as error:
         logger.error("port %s on %s: %s", settings["port"], settings["host"], error)
         return 1
+
+
+async def _event_store(settings: Mapping[str, Any]) -> "Store | None":
+    """Raises Unavailable, ValueError."""
+    if not settings["event_store"]:
+        return None
+    from torpor.transformers.events.store import open_store
+
+    return await open_store(settings["event_store"], settings["event_store_ttl_s"])
+
+
+def _receiver(
+    data_plane: "DataPlane", settings: Mapping[str, Any], store: "Store | None"
+) -> "Callable[[Fail], Receiver]":
+    def open_receiver(fail: "Fail") -> "Receiver":
+        from torpor.transformers.events.receiver import Receiver
+
+        return Receiver(data_plane, fail, settings["event_source"], settings["event_type"], store)
+
+    return open_receiver
 
 
 def _certificate(settings: Mapping[str, Any]) -> "Certificate | None":

@@ -152,6 +152,20 @@ SETTINGS = (
         "transformer",
     ),
     Setting(
+        "event_source", str, "",
+        "source of the events that answer events; empty for io.kserve.inference.NAME of the model, as KServe has it",
+    ),
+    Setting("event_type", str, "io.kserve.inference.response", "type of the events that answer events"),
+    Setting(
+        "event_store", str, "",
+        "where answers to events are kept, so that a repeated event gets the same bytes again: nats://HOST:PORT or "
+        "redis://HOST:PORT; empty for nowhere",
+    ),
+    Setting(
+        "event_store_ttl_s", float, 3600.0,
+        "seconds that an answer is kept: longer than a broker goes on delivering an event", low=1, high=31_536_000,
+    ),
+    Setting(
         "processes", int, 1,
         "serving processes, each with the whole model and a share of the cores; more than one where a core of Python is what "
         "bounds the rate", low=1, high=256,
@@ -231,13 +245,17 @@ class ModelFile:
         return cls(class_path, name, settings, parameters)
 
 
+_OTHERS_VARIABLES = {"port": "PORT", "event_source": "CE_SOURCE", "event_type": "CE_TYPE"}
+"""Variables of Knative's and of KServe's SDK that mean the same."""
+
+
 def resolve(flags: Mapping[str, Any], environment: Mapping[str, str], file: Mapping[str, Any]) -> dict[str, Any]:
-    """Every setting's value. `PORT`, which Knative sets, counts as the environment's port. Raises SettingError."""
+    """Every setting's value. Raises SettingError."""
     values: dict[str, Any] = {}
     for setting in SETTINGS:
         variable = setting.variable
-        if setting.name == "port" and variable not in environment:
-            variable = "PORT"
+        if variable not in environment:
+            variable = _OTHERS_VARIABLES.get(setting.name, variable)
         if flags.get(setting.name) is not None:
             values[setting.name] = setting.read(flags[setting.name], setting.flag)
         elif environment.get(variable):

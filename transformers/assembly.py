@@ -1,7 +1,7 @@
 """From a transformer's class and settings to what is served: its steps, and the predictor behind them where it may be."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import Any
 
 from torpor.predictors.batching.policy import BatchingSettings
 from torpor.predictors.catalog import Assembled
+from torpor.predictors.runtime.user_class import UserClassError
 from torpor.predictors.serving.data_plane import DataPlane
 from torpor.predictors.serving.device_pool import DevicePool
 from torpor.predictors.signature import Signature, TensorSpec
@@ -28,6 +29,7 @@ class AssembledChain:
     postprocess: Method | None
     batching: BatchingSettings
     request_timeout_s: float
+    media_types: Sequence[str]
     predictor: Assembled
 
     async def load(self, data_plane: DataPlane, name: str, version: str) -> Chain:
@@ -51,7 +53,8 @@ class AssembledChain:
             target = await predictor.load(data_plane, name, version)
             on_failure.pop_all()
         inputs = self.preprocess.declared.signature if self.preprocess else predictor.executors[0].signature
-        return Chain(name, version, _signature(inputs, outputs), before, target, behind, self.request_timeout_s)
+        signature = _signature(inputs, outputs)
+        return Chain(name, version, signature, before, target, behind, self.request_timeout_s, self.media_types)
 
     async def _step(self, method: Method | None, name: str, version: str, on_failure: AsyncExitStack) -> Step | None:
         if method is None:
@@ -78,13 +81,25 @@ def assemble(
 ) -> AssembledChain:
     """Raises UserClassError."""
     transformer = Transformer(cls, folder, parameters)
+    preprocess = Method.of(transformer, cls, "preprocess")
     return AssembledChain(
-        Method.of(transformer, cls, "preprocess"),
+        preprocess,
         Method.of(transformer, cls, "postprocess"),
         BatchingSettings.of(settings),
         settings["request_timeout_s"],
+        _media_types(cls, preprocess),
         predictor,
     )
+
+
+def _media_types(cls: type, preprocess: Method | None) -> Sequence[str]:
+    """What the class declares. Raises UserClassError if a body cannot be the row of its only input."""
+    media_types: Sequence[str] = getattr(cls, "media_types", ())
+    if media_types:
+        inputs = preprocess.declared.signature.inputs if preprocess is not None else {}
+        if [(spec.datatype, spec.axes) for spec in inputs.values()] != [("BYTES", ())]:
+            raise UserClassError(f"{cls.__name__}.media_types needs a preprocess with one input, bytes[rows]")
+    return media_types
 
 
 def _signature(inputs: Signature, outputs: Mapping[str, TensorSpec]) -> Signature:

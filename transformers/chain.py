@@ -46,7 +46,7 @@ class Target(Protocol):
 class Chain(Served):
     """One version of a transformer and its predictor.
 
-    signature: what its callers give and get. postprocess: None too if the target does it.
+    signature: what its callers give and get. postprocess: None too if the target does it. media_types: see `Served`.
     """
 
     def __init__(
@@ -58,6 +58,7 @@ class Chain(Served):
         target: Target,
         postprocess: Step | None,
         default_timeout_s: float = 0.0,
+        media_types: Sequence[str] = (),
     ) -> None:
         self.name = name
         self.version = version
@@ -65,6 +66,7 @@ class Chain(Served):
         self.preprocess = preprocess
         self.target = target
         self.postprocess = postprocess
+        self.media_types = media_types
         self._steps = [step for step in (preprocess, postprocess) if step is not None]
         self._parts: list[Step | Target] = [*self._steps, target]
         self._default_timeout_s = default_timeout_s or None

@@ -1,12 +1,14 @@
 """The application on top of the server: gRPC goes one way, everything else is REST; neither knows the HTTP version."""
 
+from collections.abc import Callable
+
 from ..errors import TorporError
 from .content_coding import ContentCoder
 from .data_plane import DataPlane
 from .exchange import Exchange, Fields
 from .grpc_wire import Grpc
 from .repository import Repository
-from .rest import JSON, Rest, error_body
+from .rest import JSON, Fail, Receiver, Rest, error_body
 from .worker import Colleagues
 
 
@@ -14,11 +16,19 @@ class App:
     """Routes exchanges over a data plane; every error becomes an answer, and only the caller's own."""
 
     def __init__(
-        self, data_plane: DataPlane, repository: Repository, max_body_bytes: int, colleagues: Colleagues | None = None
+        self,
+        data_plane: DataPlane,
+        repository: Repository,
+        max_body_bytes: int,
+        colleagues: Colleagues | None = None,
+        open_receiver: Callable[[Fail], Receiver] | None = None,
     ) -> None:
-        """max_body_bytes: of a body, once it is inflated. colleagues: the server's processes, if it has more than one."""
+        """max_body_bytes: of a body, once it is inflated. colleagues: the server's processes, if it has more than one.
+
+        open_receiver: makes what answers events, when the first one comes; without it they are requests like any other.
+        """
         coder = ContentCoder(max_body_bytes)
-        self._rest = Rest(data_plane, repository, coder, colleagues)
+        self._rest = Rest(data_plane, repository, coder, colleagues, open_receiver)
         self._grpc = Grpc(data_plane, repository, coder)
 
     def open(self, exchange: Exchange) -> bool:

@@ -35,6 +35,8 @@ class Served:
     signature: Signature
     is_retired: bool = False
     """Its name leads elsewhere by now."""
+    media_types: Sequence[str] = ()
+    """Content types of which an event's data is, as it stands, the row of its only input."""
 
     def start(
         self, request: InferRequest, headers: Mapping[str, str] | None, timeout_s: float | None, answer: Answer

@@ -19,9 +19,13 @@ from typing import NamedTuple
 from ..errors import InvalidInput, TorporError, UnsupportedMedia
 
 _ENVOY_TIMEOUT = b"x-envoy-expected-rq-timeout-ms"
+EVENT_MARKS = (b"ce-specversion", b"ce-id", b"ce-source", b"ce-type")
+"""Any of them makes the request an event, be it a wrong one; so does a content type of this family (`transformers.events`)."""
+_EVENT_FAMILY = b"application/cloudevents"
+
 _READ = frozenset((
     b"content-encoding", b"accept-encoding", b"grpc-encoding", b"grpc-accept-encoding", b"grpc-timeout", _ENVOY_TIMEOUT,
-    b"traceparent",
+    b"traceparent", *EVENT_MARKS,
 ))  # fmt: skip
 
 _TIMEOUT_UNITS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
@@ -50,14 +54,15 @@ class Trace(NamedTuple):
 class Options:
     """coding: of the body, or of gRPC's compressed messages; b"" for none. accepts: the coding for a large answer, or b"".
 
-    timeout_s: what the caller gives it. trace: that it belongs to. refusal: makes the error that an inference with these
-    fields is answered with.
+    timeout_s: what the caller gives it. trace: that it belongs to. is_event: whether it is a CloudEvent.
+    refusal: makes the error that an inference with these fields is answered with.
     """
 
     coding: bytes = b""
     accepts: bytes = b""
     timeout_s: float | None = None
     trace: Trace | None = None
+    is_event: bool = False
     refusal: Callable[[], TorporError] | None = None
 
 
@@ -67,8 +72,10 @@ NO_OPTIONS = Options()
 
 def read_options(headers: Mapping[bytes, bytes], is_grpc: bool = False) -> Options:
     """The options in a request's fields, names in lower case."""
-    if headers.keys().isdisjoint(_READ):
+    is_event = headers.get(b"content-type", b"")[: len(_EVENT_FAMILY)].lower() == _EVENT_FAMILY
+    if headers.keys().isdisjoint(_READ) and not is_event:
         return NO_OPTIONS
+    is_event = is_event or not headers.keys().isdisjoint(EVENT_MARKS)
     trace = _trace(headers)
     try:
         timeout_s = _timeout(headers)
@@ -84,7 +91,7 @@ def read_options(headers: Mapping[bytes, bytes], is_grpc: bool = False) -> Optio
         text = f"Content-Encoding = {coding.decode('latin-1')[:40]}, must be identity, gzip or deflate"
         return Options(trace=trace, refusal=partial(UnsupportedMedia, text))
     accepted = _accepted(headers, b"accept-encoding")
-    return Options(coding, accepted[0] if accepted else b"", timeout_s, trace)
+    return Options(coding, accepted[0] if accepted else b"", timeout_s, trace, is_event)
 
 
 def _trace(headers: Mapping[bytes, bytes]) -> Trace | None:

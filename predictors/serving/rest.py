@@ -3,8 +3,8 @@
 import logging
 import math
 from collections.abc import Callable, Coroutine, Sequence
-from functools import partial
-from typing import Any
+from functools import cached_property, partial
+from typing import Any, Protocol
 from urllib.parse import unquote
 
 import orjson
@@ -26,7 +26,7 @@ from .content_coding import ContentCoder, Result, is_worth_compressing
 from .data_plane import EXTENSIONS, DataPlane, Served
 from .exchange import Exchange, Fields, Head
 from .repository import Repository
-from .request_options import NO_OPTIONS
+from .request_options import NO_OPTIONS, Options
 from .tasks import Tasks
 from .together import Together
 from .worker import Colleagues
@@ -47,6 +47,17 @@ MAX_ERROR_BODY_BYTES = 690
 
 Handler = Callable[[Exchange], None]
 
+Fail = Callable[[Exchange, Exception], None]
+"""Answers an exchange with an error."""
+
+
+class Receiver(Protocol):
+    """What answers requests that are events: `transformers.events.receiver`."""
+
+    def handler(self, model: Served | None) -> Handler:
+        """model: that the path names, None for the path `/`. Raises NotFound."""
+
+
 Encode = Callable[[InferResponse, Terms], tuple[bytes, Fields]]
 
 
@@ -54,12 +65,18 @@ class Rest:
     """Routes of the REST protocols."""
 
     def __init__(
-        self, data_plane: DataPlane, repository: Repository, coder: ContentCoder, colleagues: Colleagues | None
+        self,
+        data_plane: DataPlane,
+        repository: Repository,
+        coder: ContentCoder,
+        colleagues: Colleagues | None,
+        open_receiver: Callable[[Fail], Receiver] | None,
     ) -> None:
         self._data_plane = data_plane
         self._repository = repository
         self._coder = coder
         self._colleagues = colleagues
+        self._open_receiver = open_receiver
         self._requests = data_plane.metrics.requests
         self._inferences: dict[str, tuple[Served, Handler]] = {}
         data_plane.on_change.append(self._inferences.clear)
@@ -69,18 +86,24 @@ class Rest:
         """Who answers the exchange. Refuses before a body is read what can be refused: raises a TorporError."""
         head = exchange.head
         if head.method == "POST":
-            inference = self._target(head)
+            inference, options = self._target(head), head.options
             if inference is not None:
                 model, handler = inference
                 self._data_plane.check_accepting(model)
-                options = head.options
-                if options is not NO_OPTIONS:
-                    if options.refusal is not None:
-                        raise options.refusal()
-                    if options.coding:
-                        return partial(self._inflate, handler)
-                return handler
+                return handler if options is NO_OPTIONS else self._with_options(options, inference)
+            if options.is_event and head.path == "/" and self._open_receiver is not None:
+                return self._with_options(options, None)
         return self._route(head.method, head.path)
+
+    def _with_options(self, options: Options, inference: tuple[Served, Handler] | None) -> Handler:
+        """The handler of a request that asks for something beside its body. inference: None for an event to `/`."""
+        if options.refusal is not None:
+            raise options.refusal()
+        model, handler = inference or (None, None)
+        if options.is_event and self._open_receiver is not None:
+            handler = self._receiver.handler(model)
+        assert handler is not None
+        return partial(self._inflate, handler) if options.coding else handler
 
     def fail(self, exchange: Exchange, error: Exception) -> None:
         """Answer with an error."""
@@ -98,6 +121,12 @@ class Rest:
         if exchange.head.method == "POST":
             self._requests["rest", str(error.http_status)] += 1
         exchange.respond(error.http_status, error_body(str(error)), fields)
+
+    @cached_property
+    def _receiver(self) -> Receiver:
+        """Made when the first event comes: a server that gets none need not import what reads them."""
+        assert self._open_receiver is not None
+        return self._open_receiver(self.fail)
 
     def _target(self, head: Head) -> tuple[Served, Handler] | None:
         """The model and handler of an inference as the models are now, None for another request. Raises NotFound."""
