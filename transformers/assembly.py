@@ -54,7 +54,10 @@ class AssembledChain:
             on_failure.pop_all()
         inputs = self.preprocess.declared.signature if self.preprocess else predictor.executors[0].signature
         signature = _signature(inputs, outputs)
-        return Chain(name, version, signature, before, target, behind, self.request_timeout_s, self.media_types)
+        return Chain(
+            name, version, signature, before, target, behind, self.request_timeout_s, self.media_types,
+            target_postprocesses=postprocess is not self.postprocess,
+        )  # fmt: skip
 
     async def _step(self, method: Method | None, name: str, version: str, on_failure: AsyncExitStack) -> Step | None:
         if method is None:

@@ -46,7 +46,8 @@ class Target(Protocol):
 class Chain(Served):
     """One version of a transformer and its predictor.
 
-    signature: what its callers give and get. postprocess: None too if the target does it. media_types: see `Served`.
+    signature: what its callers give and get. media_types: see `Served`. target_postprocesses: the target's outputs are
+    those of the transformer already, and `postprocess` is None.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Chain(Served):
         postprocess: Step | None,
         default_timeout_s: float = 0.0,
         media_types: Sequence[str] = (),
+        target_postprocesses: bool = False,
     ) -> None:
         self.name = name
         self.version = version
@@ -67,6 +69,7 @@ class Chain(Served):
         self.target = target
         self.postprocess = postprocess
         self.media_types = media_types
+        self._makes_outputs = postprocess is not None or target_postprocesses
         self._steps = [step for step in (preprocess, postprocess) if step is not None]
         self._parts: list[Step | Target] = [*self._steps, target]
         self._default_timeout_s = default_timeout_s or None
@@ -126,10 +129,10 @@ class Chain(Served):
         return Request(headers or {}, terms.parameters, terms.id, terms.tensor_parameters, deadline_s)
 
     def terms_of(self, terms: Terms) -> Terms:
-        """What the target is told beside its inputs: not which outputs, if `postprocess` makes others of them."""
+        """What the target is told beside its inputs: not which outputs, if others are made of them."""
         if not (terms.id or terms.parameters or terms.outputs):
             return NO_TERMS
-        outputs = () if self.postprocess is not None else terms.outputs
+        outputs = () if self._makes_outputs else terms.outputs
         return replace(terms, outputs=outputs, binary_outputs=None, timeout_s=None, are_kept=False)
 
 

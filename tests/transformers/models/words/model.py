@@ -10,6 +10,7 @@ VALUES = {"!": 666.0, "$": 999.0}
 
 class Words:
     outputs = {"said": "bytes[rows]", "total": "float32[rows]"}
+    media_types = ("text/plain",)
 
     def preprocess(self, word: Annotated[np.ndarray, "bytes[rows]"]):
         """A list of rows that differ in length; a word may not be empty."""
