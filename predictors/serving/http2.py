@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from ..errors import RequestTimeout
 from ..remembered import Remembered
 from .exchange import Exchange, Field, Fields, Head
-from .http1 import HEAD_S, IDLE_S, PROGRESS_S
+from .http1 import HEAD_S, IDLE_S, LINGER_S, PROGRESS_S
 from .http2_fields import (
     MAX_HEADER_LIST_BYTES,
     TABLE_BYTES,
@@ -48,6 +48,9 @@ _STREAM_WINDOW = 1 << 20
 _CONNECTION_WINDOW = 16 << 20
 _DEFAULT_WINDOW = 65535
 _MAX_WINDOW = (1 << 31) - 1
+
+ROUND_TRIP_S = 2.0
+"""From the first GOAWAY to the last: what the caller sent before it read the first is here by then."""
 
 _CREDIT = 1000.0
 _CREDIT_PER_S = 100.0
@@ -106,9 +109,13 @@ class Http2(asyncio.Protocol):
         self._is_flush_due = False
         self._is_blocked = False
         self._has_settings = False
+        self._goodbye_s = math.inf
+        """When the last GOAWAY goes, once the first has: new streams are not wanted, but served until then."""
         self._is_leaving = False
-        """GOAWAY has been sent: no new streams, and the end when the last stream ends."""
+        """The last GOAWAY has been sent: no new streams, and the end when the last stream ends."""
+        self._is_broken = False
         self._is_closed = False
+        """Nothing that comes is looked at any more."""
         self._credit = _CREDIT
         self._credit_s = 0.0
         self._take: tuple[Callable[[int, int, bytes], None], ...] = (
@@ -171,17 +178,24 @@ class Http2(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._is_blocked = False
+        self._transport.resume_reading()
         if not self._is_closed:
-            self._transport.resume_reading()
             self._rest()
             self._pump()
 
     def sweep(self) -> None:
         """End what has lasted too long: the connection, a body that does not come, an answer that is not taken."""
         now = self._server.now_s
+        if now >= self._server.parting_s:
+            self._announce()
+        if now >= self._goodbye_s:
+            self._say_goodbye(Code.NO_ERROR)
+            self._flush()
         if now >= self._deadline_s:
             if self._is_blocked or self._is_closed:
                 self._transport.abort()
+            elif self._has_settings and self._block is None and not self._is_leaving:  # idle
+                self._announce()
             else:
                 self._break(Code.NO_ERROR)
                 self._flush()
@@ -194,8 +208,8 @@ class Http2(asyncio.Protocol):
                 self._app.refuse(stream, RequestTimeout(f"the body stopped coming for {PROGRESS_S:g} s"))
 
     def shutdown(self) -> None:
-        """Take no new streams, and close when the last one has ended."""
-        self._say_goodbye(Code.NO_ERROR)
+        """Want no new streams, and close when the last one has ended."""
+        self._announce()
         for stream in [*self._streams.values()]:
             if not stream.is_counted:  # a watch would go on for ever
                 self._reset(stream.id, Code.CANCEL)
@@ -456,8 +470,18 @@ class Http2(asyncio.Protocol):
         if self._out and not self._transport.is_closing():
             self._transport.write(b"".join(self._out))
         self._out.clear()
-        if self._is_closed or (self._is_leaving and not self._streams):
-            self._is_closed = True
+        if self._is_broken:
+            self._transport.close()
+        elif self._is_leaving and not (self._streams or self._is_closed):
+            self._close_after_answers()
+
+    def _close_after_answers(self) -> None:
+        """Let them arrive: end our side, and read on until the caller ends its own or LINGER_S have passed."""
+        self._is_closed = True
+        self._deadline_s = self._server.now_s + LINGER_S
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+        else:  # TLS ends both sides at once
             self._transport.close()
 
     @property
@@ -563,6 +587,9 @@ class Http2(asyncio.Protocol):
         if self._credit < _CREDIT:  # who also takes answers may give up on as many more
             self._credit += 1
         self._finished(stream)
+        # Not beside other streams, if it can wait: the library h2, and httpx with it, gives up on them at a GOAWAY.
+        if not self._streams and self._goodbye_s == math.inf and self._server.lets_go():
+            self._announce()
 
     def _reset(self, stream_id: int, code: Code) -> None:
         """An error of one stream."""
@@ -595,9 +622,18 @@ class Http2(asyncio.Protocol):
     def _break(self, code: Code) -> None:
         """End the connection, and with it every stream."""
         self._say_goodbye(code)
-        self._is_closed = True
+        self._is_broken = self._is_closed = True
         for stream in [*self._streams.values()]:
             self._drop(stream)
+
+    def _announce(self) -> None:
+        """The first GOAWAY of two (RFC 9113, 6.8): streams that the caller opened before it read this are not lost.
+
+        No PING says when it has read this: h2 fails on one behind a GOAWAY, and drops answers that came with it.
+        """
+        if self._goodbye_s == math.inf and not self._is_leaving:
+            self._goodbye_s = self._server.now_s + ROUND_TRIP_S
+            self._send(_frame(_GOAWAY, 0, 0, struct.pack(">LL", _MAX_WINDOW, Code.NO_ERROR)))
 
     def _say_goodbye(self, code: Code) -> None:
         if not self._is_leaving or code:

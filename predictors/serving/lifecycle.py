@@ -2,8 +2,9 @@
 
 The port opens when every model is loaded and warm: KServe and Knative probe with TCP unless told otherwise, and a wake
 must not let requests in before there is somebody to answer. At SIGTERM the server turns unready but goes on accepting:
-endpoints are removed late, and SIGTERM may come in the middle of a request. When no request has come for `drain_quiet_s`
-(or at `drain_timeout_s`) the port closes and what is in flight finishes. SIGINT skips the quiet.
+endpoints are removed late, and SIGTERM may come in the middle of a request. Connections end with their next answer
+(`Connection: close`; GOAWAY, `http2.py`): those through a Service know of no endpoints. When no request has come for
+`drain_quiet_s` (or at `drain_timeout_s`) the port closes and what is in flight finishes. SIGINT skips the quiet.
 
 A model that hangs, or whose device is broken, cannot be mended in this process: it ends in the same way, with a status
 that makes whoever runs it (the kubelet, `supervisor.py`) start it anew.

@@ -20,6 +20,8 @@ from .http2 import PREFACE, Http2
 
 BACKLOG = 1024
 _SWEEP_S = 1.0
+PATIENCE_S = 5.0
+"""From the beginning of a drain on, for a connection to be idle for a moment, in which it can end most gently."""
 
 _PIECE_BYTES = 64
 """What a piece of a body takes in memory beside its bytes: a caller may send it two bytes at a time."""
@@ -40,6 +42,9 @@ class Connection(Protocol):
 
 class Listener(Protocol):
     """Where connections come from."""
+
+    surplus: int
+    """So many connections should end with their next answers, since there is more room elsewhere."""
 
     async def start(self, protocol: Callable[[], asyncio.Protocol]) -> str:
         """Take connections from now on, each with a protocol of its own; the address for the log. Raises OSError."""
@@ -62,6 +67,7 @@ class Port:
         self._port = port
         self._tls = tls
         self._server: asyncio.Server | None = None
+        self.surplus = 0
 
     async def start(self, protocol: Callable[[], asyncio.Protocol]) -> str:
         loop = asyncio.get_running_loop()
@@ -106,6 +112,8 @@ class HttpServer:
         """When the last exchange ended, once the server is draining."""
         self.is_draining = False
         """Whether connections end with their next answer."""
+        self.parting_s = math.inf
+        """From when on connections end that have not been idle since."""
         self.is_shutting_down = False
         self.loop = asyncio.get_running_loop()
         self.now_s = self.loop.time()
@@ -124,6 +132,7 @@ class HttpServer:
     async def drain(self) -> None:
         """Go on, but let connections end with their next answer."""
         self.is_draining = True
+        self.parting_s = self.loop.time() + PATIENCE_S
         await self._listener.drain()
 
     async def shutdown(self, timeout_s: float) -> None:
@@ -147,6 +156,13 @@ class HttpServer:
         self.connections.discard(connection)
         self._listener.released()
         self._note_empty()
+
+    def lets_go(self) -> bool:
+        """Whether the connection of this answer ends with it."""
+        if self._listener.surplus:
+            self._listener.surplus -= 1
+            return True
+        return self.is_draining
 
     def finished(self) -> None:
         """An exchange has ended."""

@@ -5,6 +5,7 @@ accepts, and passes each socket on (SCM_RIGHTS) to the worker that has the fewes
 kernel chooses, and may give one worker most of them (docs/decisions.md). It reads nothing from a connection.
 
     supervisor ── a byte and a socket for each connection ──► worker       (back: a byte when it is taken, one when it closes)
+               ── a byte for each that should go elsewhere ─►
                ── calls both ways (`channel.py`) ──────────►
 
 A worker calls `changes` (which models were loaded and unloaded), `ready` (the answer is what it has yet to follow), `drain`,
@@ -12,13 +13,15 @@ A worker calls `changes` (which models were loaded and unloaded), `ready` (the a
 supervisor calls `metrics` (its own), `prepare`, `commit` and `abort`.
 
 A worker that dies takes with it what is inside it, and is started anew. What it had not taken goes to the others; without
-others, connections wait here and in the port's backlog. The server ends if its first start fails, as that of one process
-does, or if a worker fails to start several times in a row.
+others, connections wait here and in the port's backlog. When the new one is ready, the others end what they have beyond
+their share with their next answers: connections stay where they are, and it would get none. The server ends if its first
+start fails, as that of one process does, or if a worker fails to start several times in a row.
 """
 
 import asyncio
 import contextlib
 import logging
+import math
 import signal
 import socket
 import time
@@ -39,6 +42,9 @@ _PAUSE_S = 0.02
 
 TAKEN, CLOSED = b"t", b"c"
 """What a worker says of a connection; it takes them in the order that they come."""
+
+GIVEN, LET_GO = b"c", b"l"
+"""What it is told: here is one; let one end with its next answer, whichever that is."""
 
 _MOST_FAILURES = 5
 _METRICS_S = 5.0
@@ -101,12 +107,18 @@ class Worker:
         """Pass a connection on; False if the worker has no room for it."""
         assert self._handover is not None
         try:
-            socket.send_fds(self._handover, [b"c"], [connection.fileno()])
+            socket.send_fds(self._handover, [GIVEN], [connection.fileno()])
         except OSError:  # it has just died, or hangs and its socket is full
             return False
         self.connections += 1
         self.untaken.append(connection)
         return True
+
+    def let_go(self, count: int) -> None:
+        """Have so many of its connections end with their next answers."""
+        assert self._handover is not None
+        with contextlib.suppress(OSError):  # it is dying, or its socket is full: nobody depends on it
+            self._handover.send(LET_GO * count)
 
     def close(self) -> None:
         """Pass it nothing more, and let it see that."""
@@ -223,6 +235,7 @@ class Supervisor:
             worker.was_ready = True
             if not self._is_open and [w.state for w in self._workers] == [State.READY] * self._processes:
                 self._open()
+            self._even_out()
             return {}
 
         async def drain(_: Any) -> None:
@@ -247,6 +260,14 @@ class Supervisor:
         asyncio.get_running_loop().add_reader(self._port, self._accept)
         seconds = time.perf_counter() - self._began_s
         logger.info("ready in %.2f s: %d processes on %s", seconds, self._processes, address_of(self._port))
+
+    def _even_out(self) -> None:
+        """A worker has come: let the others pass on what they have beyond their share."""
+        workers = [worker for worker in self._workers if worker.state is State.READY]
+        share = math.ceil(sum(worker.connections for worker in workers) / len(workers))
+        for worker in workers:
+            if worker.connections > share:
+                worker.let_go(worker.connections - share)
 
     def _accept(self) -> None:
         for _ in range(_ACCEPTED_AT_ONCE):

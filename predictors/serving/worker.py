@@ -14,7 +14,7 @@ from .http1 import HEAD_S
 from .merged_metrics import merged
 from .metrics import ServerMetrics
 from .repository import Repository
-from .supervisor import CLOSED, TAKEN
+from .supervisor import CLOSED, LET_GO, TAKEN
 
 logger = logging.getLogger("torpor")
 
@@ -77,6 +77,7 @@ class HandedDown:
         self._news = b""
         """What the supervisor has not been told yet."""
         self._ended = asyncio.Event()
+        self.surplus = 0
 
     async def start(self, protocol: Callable[[], asyncio.Protocol]) -> str:
         self._protocol = protocol
@@ -113,6 +114,8 @@ class HandedDown:
                 self._loop.remove_reader(self._handover)
                 self._ended.set()
                 return
+            if data == LET_GO:
+                self.surplus += 1
             for descriptor in descriptors:
                 self._note(TAKEN)
                 connection = socket.socket(fileno=descriptor)

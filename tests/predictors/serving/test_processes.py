@@ -102,6 +102,24 @@ def test_the_death_of_a_worker_is_noticed_by_nobody_else(two, connect_http1, wor
     assert any("worker" in line and "has ended with status 137" in line for line in server.log)
 
 
+def test_a_new_worker_gets_its_share(two, connect_http1, workers) -> None:
+    """Connections stay with their worker; the one that has taken over lets half of them go, each with an answer."""
+    server = two()
+    dead, survivor = workers(server)
+    os.kill(dead, signal.SIGKILL)
+    kept = [connect_http1(server) for _ in range(6)]
+    assert {ask(connection) for connection in kept} == {survivor}
+    until(lambda: ready(server) == 3, "no new worker came")
+
+    def half_is_left() -> bool:
+        kept[:] = [c for c in kept if "connection" not in c.request("GET", "/v2/health/live").headers]
+        return len(kept) == 3
+
+    until(half_is_left, "not three connections were let go")
+    assert {ask(connection) for connection in kept} == {survivor}
+    assert survivor not in {ask(connection) for connection in [connect_http1(server) for _ in range(3)]}
+
+
 def test_connections_wait_while_no_worker_lives(two, connect_http1, workers) -> None:
     """They stay in the port's backlog, and the first worker that is ready again answers them."""
     server = two()

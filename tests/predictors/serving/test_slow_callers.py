@@ -4,13 +4,15 @@ import asyncio
 from collections.abc import Callable, Iterator
 
 import pytest
-from hyperframe.frame import DataFrame, Frame, HeadersFrame, PingFrame, SettingsFrame, WindowUpdateFrame
+from hyperframe.frame import DataFrame, Frame, GoAwayFrame, HeadersFrame, PingFrame, SettingsFrame, WindowUpdateFrame
 from torpor.predictors.errors import TorporError
 from torpor.predictors.serving.exchange import Exchange, Fields
 from torpor.predictors.serving.http1 import HEAD_S, IDLE_S, LINGER_S, PROGRESS_S, Http1
-from torpor.predictors.serving.http2 import Http2
+from torpor.predictors.serving.http2 import ROUND_TRIP_S, Http2
 from torpor.predictors.serving.http2_fields import encode_field
-from torpor.predictors.serving.server import HttpServer, Port
+from torpor.predictors.serving.server import PATIENCE_S, HttpServer, Port
+
+MOST = 2**31 - 1
 
 
 class Transport:
@@ -200,15 +202,79 @@ def test_http2_settings_have_their_time(bench) -> None:
 
 
 def test_an_idle_http2_connection_is_told_goodbye(bench) -> None:
-    """GOAWAY without an error: what the caller sends meanwhile it can send again elsewhere."""
+    """GOAWAY without an error, twice: what the caller sends before it reads the first is answered."""
     at = bench(Http2)
     at.frames(at.post(1, ends=True))
     at.sent()
-    assert at.later(IDLE_S - 1).transport.ended == ""
-    at.later(1)
-    (goaway,) = at.sent()
-    assert (goaway.last_stream_id, goaway.error_code) == (1, 0)
-    assert at.transport.ended == "closed"
+    assert not at.later(IDLE_S - 1).sent()
+    (goaway,) = at.later(1).sent()
+    assert (goaway.last_stream_id, goaway.error_code) == (MOST, 0)
+    at.frames(at.post(3), DataFrame(3, b"late", flags=["END_STREAM"]))
+    assert [f.data for f in at.sent() if isinstance(f, DataFrame)] == [b"late"]
+    assert at.transport.ended == ""
+    (goaway,) = at.later(ROUND_TRIP_S).sent()
+    assert (goaway.last_stream_id, goaway.error_code) == (3, 0)
+
+
+def test_an_http2_connection_ends_in_halves(bench) -> None:
+    """Bytes that come behind the last GOAWAY must not make the kernel throw away answers that are on their way."""
+    at = bench(Http2)
+    at.connection.shutdown()
+    assert at.later(ROUND_TRIP_S).transport.ended == "half"
+    at.frames(PingFrame(0, b"12345678"))
+    assert at.later(LINGER_S - 1).transport.ended == "half"
+    assert at.later(1).transport.ended == "aborted"
+
+
+def drain(at) -> None:
+    at.server.loop.run_until_complete(at.server.drain())
+    at.server.parting_s = at.server.now_s + PATIENCE_S  # by the test's clock
+    at.sent()
+
+
+def test_a_drain_ends_an_http2_connection_with_its_last_answer(bench) -> None:
+    """A Service's connections stay with a pod until it says goodbye; while others wait it does not, for h2 drops them."""
+    at = bench(Http2)
+    drain(at)
+    assert not at.later(1).sent()
+    at.frames(at.post(1, b"/model", ends=True), at.post(3, ends=True))
+    assert not [frame for frame in at.sent() if isinstance(frame, GoAwayFrame)]
+    at.app.asked[0].respond(200, b"yes")
+    *answer, goaway = at.sent()
+    assert [frame.stream_id for frame in answer] == [1, 1]
+    assert (goaway.last_stream_id, goaway.error_code) == (MOST, 0)
+
+
+def test_a_surplus_is_let_go_with_the_next_answer(bench) -> None:
+    """One connection of two, where one is too much; the other goes on."""
+    first = bench(Http1)
+    first.server._listener.surplus = 1
+    request = b"POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n"
+    first.say(request)
+    assert b"connection: close" in first.written()
+    assert first.server._listener.surplus == 0
+    second = bench(Http2)
+    second.server._listener.surplus = 1
+    second.frames(second.post(1, ends=True), second.post(3, ends=True))
+    assert [type(frame) for frame in second.sent()[-2:]] == [GoAwayFrame, HeadersFrame]
+    assert second.server._listener.surplus == 0
+
+
+def test_a_drain_ends_an_http2_connection_that_is_never_idle(bench) -> None:
+    """It would stay until the end, and lose what is under way then; streams begun meanwhile are answered."""
+    at = bench(Http2)
+    drain(at)
+    at.frames(at.post(1, b"/model", ends=True))
+    assert not at.later(PATIENCE_S - 1).sent()
+    (goaway,) = at.later(1).sent()
+    assert (goaway.last_stream_id, goaway.error_code) == (MOST, 0)
+    at.frames(at.post(3, b"/model", ends=True))
+    (goaway,) = at.later(ROUND_TRIP_S).sent()
+    assert (goaway.last_stream_id, goaway.error_code) == (3, 0)
+    for exchange in at.app.asked:
+        exchange.respond(200, b"yes")
+    assert [frame.stream_id for frame in at.sent()] == [1, 1, 3, 3]
+    assert at.transport.ended == "half"
 
 
 def test_a_body_that_stops_ends_its_own_stream(bench) -> None:
@@ -242,7 +308,8 @@ def test_an_answer_that_is_not_taken_ends_its_own_stream(bench) -> None:
     assert (reset.stream_id, reset.error_code) == (1, 8)
     at.app.asked[0].respond(200, b"yes")
     assert at.server.in_flight == 0
-    assert at.later(IDLE_S).transport.ended == "closed"
+    at.sent()
+    assert [type(frame) for frame in at.later(IDLE_S).sent()] == [GoAwayFrame]
 
 
 def test_a_caller_that_does_not_read_is_cut_off(bench) -> None:
