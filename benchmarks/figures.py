@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from beginnings import BusyProbe, FirstRequests, Memory, Start
+from losses import HAPPENINGS, Losses
 from measurements import Measurement, Offline, Served, ServedCallers, ServedGrpc, Tuned
 from open_loop import Poisson, Simulated
 from policy_cost import PolicyCost
@@ -62,6 +63,9 @@ class Figure:
 
     prints_cost: bool = False
     """Microseconds each beside the rates."""
+
+    adds_up: bool = False
+    """Rounds are added: a count, of which the median would hide what is rare."""
 
     def subjects(self) -> list[str]:
         return list(dict.fromkeys(claim.subject for claim in self.claims))
@@ -286,6 +290,17 @@ def large() -> Figure:
     )
 
 
+def losses() -> Figure:
+    return Figure(
+        "losses",
+        "clients that never retry, 60 % of capacity, at the pod and through Envoy: lost, wrong, or refused too late",
+        "requests",
+        [Losses(happening) for happening in HAPPENINGS],
+        [Claim(0, "", happening.label, at_most=True) for happening in HAPPENINGS],
+        adds_up=True,
+    )
+
+
 FIGURES = {"v2-binary": v2_binary, "json": json_bodies, "grpc": grpc, "minilm": minilm, "policy": policy, "start": start,
            "first-requests": first_requests, "memory": memory, "busy": busy, "large": large,
-           "open-loop": open_loop, "simulated": simulated, "sharing": sharing}  # fmt: skip
+           "open-loop": open_loop, "simulated": simulated, "sharing": sharing, "losses": losses}  # fmt: skip

@@ -9,6 +9,7 @@ import math
 import os
 import platform
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 from environments import BENCHMARKS, versions_of
 from figures import Claim, Figure
 from loads import Rate
+from losses import COLUMNS, Losses
 from measurements import Offline, Served, Tuned
 from servers import Torpor
 
@@ -31,9 +33,11 @@ class Result:
     """Lines whose answers were wrong or refused: no figure."""
 
     def value(self, label: str) -> float | None:
-        """The median; none for a line without every round."""
-        taken = self.rates.get(label)
-        return median(rate.value for rate in taken) if taken else None
+        """The median, or the sum; none for a line without every round."""
+        taken = [rate.value for rate in self.rates.get(label, [])]
+        if not taken:
+            return None
+        return sum(taken) if self.figure.adds_up else median(taken)
 
     def holds(self, claim: Claim) -> bool | None:
         ours, theirs = self.value(claim.subject), self._rival(claim)
@@ -87,6 +91,7 @@ class Result:
                 unit = "batch:threads" if isinstance(line, Offline) else "batch bound and threads' waiting"
                 each = ", ".join(f"{choice} {rate:.0f}" for choice, rate in line.tried.items())
                 lines.append(f"  {line.label} by {unit}: {each}")
+        lines += _columns([line for line in self.figure.measurements if isinstance(line, Losses) and line.events])
         for claim in self.figure.claims:
             ours, theirs = self.value(claim.subject), self._rival(claim)
             ratio = f"{ours / theirs:8.2f} x" if ours and theirs else "       ? x"
@@ -119,6 +124,11 @@ class Result:
                 "tried": {
                     line.label: line.tried for line in self.figure.measurements if isinstance(line, Offline | Tuned)
                 },
+                "counts": {
+                    line.label: {"events": line.events, **line.counts}
+                    for line in self.figure.measurements
+                    if isinstance(line, Losses)
+                },
                 "rounds": {label: [rate.value for rate in taken] for label, taken in self.rates.items()},
                 "absent": self.figure.absent | self.absent | self.wrong,
                 "machine": machine(),
@@ -133,6 +143,17 @@ class Result:
             if isinstance(line, Served) and not isinstance(line.peer, Torpor) and line.label in self.rates:
                 found[line.peer.name] = versions_of(line.peer.name, line.peer.packages)
         return found
+
+
+def _columns(lines: Sequence[Losses]) -> list[str]:
+    """What became of the requests of each way, and how many a second there were in each round."""
+    table = []
+    for line in lines:
+        table.append(f"  {f'{line.label}, {line.events} times':<30}" + "  ".join(COLUMNS) + "  a second, of capacity")
+        for way, counts in line.counts.items():
+            numbers = "  ".join(f"{counts[name]:{len(name)}}" for name in COLUMNS)
+            table.append(f"    {way:<28}{numbers}  {', '.join(line.rates[way])}")
+    return table
 
 
 def machine() -> dict[str, Any]:

@@ -48,6 +48,8 @@ class Peer:
 class Torpor(Peer):
     """The checkout's own server, from the environment this benchmark runs in."""
 
+    options: tuple[str, ...] = ()
+
     def command(self, model: str, port: int, batch_rows: int) -> list[str]:
         executable = Path(sys.executable).with_name("torpor")
         if not executable.exists():
@@ -57,7 +59,7 @@ class Torpor(Peer):
         return [
             str(executable), "serve", str(example), "--port", str(port), "--max-batch-size", str(batch_rows),
             "--batch-timeout-micros", str(round(MAX_WAIT_S * 1e6)), "--log-level", "warning",
-            "--processes", str(self.workers),
+            "--processes", str(self.workers), *self.options,
         ]  # fmt: skip
 
 
