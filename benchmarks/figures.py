@@ -237,11 +237,15 @@ def busy() -> Figure:
 
 
 def open_loop() -> Figure:
+    peers = [
+        Poisson("triton", TRITON, V2Binary("minilm"), "minilm", batch_rows=16),
+        Poisson("mosec", MOSEC, Raw("/inference"), "minilm", form="raw", batch_rows=16),
+    ]
     return Figure(
         "open-loop",
-        "sentences as Poisson has them, 70 % of saturation: p99 from the time that they were due, in units of T1 + T8",
+        "sentences as Poisson has them, each at 70 % of its saturation: p99 from when they were due, in units of T1 + T8",
         "x",
-        [Poisson("torpor", TORPOR, V2Binary("minilm"), "minilm")],
+        [Poisson("torpor", TORPOR, V2Binary("minilm"), "minilm"), *peers],
         [Claim(2, "", at_most=True)],
     )
 

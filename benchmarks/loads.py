@@ -11,8 +11,8 @@ import re
 import shutil
 import struct
 import subprocess
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from environments import BENCHMARKS, UnavailableError
@@ -31,6 +31,8 @@ class Rate:
     value: float
     p50_ms: float
     p99_ms: float
+    beside: Mapping[str, float] = field(default_factory=dict)
+    """What helps to read the value, by name."""
 
 
 def require(tool: str) -> None:

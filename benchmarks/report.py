@@ -39,6 +39,11 @@ class Result:
             return None
         return sum(taken) if self.figure.adds_up else median(taken)
 
+    def beside(self, label: str) -> dict[str, float]:
+        """Medians of what was measured beside the value."""
+        taken = self.rates[label]
+        return {name: median(rate.beside[name] for rate in taken) for name in taken[0].beside}
+
     def holds(self, claim: Claim) -> bool | None:
         ours, theirs = self.value(claim.subject), self._rival(claim)
         if ours is None or theirs is None:
@@ -92,6 +97,10 @@ class Result:
                 each = ", ".join(f"{choice} {rate:.0f}" for choice, rate in line.tried.items())
                 lines.append(f"  {line.label} by {unit}: {each}")
         lines += _columns([line for line in self.figure.measurements if isinstance(line, Losses) and line.events])
+        for label in self.rates:
+            if beside := self.beside(label):
+                each = ", ".join(f"{name} {number:.3g}" for name, number in beside.items())
+                lines.append(f"  {label:<{width}}  beside it: {each}")
         for claim in self.figure.claims:
             ours, theirs = self.value(claim.subject), self._rival(claim)
             ratio = f"{ours / theirs:8.2f} x" if ours and theirs else "       ? x"
@@ -129,6 +138,7 @@ class Result:
                     for line in self.figure.measurements
                     if isinstance(line, Losses)
                 },
+                "beside": {label: beside for label in self.rates if (beside := self.beside(label))},
                 "rounds": {label: [rate.value for rate in taken] for label, taken in self.rates.items()},
                 "absent": self.figure.absent | self.absent | self.wrong,
                 "machine": machine(),
