@@ -83,10 +83,13 @@ def _run(options: argparse.Namespace, began_s: float) -> int:
     file_settings = {} if options.folder is None else _file_settings(options.folder)
     settings = resolve(vars(options), os.environ, file_settings)
     batching = BatchingSettings.of(settings)
+    learned = options.cell_s is None
     overhead_s, cell_s = _times(options)
     device = LinearDevice(overhead_s, cell_s, options.noise, options.seed)
     patience_s = settings["request_timeout_s"] or None
-    report = simulate(_load(options), device, batching, default_patience_s=patience_s, progress=_Progress())
+    report = simulate(
+        _load(options), device, batching, default_patience_s=patience_s, progress=_Progress(), learned=learned
+    )
     _print(report, options.json)
     return 0
 

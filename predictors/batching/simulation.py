@@ -99,13 +99,15 @@ def simulate(
     run_times: RunTimes | None = None,
     default_patience_s: float | None = None,
     progress: Callable[[int, float], None] = lambda requests, now: None,
+    learned: bool = False,
 ) -> Report:
     """Run the load to its end.
 
     run_times: what the policy learns with, empty. default_patience_s: deadline of calls that bring none.
     progress: called at times with the requests that are through and the virtual time.
+    learned: the device's times are a server's, which learns them by the cells of buckets, whose sizes are rounded up.
     """
-    return _Simulation(load, device, settings, run_times or RunTimes(), default_patience_s, progress).run()
+    return _Simulation(load, device, settings, run_times or RunTimes(), default_patience_s, progress, learned).run()
 
 
 class _Simulation:
@@ -117,12 +119,14 @@ class _Simulation:
         run_times: RunTimes,
         default_patience_s: float | None,
         progress: Callable[[int, float], None],
+        learned: bool,
     ) -> None:
         self._load = load
         self._device = device
         self._policy: BatchingPolicy[Call] = BatchingPolicy(settings, run_times)
         self._default_patience_s = default_patience_s
         self._progress = progress
+        self._learned = learned
         self._report = Report()
         self._scheduled = load.scheduled()
         # (time, sequence, what happens): a call comes, a batch ends, or None: the timer.
@@ -189,7 +193,7 @@ class _Simulation:
             longest = tuple(map(max, zip(*[piece.item.sizes for piece in batch.slices], strict=True)))
             cells = math.prod(longest)
             ran = Ran(
-                self._device(batch.rows, cells),
+                self._device(batch.rows, batch.bucket.cells if self._learned else cells),
                 batch.rows,
                 sum((stop - start) * call.cells for call, start, stop in batch.slices),
                 batch.rows * cells,

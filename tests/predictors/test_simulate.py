@@ -82,11 +82,12 @@ def test_settings_come_from_where_serve_has_them(
 
 def test_a_servers_metrics_are_a_device(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """From a file or from the server itself; a flag counts more."""
+    loop = ["--callers", "8", "--requests", "200", "--lengths", "24:24:24"]
     (tmp_path / "metrics").write_text(shown(only=(0.005, 0.0001)))
-    assert figures(capsys, *LOOP, "--metrics", str(tmp_path / "metrics")) == pytest.approx(
-        figures(capsys, *LOOP, *DEVICE)
+    assert figures(capsys, *loop, "--metrics", str(tmp_path / "metrics")) == pytest.approx(
+        figures(capsys, *loop, *DEVICE)
     )
-    slower = figures(capsys, *LOOP, "--metrics", str(tmp_path / "metrics"), "--overhead-s", "1")
+    slower = figures(capsys, *loop, "--metrics", str(tmp_path / "metrics"), "--overhead-s", "1")
     assert slower["latency_p50_ms"] > 1000
 
     class Metrics(BaseHTTPRequestHandler):
@@ -101,11 +102,23 @@ def test_a_servers_metrics_are_a_device(capsys: pytest.CaptureFixture[str], tmp_
         thread = Thread(target=server.serve_forever)
         thread.start()
         try:
-            found = figures(capsys, *LOOP, "--url", f"http://127.0.0.1:{server.server_port}/", "--model-name", "b")
+            found = figures(capsys, *loop, "--url", f"http://127.0.0.1:{server.server_port}/", "--model-name", "b")
         finally:
             server.shutdown()
             thread.join()
-    assert found == pytest.approx(figures(capsys, *LOOP, *DEVICE))
+    assert found == pytest.approx(figures(capsys, *loop, *DEVICE))
+
+
+def test_learned_times_are_those_of_buckets(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """A server learns from sizes rounded up, so that 17 tokens take what it learned of 24; a flag is for real tokens."""
+    (tmp_path / "metrics").write_text(shown(only=(0.005, 0.0001)))
+    load = ["--rate", "1", "--requests", "50", "--metrics", str(tmp_path / "metrics")]
+
+    def taken_ms(tokens: int, *device: str) -> float:
+        return float(figures(capsys, *load, "--lengths", f"{tokens}:{tokens}:{tokens}", *device)["latency_p50_ms"])
+
+    assert taken_ms(17) == pytest.approx(taken_ms(24))
+    assert taken_ms(24) - taken_ms(17, "--cell-s", "0.0001") == pytest.approx(0.7)
 
 
 @pytest.mark.parametrize(
