@@ -91,6 +91,7 @@ class Executor:
         self._threads = threads
         self._parameters = parameters or {}
         self._tuning = tuning or Tuning()
+        self.compiles = self._tuning.compile != "off"
         self._model: Any = None
         self._torch: Any = None
         self._tensors: Any = None
@@ -385,7 +386,7 @@ class Executor:
             self._graphs = self._make_graphs(device)
         if self._tuning.autocast != "off":
             self._autocasting = partial(self._tuning.autocasting, device.torch_device)
-        self._compiles_unseen = self._tuning.compile != "off"
+        self._compiles_unseen = self.compiles
 
     def _check_without_torch(self) -> None:
         settings = self._tuning.text()

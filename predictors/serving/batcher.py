@@ -6,13 +6,17 @@ batches that it forms to a device, and gives each caller the rows that are its o
 A device that copies in one batch while it computes another wants a second one ahead. It gets it only when a full batch
 waits: then waiting would make it no larger (docs/decisions.md).
 
+Lessons (`warm_up.py`) are batches that nobody waits for. They run when nothing else has happened for `_QUIET_S`, outside of
+the policy's queue, so that they make nobody wait for company; what waits for one that runs has come after a pause.
+
 A model that hangs, or whose device is broken, cannot be mended in this process: from then on everybody is told to try
 elsewhere, and `on_broken` says it once to whoever runs the process.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -24,6 +28,9 @@ from ..signature import Bound
 from .device_thread import Done, Result
 
 logger = logging.getLogger("torpor.model")
+
+_QUIET_S = 0.1
+"""Callers in a loop leave shorter pauses than this, and the request that woke a server comes sooner after its start."""
 
 Outputs = dict[str, Array]
 
@@ -81,6 +88,8 @@ class Batcher:
         self._emptied = asyncio.Event()
         self._timer: asyncio.Handle | None = None
         self._timer_s = 0.0
+        self._lessons: deque[Bound] = deque()
+        self._quiet_since_s = self._loop.time()
         # Of requests that were split over batches: the outputs so far, by the row that they start at.
         self._pieces: dict[Bound, dict[int, Outputs]] = {}
 
@@ -108,9 +117,15 @@ class Batcher:
         self.policy.cancel(bound)
         self._pieces.pop(bound, None)
 
+    def teach(self, lessons: Iterable[Bound]) -> None:
+        """Run each on every device, one after the other whenever there is nothing to do, and let the policy learn from them."""
+        self._lessons.extend(lessons)
+        self._look_for_quiet()
+
     def flush(self) -> None:
         """From now on wait for nobody: the server is draining."""
         self._flush = True
+        self._lessons.clear()
         self._step(self._loop.time())
 
     async def close(self) -> None:
@@ -151,6 +166,11 @@ class Batcher:
         return len(self._running) < self._at_once
 
     def _start(self, batch: Batch[Bound]) -> None:
+        self._hand_over(batch, [item.part(start, stop) for item, start, stop in batch.slices], self._done)
+
+    def _hand_over(
+        self, batch: Batch[Bound], parts: list[Bound], done: Callable[[Batch[Bound], list[Result], float], None]
+    ) -> None:
         timer = None
         if self._model_timeout_s:
             # A batch that was handed over ahead may stand behind others on its device.
@@ -160,8 +180,31 @@ class Batcher:
             ))  # fmt: skip
         self._running[batch] = timer
         self._busy = len(self._running) == self._most_running
-        parts = [item.part(start, stop) for item, start, stop in batch.slices]
-        self._devices.submit(parts, lambda results, seconds: self._done(batch, results, seconds), self._loop)
+        self._devices.submit(parts, lambda results, seconds: done(batch, results, seconds), self._loop)
+
+    def _look_for_quiet(self) -> None:
+        """Run the next lesson if nothing has run or waited for `_QUIET_S`, and look again later while there are more."""
+        if not self._lessons:
+            return
+        now = self._loop.time()
+        if not self._running and not self.policy.queued_rows and now >= self._quiet_since_s + _QUIET_S:
+            lesson = self._lessons.popleft()
+            for _ in range(self._at_once):  # none has anything to do, so each gets one
+                batch: Batch[Bound] = Batch([], lesson.rows, lesson.bucket, now)
+                self._hand_over(batch, [lesson], self._taught)
+        self._loop.call_later(_QUIET_S, self._look_for_quiet)
+
+    def _taught(self, batch: Batch[Bound], results: list[Result], seconds: float) -> None:
+        self._ended(batch)
+        (result,) = results
+        if isinstance(result, ModelBroken):
+            self._break(result)
+        elif isinstance(result, OutOfMemory) and batch.rows > 1:
+            self.policy.ceilings.ran_out(batch.bucket, batch.rows)
+        elif not isinstance(result, TorporError):
+            self.policy.run_times.observe(batch.rows, batch.bucket, seconds)
+        self._step(self._loop.time())
+        self._note_empty()
 
     def _break(self, error: ModelBroken) -> None:
         """Nobody is answered any more, neither those whose batches run nor those who wait nor those who come."""
@@ -170,6 +213,7 @@ class Batcher:
         logger.error("%s", error)
         self.broken = error
         self._is_closed = True
+        self._lessons.clear()
         for batch in self._running:
             for bound, _, _ in batch.slices:
                 self._fail(bound, error)
@@ -193,10 +237,7 @@ class Batcher:
         self._step(self._loop.time())
 
     def _done(self, batch: Batch[Bound], results: list[Result], seconds: float) -> None:
-        timer = self._running.pop(batch)
-        if timer is not None:
-            timer.cancel()
-        self._busy = False
+        self._ended(batch)
         failed = any(isinstance(result, TorporError) for result in results)
         self.policy.complete(batch, None if failed else seconds)
         if failed:
@@ -212,6 +253,16 @@ class Batcher:
             else:
                 self._gather(bound, start, result, answer)
         self._observer.batch_ran(batch, seconds)
+        self._note_empty()
+
+    def _ended(self, batch: Batch[Bound]) -> None:
+        timer = self._running.pop(batch)
+        if timer is not None:
+            timer.cancel()
+        self._busy = False
+        self._quiet_since_s = self._loop.time()
+
+    def _note_empty(self) -> None:
         if self._is_closed and not self._running:
             self._emptied.set()
 

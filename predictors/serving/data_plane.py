@@ -7,7 +7,7 @@ from typing import Any
 
 from ..batching.policy import BatchingPolicy, BatchingSettings
 from ..batching.run_times import RunTimes
-from ..errors import InvalidInput, ModelBroken, NotFound, OutOfMemory, TorporError, Unavailable
+from ..errors import InvalidInput, ModelBroken, NotFound, TorporError, Unavailable
 from ..protocol.inference import InferRequest, InferResponse, Terms
 from ..remembered import Remembered
 from ..signature import Bound, Fit, Request, Signature
@@ -18,6 +18,7 @@ from .exchange import Exchange
 from .metrics import ModelMetrics, ServerMetrics, StepMetrics
 from .request_options import Trace
 from .tracing import Observers, Tracing
+from .warm_up import warm_up
 
 EXTENSIONS = ("binary_tensor_data", "model_repository")
 PLATFORM = "torpor"
@@ -227,37 +228,19 @@ class DataPlane:
             with self.metrics.phase("load"):
                 await asyncio.gather(*map(asyncio.wrap_future, devices.call(lambda executor: executor.load())))
             with self.metrics.phase("warm_up"):
-                await self._warm_up(devices, policy)
+                lessons = await warm_up(devices, settings.max_batch_size)
         except BaseException:
             devices.stop()
             raise
         metrics = ModelMetrics(name, version, policy)
         observer = metrics if self.tracing is None else Observers(metrics, self.tracing)
         batcher = Batcher(policy, devices, observer, model_timeout_s, self._broke)
+        batcher.teach(lessons)
         return ServedModel(name, version, devices.executor.signature, batcher, metrics, default_timeout_s)
 
     def _broke(self, error: ModelBroken) -> None:
         for tell in self.on_broken:
             tell(error)
-
-    async def _warm_up(self, devices: DevicePool, policy: BatchingPolicy[Bound]) -> None:
-        """Run small batches on each device, and let the policy learn from them."""
-        for rows, is_first in ((1, True), (1, False), (min(4, policy.settings.max_batch_size), False)):
-            bound = devices.executor.warm_up(rows)
-            if bound is None:
-                break
-            began_s = time.perf_counter()
-            runs = devices.call(lambda executor, parts=(bound,): executor.run(parts))  # type: ignore[misc]
-            for (result,) in await asyncio.gather(*map(asyncio.wrap_future, runs)):
-                if isinstance(result, InvalidInput):  # zeros are not what it takes: then its first caller warms it up
-                    return
-                if isinstance(result, OutOfMemory) and rows > 1:
-                    policy.ceilings.ran_out(bound.bucket, rows)
-                    return
-                if isinstance(result, TorporError):
-                    raise result
-            if not is_first:  # it allocates, and would make every later batch look dear
-                policy.run_times.observe(rows, bound.bucket, time.perf_counter() - began_s)
 
     def publish(self, name: str, models: Sequence[Served]) -> None:
         """Let the name lead to these versions, the default first; with none it is unknown."""

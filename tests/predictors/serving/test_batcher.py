@@ -575,3 +575,141 @@ def test_a_model_that_hangs_can_be_closed() -> None:
             await running
 
     run(scenario())
+
+
+def zeros(rows: int) -> Bound:
+    return Signature(("x",)).bind({"x": np.zeros(rows)})
+
+
+def taught(scenario: Callable[[Bench], Coroutine[Any, Any, None]], **bench: Any) -> Bench:
+    """What a batcher with lessons of 1 and 4 rows did, in virtual time; a batch takes half a second."""
+
+    async def run() -> Bench:
+        made = Bench(**bench)
+        made.batcher.teach([zeros(1), zeros(4)])
+        await scenario(made)
+        return made
+
+    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+        return runner.run(run())
+
+
+async def nothing(bench: Bench) -> None:
+    await asyncio.sleep(3)
+
+
+def test_lessons_run_in_a_pause_and_leave_no_trace_but_what_they_teach() -> None:
+    """They are in no metric, make nobody expected, and a lone caller after them is answered at once."""
+
+    async def scenario(bench: Bench) -> None:
+        await nothing(bench)
+        assert bench.device.batches == [[0], [0] * 4]
+        assert bench.policy.run_times.estimate_s(4, zeros(1).bucket) == RUN_S
+        assert (bench.policy.expected_rows, bench.policy.running_rows, bench.observed.rows) == (0, 0, [])
+        asked_s = bench.now()
+        await bench.ask(1)
+        assert bench.now() == pytest.approx(asked_s + RUN_S)
+
+    taught(scenario, wait_s=0.3)
+
+
+def test_callers_in_a_loop_never_meet_a_lesson() -> None:
+    """A request that follows another's answer is run at once; the lessons come when the callers have gone."""
+
+    async def scenario(bench: Bench) -> None:
+        for row in range(1, 11):
+            await bench.ask(row)
+        assert bench.device.batches == [[row] for row in range(1, 11)]
+        await nothing(bench)
+        assert bench.device.batches[10:] == [[0], [0] * 4]
+
+    taught(scenario)
+
+
+def test_a_request_waits_for_one_lesson_at_most() -> None:
+    """It comes while one runs: it is the next, and the other lesson waits for another pause."""
+
+    async def scenario(bench: Bench) -> None:
+        await asyncio.sleep(0.2)
+        assert bench.device.batches == [[0]]
+        answered = [bench.send(1), bench.send(2)]
+        await asyncio.gather(*answered)
+        assert bench.device.batches == [[0], [1, 2]]
+        assert bench.device.started_s[1] - bench.device.started_s[0] == pytest.approx(RUN_S)
+
+    taught(scenario)
+
+
+def test_every_device_has_its_lesson() -> None:
+    """Two that are idle each run it, so that neither meets a size for the first time with a caller's rows."""
+    bench = taught(nothing, devices=2)
+    assert bench.device.batches == [[0], [0], [0] * 4, [0] * 4]
+
+
+def test_a_lesson_without_memory_lowers_the_ceiling() -> None:
+    """Nobody is told, and the next requests come in batches that fit."""
+
+    async def scenario(bench: Bench) -> None:
+        bench.device.fits = 2
+        await nothing(bench)
+        assert bench.policy.ceilings.rows(zeros(1).bucket, 4) == 2
+        assert bench.observed.shortages == 0
+        assert bench.policy.run_times.estimate_s(1, zeros(1).bucket) == RUN_S
+
+    taught(scenario)
+
+
+def test_a_lesson_that_fails_is_forgotten() -> None:
+    """The model raised, or refused zeros: its time says nothing, and callers are served."""
+
+    async def scenario(bench: Bench) -> None:
+        bench.device.fails = {0.0}
+        await nothing(bench)
+        assert bench.policy.run_times.usual() is None
+        assert await bench.ask(1) == [2]
+
+    taught(scenario)
+
+
+def test_a_lesson_that_breaks_the_device_breaks_the_model() -> None:
+    """As a request would: everybody is told to go elsewhere."""
+
+    async def scenario(bench: Bench) -> None:
+        bench.device.breaks = True
+        await nothing(bench)
+        assert len(bench.broken) == 1
+        with pytest.raises(ModelBroken):
+            await bench.ask(1)
+        assert len(bench.device.batches) == 1
+
+    taught(scenario)
+
+
+def test_a_lesson_that_hangs_is_noticed() -> None:
+    """The model's time limit holds for lessons too, and who waits behind one is told."""
+
+    async def scenario(bench: Bench) -> None:
+        bench.device.hangs = True
+        await asyncio.sleep(0.2)
+        with pytest.raises(ModelBroken):
+            await bench.ask(1)
+
+    taught(scenario, model_timeout_s=2.0)
+
+
+def test_lessons_end_with_the_server_or_the_model() -> None:
+    """One that runs is waited for when the model is unloaded; those that are left are dropped, as they are by a drain."""
+
+    async def unload(bench: Bench) -> None:
+        began_s = bench.now()
+        await asyncio.sleep(0.2)
+        await bench.batcher.close()
+        assert bench.now() == pytest.approx(began_s + 0.1 + RUN_S)
+        await nothing(bench)
+
+    async def drain(bench: Bench) -> None:
+        bench.batcher.flush()
+        await nothing(bench)
+
+    assert taught(unload).device.batches == [[0]]
+    assert taught(drain).device.batches == []
