@@ -239,7 +239,7 @@ async def _run(
     except Exception:
         logger.exception("a model failed to load")
         return 1
-    # What the imports and the models left is there to stay: the collector need not look at it during each request.
+    # What the models left is there to stay, as the imports are: the collector need not look at it during each request.
     gc.collect()
     gc.freeze()
     try:

@@ -156,6 +156,7 @@ class StepExecutor:
     """A plain method on a thread: what `serving.device_thread` calls an executor."""
 
     in_flight = 1
+    compiles = False
 
     def __init__(self, method: Method) -> None:
         self._method = method
@@ -204,6 +205,10 @@ class Postprocessing:
     @property
     def in_flight(self) -> int:
         return self._inner.in_flight
+
+    @property
+    def compiles(self) -> bool:
+        return self._inner.compiles
 
     def load(self) -> None:
         self._inner.load()
