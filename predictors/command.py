@@ -223,7 +223,7 @@ async def _run(
     phases = data_plane.metrics.start_phases
     phases["start"] = time.perf_counter() - began_s
     repository = Repository(catalog, data_plane, settings["model_control_mode"] == "explicit")
-    listener: Listener = Port(settings["host"], settings["port"], tls)
+    listener: Listener = Port(settings["host"], settings["port"], tls, settings["unix_socket"])
     colleagues: Colleagues | None = None
     talk: asyncio.Task[None] | None = None
     if post is not None:
@@ -258,7 +258,8 @@ async def _run(
     try:
         return await lifecycle.run(f"ready in {total_s:.2f} s ({detail}): {names} on {{address}}")
     except OSError as error:
-        logger.error("port %s on %s: %s", settings["port"], settings["host"], error)
+        where = "unix_socket" if error.filename else f"port {settings['port']} on {settings['host']}"
+        logger.error("%s: %s", where, error)
         return 1
 
 

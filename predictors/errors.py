@@ -13,6 +13,7 @@
     │   ├── QueueFull         503  UNAVAILABLE         retryable, with Retry-After
     │   └── ModelBroken       503  UNAVAILABLE         retryable elsewhere: the model hangs, or its device is broken
     ├── DeadlineExceeded      504  DEADLINE_EXCEEDED
+    ├── PredictorFailed       502  INTERNAL            a transformer's: its predictor broke off, or its answer is none
     ├── OutOfMemory           507  RESOURCE_EXHAUSTED  the device has no memory for one row
     └── ModelFailed           500  INTERNAL            the model raised, or broke its declaration
 
@@ -104,19 +105,26 @@ class NotSupported(TorporError):
 
 
 class Unavailable(TorporError):
-    """The server cannot answer now, and has not begun to: the same request may be sent again."""
+    """The server cannot answer now, and has not begun to: the same request may be sent again.
+
+    retry_after_s: not before so many seconds. None where a predictor elsewhere has refused and did not say: it may have begun.
+    """
 
     http_status = 503
     grpc_code = GrpcCode.UNAVAILABLE
     retryable = True
+
+    def __init__(self, message: str, retry_after_s: float | None = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class QueueFull(Unavailable):
     """More rows wait than the model's queue holds; `retry_after_s` is the time that the queue needs to empty."""
 
     def __init__(self, message: str, retry_after_s: float) -> None:
-        super().__init__(message)
-        self.retry_after_s = retry_after_s
+        super().__init__(message, retry_after_s)
+        self.retry_after_s: float = retry_after_s
 
 
 class ModelBroken(Unavailable):
@@ -128,6 +136,17 @@ class DeadlineExceeded(TorporError):
 
     http_status = 504
     grpc_code = GrpcCode.DEADLINE_EXCEEDED
+    retryable = False
+
+
+class PredictorFailed(TorporError):
+    """A transformer's predictor ended the connection before its answer was whole, or answered what is none of its protocol.
+
+    Not retryable: it may have run the request.
+    """
+
+    http_status = 502
+    grpc_code = GrpcCode.INTERNAL
     retryable = False
 
 

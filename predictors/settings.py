@@ -84,6 +84,10 @@ SETTINGS = (
     Setting("host", str, "0.0.0.0", "address to listen on"),
     Setting("port", int, 8080, "port for HTTP/1.1, HTTP/2 and gRPC; 0 takes a free one", low=0, high=65535),
     Setting(
+        "unix_socket", str, "",
+        "path of a Unix socket to listen on as well, without TLS, for its file's owner and group; with one process only",
+    ),
+    Setting(
         "max_batch_size", int, 32, "most rows that the model gets at once; 1 turns batching off",
         "batching", low=1, high=65536,
     ),
@@ -267,5 +271,9 @@ def resolve(flags: Mapping[str, Any], environment: Mapping[str, str], file: Mapp
     if bool(values["tls_cert"]) != bool(values["tls_key"]):
         raise SettingError(
             f"tls_cert = {values['tls_cert']!r}, tls_key = {values['tls_key']!r}, must be given together"
+        )
+    if values["unix_socket"] and values["processes"] > 1:
+        raise SettingError(
+            f"unix_socket = {values['unix_socket']!r}, must be left out with processes = {values['processes']}"
         )
     return values

@@ -40,19 +40,7 @@ def decode(body: bytes, names: tuple[str, ...], datatypes: Datatypes) -> list[In
     instances = parse_object(body).get("instances")
     if not isinstance(instances, list) or not instances:
         raise InvalidInput("instances must be a non-empty list of rows")
-    first = instances[0]
-    by_name = isinstance(first, dict) and set(first) != {"b64"}
-    if not by_name:
-        if len(names) > 1:
-            raise InvalidInput(f"instances[0] must be an object with the inputs {', '.join(names)}")
-        columns: dict[str, list[object]] = {names[0] if names else "instances": instances}
-    else:
-        columns = {name: [] for name in first}
-        for position, instance in enumerate(instances):
-            if not isinstance(instance, dict) or instance.keys() != columns.keys():
-                raise InvalidInput(f"instances[{position}] must be an object with the inputs {', '.join(columns)}")
-            for name, value in instance.items():
-                columns[name].append(value)
+    columns = read_columns(instances, "instances", names)
     try:
         return [_request(columns, datatypes)]
     except InvalidInput:
@@ -72,6 +60,32 @@ def decode(body: bytes, names: tuple[str, ...], datatypes: Datatypes) -> list[In
     return requests
 
 
+def read_columns(rows: list[Any], field: str, names: tuple[str, ...]) -> dict[str, list[object]]:
+    """The values by name of rows that are objects, or are themselves the values of the only one of `names`.
+
+    field: whose rows they are, and the name where there is none. Raises InvalidInput.
+    """
+    first = rows[0]
+    if not isinstance(first, dict) or set(first) == {"b64"}:
+        if len(names) > 1:
+            raise InvalidInput(f"{field}[0] must be an object with the inputs {', '.join(names)}")
+        return {names[0] if names else field: rows}
+    columns: dict[str, list[object]] = {name: [] for name in first}
+    for position, row in enumerate(rows):
+        if not isinstance(row, dict) or row.keys() != columns.keys():
+            raise InvalidInput(f"{field}[{position}] must be an object with the inputs {', '.join(columns)}")
+        for name, value in row.items():
+            columns[name].append(value)
+    return columns
+
+
+def write_columns(columns: dict[str, Any]) -> Any:
+    """Rows of what orjson can write: the values of the only column, or objects by name."""
+    if len(columns) == 1:
+        return next(iter(columns.values()))
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
 def encode(responses: Sequence[InferResponse]) -> bytes:
     """The predictions, of the rows of all responses. Raises ModelFailed for what JSON cannot hold."""
     predictions = _predictions(responses[0])
@@ -82,10 +96,7 @@ def encode(responses: Sequence[InferResponse]) -> bytes:
 
 def _predictions(response: InferResponse) -> Any:
     """What orjson can write, one element a row."""
-    columns: dict[str, Any] = {name: json_from_array(name, array) for name, array in response.outputs.items()}
-    if len(columns) == 1:
-        return next(iter(columns.values()))
-    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    return write_columns({name: json_from_array(name, array) for name, array in response.outputs.items()})
 
 
 def _request(columns: dict[str, list[object]], datatypes: Datatypes) -> InferRequest:

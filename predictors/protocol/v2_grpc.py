@@ -42,7 +42,7 @@ _FIELDS = {
 }  # fmt: skip
 
 _LENGTH_DELIMITED = 2
-_RAW_INPUT_CONTENTS = 7 << 3 | _LENGTH_DELIMITED
+RAW_INPUT_CONTENTS = 7 << 3 | _LENGTH_DELIMITED
 _RAW_OUTPUT_CONTENTS = 6 << 3 | _LENGTH_DELIMITED
 """Tags: a field's number and its wire type (https://protobuf.dev/programming-guides/encoding)."""
 
@@ -55,13 +55,17 @@ class InferCall(NamedTuple):
     request: InferRequest
 
 
+Tensor = tuple[str, str, tuple[int, ...]]
+"""Name, datatype and shape."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Layout:
-    """What a message says beside its tensors' data. tensors: name, datatype and shape of each."""
+    """What a message says beside its tensors' data."""
 
     model_name: str
     model_version: str
-    tensors: tuple[tuple[str, str, tuple[int, ...]], ...]
+    tensors: tuple[Tensor, ...]
     terms: Terms
 
 
@@ -92,15 +96,7 @@ def decode(data: bytes, start: int = 0) -> InferCall:
         raise InvalidInput("the message is not a valid inference.ModelInferRequest") from None
     is_kept = found is not None and len(found[0]) <= _LARGEST_KEPT_BYTES
     layout = _read_layout(said, is_kept)
-    raw = said.raw_input_contents
-    inputs = {}
-    for position, (name, datatype, shape) in enumerate(layout.tensors):
-        if raw:
-            content = raw[position]
-            check_size(name, datatype, shape, len(content))
-            inputs[name] = array_from_raw(name, datatype, shape, content, 0, len(content))
-        else:
-            inputs[name] = _from_typed(said.inputs[position], datatype, shape)
+    inputs = read_contents(layout.tensors, said.inputs, said.raw_input_contents)
     if found is not None and is_kept:
         _LAYOUTS.keep(found[0], layout)
     return InferCall(layout.model_name, layout.model_version, InferRequest(inputs, layout.terms))
@@ -114,7 +110,7 @@ def _find_raw(data: bytes, start: int) -> tuple[bytes, list[tuple[int, int]]] | 
         tag, size = data[at], data[at + 1]
         if tag & 0x87 != _LENGTH_DELIMITED:
             return None
-        if tag == _RAW_INPUT_CONTENTS:
+        if tag == RAW_INPUT_CONTENTS:
             if head_end < 0:
                 head_end = at
         elif head_end >= 0:
@@ -140,14 +136,31 @@ def _find_raw(data: bytes, start: int) -> tuple[bytes, list[tuple[int, int]]] | 
 
 def _read_layout(said: Any, is_kept: bool) -> _Layout:
     """Check everything but the data."""
-    raw, tensors = said.raw_input_contents, said.inputs
-    if not tensors:
+    raw = said.raw_input_contents
+    tensors, tensor_parameters = read_tensors(said.inputs, raw)
+    outputs = tuple(output.name for output in said.outputs)
+    if len(set(outputs)) != len(outputs) or "" in outputs:
+        raise InvalidInput("outputs must each have a name, and each name once only")
+    for output in said.outputs:
+        check_parameters("output", output.name, output.parameters)
+    parameters = _parameters(said.parameters) if said.parameters else NO_PARAMETERS
+    binary_outputs = None if raw else frozenset[str]()
+    terms = Terms(outputs, binary_outputs, said.id, parameters, timeout_of(parameters), is_kept, tensor_parameters)
+    return _Layout(said.model_name, said.model_version, tensors, terms)
+
+
+def read_tensors(entries: Any, raw: Any) -> tuple[tuple[Tensor, ...], dict[str, Parameters]]:
+    """The tensors in a request's or a response's message, beside their data, and the parameters of each that has any.
+
+    raw: the message's raw contents. Raises InvalidInput, which calls them inputs.
+    """
+    if not entries:
         raise InvalidInput("inputs must not be empty")
-    if raw and len(raw) != len(tensors):
-        raise InvalidInput(f"raw_input_contents has {len(raw)} entries, must have {len(tensors)}, one for each input")
-    read: dict[str, tuple[str, str, tuple[int, ...]]] = {}
-    tensor_parameters: dict[str, Parameters] = {}
-    for position, tensor in enumerate(tensors):
+    if raw and len(raw) != len(entries):
+        raise InvalidInput(f"raw_input_contents has {len(raw)} entries, must have {len(entries)}, one for each input")
+    read: dict[str, Tensor] = {}
+    parameters: dict[str, Parameters] = {}
+    for position, tensor in enumerate(entries):
         name, datatype = tensor.name, tensor.datatype
         if not name or name in read:
             raise InvalidInput(f"inputs[{position}].name = '{name}', must be given, and once only")
@@ -160,18 +173,23 @@ def _read_layout(said: Any, is_kept: bool) -> _Layout:
         if raw and tensor.contents.ListFields():
             raise InvalidInput(f"input '{name}': contents and raw_input_contents exclude one another")
         if tensor.parameters:
-            tensor_parameters[name] = _parameters(tensor.parameters)
-            check_parameters("input", name, tensor_parameters[name])
+            parameters[name] = _parameters(tensor.parameters)
+            check_parameters("input", name, parameters[name])
         read[name] = name, datatype, shape
-    outputs = tuple(output.name for output in said.outputs)
-    if len(set(outputs)) != len(outputs) or "" in outputs:
-        raise InvalidInput("outputs must each have a name, and each name once only")
-    for output in said.outputs:
-        check_parameters("output", output.name, output.parameters)
-    parameters = _parameters(said.parameters) if said.parameters else NO_PARAMETERS
-    binary_outputs = None if raw else frozenset[str]()
-    terms = Terms(outputs, binary_outputs, said.id, parameters, timeout_of(parameters), is_kept, tensor_parameters)
-    return _Layout(said.model_name, said.model_version, tuple(read.values()), terms)
+    return tuple(read.values()), parameters
+
+
+def read_contents(tensors: tuple[Tensor, ...], entries: Any, raw: Any) -> dict[str, Array]:
+    """The data of tensors that `read_tensors` has read, raw or typed. Raises InvalidInput."""
+    arrays: dict[str, Array] = {}
+    for position, (name, datatype, shape) in enumerate(tensors):
+        if raw:
+            content = raw[position]
+            check_size(name, datatype, shape, len(content))
+            arrays[name] = array_from_raw(name, datatype, shape, content, 0, len(content))
+        else:
+            arrays[name] = _from_typed(entries[position], datatype, shape)
+    return arrays
 
 
 def encode(response: InferResponse, *, raw: bool) -> bytes:
@@ -185,7 +203,7 @@ def encode(response: InferResponse, *, raw: bool) -> bytes:
         key = response.likeness()
         head = _HEADS.get(key)
         if head is not None:
-            return _with_raw(head, outputs)
+            return with_raw(head, _RAW_OUTPUT_CONTENTS, outputs)
     answer = ModelInferResponse(model_name=response.model_name, model_version=response.model_version, id=response.id)
     datatypes = {name: datatype_of(array) for name, array in outputs.items()}
     raw = raw or not _FIELDS.keys() >= set(datatypes.values())
@@ -201,16 +219,16 @@ def encode(response: InferResponse, *, raw: bool) -> bytes:
     head = answer.SerializeToString()
     if key is not None:
         _HEADS.keep(key, head)
-    return _with_raw(head, outputs) if raw else head
+    return with_raw(head, _RAW_OUTPUT_CONTENTS, outputs) if raw else head
 
 
-def _with_raw(head: bytes, outputs: dict[str, Array]) -> bytes:
-    """A response's message with its raw data, whose field has the highest number and therefore comes last."""
+def with_raw(head: bytes, tag: int, tensors: dict[str, Array]) -> bytes:
+    """A message with its raw data, whose field, by its tag, has the highest number and therefore comes last."""
     pieces = [head]
-    for array in outputs.values():
+    for array in tensors.values():
         content = encode_bytes(array) if array.dtype == object else array.tobytes()
         size = len(content)
-        prefix = [_RAW_OUTPUT_CONTENTS]
+        prefix = [tag]
         while size > 127:
             prefix.append(size & 127 | 128)
             size >>= 7

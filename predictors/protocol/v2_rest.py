@@ -55,20 +55,48 @@ class _BinaryTensor(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Layout:
-    """What the JSON object of a request says. arrays: tensors that it holds itself; the order of all is in `names`."""
+class Tensors:
+    """What a JSON object says of its tensors. arrays: those that it holds itself; the order of all is in `names`.
+
+    parameters: of each that has any beside its size, by name.
+    """
 
     names: tuple[str, ...]
     binary: tuple[_BinaryTensor, ...]
     arrays: dict[str, Array]
     binary_size: int
+    parameters: dict[str, Parameters]
+
+    def read(self, body: bytes, start: int) -> dict[str, Array]:
+        """All of them; their binary data are `body` from `start` to its end. Raises InvalidInput."""
+        if self.binary_size != len(body) - start:
+            raise InvalidInput(
+                f"binary data: binary_data_size of all tensors add up to {self.binary_size} bytes, "
+                f"{len(body) - start} follow the JSON object"
+            )
+        tensors: dict[str, Array] = {}
+        for name, datatype, dtype, shape, place, size in self.binary:
+            if dtype is None:
+                tensors[name] = array_from_raw(name, datatype, shape, body, start + place, size)
+            else:
+                tensors[name] = np.ndarray(shape, dtype, body, start + place)
+        if self.arrays:
+            return {name: self.arrays[name] if name in self.arrays else tensors[name] for name in self.names}
+        return tensors
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Layout:
+    """What the JSON object of a request says."""
+
+    tensors: Tensors
     terms: Terms
 
 
 _LAYOUTS: Remembered[bytes, _Layout] = Remembered(512)
 """Layouts without data by the bytes of their JSON object."""
 
-_LARGEST_KEPT_BYTES = 2048
+LARGEST_KEPT_BYTES = 2048
 """Longer objects are mostly data: they are neither kept nor looked up, which would cost a hash of them."""
 
 _HEADS: Remembered[tuple[object, ...], bytes] = Remembered(1024)
@@ -88,25 +116,12 @@ def decode(body: bytes, json_length: int | None) -> InferRequest:
     elif json_length > len(body):
         raise InvalidInput(f"Inference-Header-Content-Length = {json_length}, must be in [0, {len(body)}]")
     text = body[:json_length]  # no copy where it is all
-    layout = _LAYOUTS.get(text) if len(text) <= _LARGEST_KEPT_BYTES else None
+    layout = _LAYOUTS.get(text) if len(text) <= LARGEST_KEPT_BYTES else None
     if layout is None:
         layout = _read_layout(text)
         if layout.terms.are_kept:
             _LAYOUTS.keep(text, layout)
-    if layout.binary_size != len(body) - json_length:
-        raise InvalidInput(
-            f"binary data: the inputs' binary_data_size add up to {layout.binary_size} bytes, "
-            f"{len(body) - json_length} follow the JSON object"
-        )
-    inputs: dict[str, Array] = {}
-    for name, datatype, dtype, shape, start, size in layout.binary:
-        if dtype is None:
-            inputs[name] = array_from_raw(name, datatype, shape, body, json_length + start, size)
-        else:
-            inputs[name] = np.ndarray(shape, dtype, body, json_length + start)
-    if layout.arrays:
-        inputs = {name: layout.arrays[name] if name in layout.arrays else inputs[name] for name in layout.names}
-    return InferRequest(inputs, layout.terms)
+    return InferRequest(layout.tensors.read(body, json_length), layout.terms)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -138,7 +153,7 @@ def _decode_numbers(body: bytes) -> InferRequest | None:
         return None
     quote, brace = body.find(b'"', start), body.find(b"}", start)
     stop = body.rfind(b"]", start, min(quote, brace) if quote >= 0 else brace) + 1
-    if brace < 0 or not stop or start + len(body) - stop > _LARGEST_KEPT_BYTES:
+    if brace < 0 or not stop or start + len(body) - stop > LARGEST_KEPT_BYTES:
         return None
     before, after = body[:start], body[stop:]
     if b'"data"' in after:  # more than one list
@@ -169,7 +184,7 @@ def _read_numbers_layout(before: bytes, after: bytes) -> _NumbersLayout | None:
         layout = _read_layout(orjson.dumps({**said, "inputs": [{**entry, "parameters": {"binary_data_size": size}}]}))
     except (InvalidInput, ValueError, KeyError, TypeError, AttributeError):
         return None
-    (tensor,) = layout.binary
+    (tensor,) = layout.tensors.binary
     return _NumbersLayout(tensor.name, tensor.datatype, tensor.shape, layout.terms)
 
 
@@ -221,9 +236,23 @@ def parse_object(text: bytes) -> dict[str, object]:
 
 def _read_layout(text: bytes) -> _Layout:
     head = parse_object(text)
-    entries = head.get("inputs")
+    tensors = read_tensors(head, "inputs")
+    request_id = head.get("id", "")
+    if not isinstance(request_id, str):
+        raise InvalidInput(f"id is a JSON {_kind(request_id)}, must be a string")
+    parameters = _parameters(head.get("parameters"), "parameters")
+    outputs, binary_outputs = _read_outputs(head.get("outputs"), _flag(parameters, "binary_data_output", False))
+    are_kept = not tensors.arrays and len(text) <= LARGEST_KEPT_BYTES
+    timeout_s = timeout_of(parameters)
+    terms = Terms(outputs, binary_outputs, request_id, parameters, timeout_s, are_kept, tensors.parameters)
+    return _Layout(tensors, terms)
+
+
+def read_tensors(head: Mapping[str, object], field: str) -> Tensors:
+    """The tensors listed in a field of a request's or a response's object. Raises InvalidInput, which calls them inputs."""
+    entries = head.get(field)
     if not isinstance(entries, list) or not entries:
-        raise InvalidInput("inputs must be a non-empty list of tensors")
+        raise InvalidInput(f"{field} must be a non-empty list of tensors")
     names: list[str] = []
     binary: list[_BinaryTensor] = []
     arrays: dict[str, Array] = {}
@@ -241,14 +270,7 @@ def _read_layout(text: bytes) -> _Layout:
             start += tensor.size
         else:
             arrays[name] = tensor
-    request_id = head.get("id", "")
-    if not isinstance(request_id, str):
-        raise InvalidInput(f"id is a JSON {_kind(request_id)}, must be a string")
-    parameters = _parameters(head.get("parameters"), "parameters")
-    outputs, binary_outputs = _read_outputs(head.get("outputs"), _flag(parameters, "binary_data_output", False))
-    are_kept = not arrays and len(text) <= _LARGEST_KEPT_BYTES
-    terms = Terms(outputs, binary_outputs, request_id, parameters, timeout_of(parameters), are_kept, tensor_parameters)
-    return _Layout(tuple(names), tuple(binary), arrays, start, terms)
+    return Tensors(tuple(names), tuple(binary), arrays, start, tensor_parameters)
 
 
 def _read_input(entry: object, position: int, start: int) -> "tuple[str, _BinaryTensor | Array, Parameters]":

@@ -5,6 +5,7 @@ length as a big-endian uint32, and the protobuf bytes; the status comes as trail
 """
 
 import logging
+import math
 from collections.abc import AsyncIterator, Callable, Coroutine
 from functools import partial
 from typing import Any
@@ -38,6 +39,8 @@ logger = logging.getLogger("torpor.grpc")
 
 _GRPC = (b"content-type", b"application/grpc")
 _OK = ((b"grpc-status", b"0"),)
+_PUSHBACK = b"grpc-retry-pushback-ms"
+"""When the call may be sent again (https://github.com/grpc/proposal/blob/master/A6-client-retries.md)."""
 _PREFIX_BYTES = 5
 
 _MAX_SMALL_BYTES = 64 << 10
@@ -108,8 +111,11 @@ class Grpc:
     def fail(self, exchange: Exchange, error: Exception) -> None:
         """End a call with an error's status."""
         code, text = GrpcCode.INTERNAL, _INTERNAL
+        more: Trailers = ()
         if isinstance(error, TorporError):
             code, text = error.grpc_code, str(error)
+            if isinstance(error, Unavailable) and error.retry_after_s is not None:
+                more = ((_PUSHBACK, b"%d" % math.ceil(error.retry_after_s * 1e3)),)
             if isinstance(error, ModelFailed):
                 logger.warning("%s: %s", exchange.head, text)
             if exchange.head.path.endswith("/ModelInfer"):
@@ -117,9 +123,9 @@ class Grpc:
         else:
             logger.error("%s failed", exchange.head, exc_info=error)
         if _takes_trailers(exchange):
-            _stream(exchange).respond_grpc(b"", _status(code, text))
+            _stream(exchange).respond_grpc(b"", (*_status(code, text), *more))
         else:  # a proxy that strips `te` would strip trailers as well
-            exchange.respond(200, b"", (_GRPC, *_status(code, text)))
+            exchange.respond(200, b"", (_GRPC, *_status(code, text), *more))
 
     def _answer(self, request_type: str, method: Unary, exchange: Exchange) -> None:
         """A unary call that is answered at once."""

@@ -15,8 +15,8 @@ from ..errors import (
     ModelFailed,
     NotFound,
     NotSupported,
-    QueueFull,
     TorporError,
+    Unavailable,
 )
 from ..protocol import v1, v2_rest
 from ..protocol.inference import NO_TERMS, InferRequest, InferResponse, Terms
@@ -114,10 +114,8 @@ class Rest:
         if isinstance(error, ModelFailed):
             logger.warning("%s: %s", exchange.head, error)
         fields: list[tuple[bytes, bytes]] = [*JSON]
-        if isinstance(error, QueueFull):
-            fields.append((b"retry-after", b"%d" % math.ceil(error.retry_after_s)))
-        elif error.retryable:
-            fields.append((b"retry-after", b"1"))
+        if isinstance(error, Unavailable) and error.retry_after_s is not None:
+            fields.append((b"retry-after", b"%d" % max(1, math.ceil(error.retry_after_s))))
         if exchange.head.method == "POST":
             self._requests["rest", str(error.http_status)] += 1
         exchange.respond(error.http_status, error_body(str(error)), fields)

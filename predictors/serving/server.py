@@ -17,6 +17,7 @@ from ..errors import PayloadTooLarge, Unavailable
 from .exchange import Application, Exchange
 from .http1 import HEAD_S, IDLE_S, Http1
 from .http2 import PREFACE, Http2
+from .unix_socket import FileOfSocket, bound_unix_socket
 
 BACKLOG = 1024
 _SWEEP_S = 1.0
@@ -60,14 +61,17 @@ class Listener(Protocol):
 
 
 class Port:
-    """A port of this process alone. tls: speaks TLS on it."""
+    """A port of this process alone. tls: speaks TLS on it. unix_socket: a path to listen on as well, without TLS."""
 
-    def __init__(self, host: str, port: int, tls: ssl.SSLContext | None) -> None:
+    def __init__(self, host: str, port: int, tls: ssl.SSLContext | None, unix_socket: str = "") -> None:
         self._host = host
         self._port = port
         self._tls = tls
         self._server: asyncio.Server | None = None
         self.surplus = 0
+        self._unix_path = unix_socket
+        self._unix_server: asyncio.Server | None = None
+        self._unix_file: FileOfSocket | None = None
 
     async def start(self, protocol: Callable[[], asyncio.Protocol]) -> str:
         loop = asyncio.get_running_loop()
@@ -75,7 +79,12 @@ class Port:
             protocol, self._host, self._port, backlog=BACKLOG,
             ssl=self._tls, ssl_handshake_timeout=HEAD_S if self._tls else None,
         )  # fmt: skip
-        return address_of(self._server.sockets[0])
+        address = address_of(self._server.sockets[0])
+        if not self._unix_path:
+            return address
+        listener, self._unix_file = bound_unix_socket(self._unix_path)
+        self._unix_server = await loop.create_unix_server(protocol, sock=listener, backlog=BACKLOG)
+        return f"unix:{self._unix_path} and {address}"
 
     def released(self) -> None:
         pass
@@ -86,6 +95,10 @@ class Port:
     async def close(self) -> None:
         if self._server is not None:
             self._server.close()
+        if self._unix_server is not None:
+            self._unix_server.close()
+        if self._unix_file is not None:
+            self._unix_file.remove()
 
 
 def address_of(listener: socket.socket) -> str:

@@ -20,6 +20,12 @@ class Tasks:
         task.add_done_callback(self._ended)
         return task
 
+    async def cancel(self) -> None:
+        """Cancel all of them, and wait until none runs any more."""
+        for task in self._running:
+            task.cancel()
+        await self.ended()
+
     async def ended(self) -> None:
         """Wait until none runs any more."""
         while self._running:
