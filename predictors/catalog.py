@@ -5,6 +5,7 @@ FOLDER/3/                         its versions, numbered folders; each may have 
 REPOSITORY/minilm/model.toml      several models, named like their folders
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -200,8 +201,17 @@ def _assemble_chain(cls: type, file: ModelFile, folder: Path | None, code_folder
     if not predictor:
         raise SettingError(f"{file.class_path} is a transformer: predictor = '', must say where its predictor is")
     place = code_folder / predictor if "predictor" in file.settings else Path(predictor)
-    source = ModelFolder("", place, outside) if place.is_dir() else ModelClass("", predictor, folder, outside)
+    if place.is_dir():
+        source: ModelFolder | ModelClass = ModelFolder("", place, outside)
+    elif _CLASS.fullmatch(predictor):
+        source = ModelClass("", predictor, folder, outside)
+    else:
+        return assembly.assemble(cls, folder, file.parameters, settings, assembly.elsewhere(settings))
     behind = source.assemble(source.versions()[0])
     if not isinstance(behind, Assembled):
         raise SettingError(f"predictor = {predictor!r} is a transformer too, must be a predictor")
     return assembly.assemble(cls, folder, file.parameters, settings, behind)
+
+
+_CLASS = re.compile(r"(?!unix:)[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+"""MODULE:CLASS; what follows a host's colon is a number."""

@@ -34,7 +34,7 @@ KSERVE_MODEL_FOLDER = Path("/mnt/models")
 _KSERVE_FLAGS = (
     "grpc_port", "workers", "max_threads", "max_asyncio_workers", "enable_grpc", "enable_docs_url",
     "enable_latency_logging", "configure_logging", "log_config_file", "access_log_format", "protocol",
-    "predictor_protocol", "predictor_use_ssl", "predictor_request_timeout_seconds", "predictor_request_retries",
+    "predictor_use_ssl",
     "enable_predictor_health_check", "grpc_max_send_message_length", "grpc_max_receive_message_length",
     "event-loop", "timeout-keep-alive",
 )  # fmt: skip
@@ -43,6 +43,8 @@ _KSERVE_FLAGS = (
 _KSERVE_ALIASES = {
     "port": ("--http_port",),
     "predictor": ("--predictor_host",),
+    "predictor_timeout_s": ("--predictor_request_timeout_seconds",),
+    "predictor_retries": ("--predictor_request_retries",),
     "tls_cert": ("--ssl_certfile",),
     "tls_key": ("--ssl_keyfile",),
 }

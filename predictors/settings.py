@@ -156,6 +156,24 @@ SETTINGS = (
         "transformer",
     ),
     Setting(
+        "predictor_name", str, "", "the model's name at a predictor elsewhere; empty for the transformer's own", "transformer",
+    ),
+    Setting(
+        "predictor_protocol", str, "auto",
+        "what a predictor elsewhere is asked in; auto asks it what it speaks, v2 is binary where it can",
+        "transformer", choices=("auto", "v1", "v2", "v2-json", "v2-binary", "grpc-v2"),
+    ),
+    Setting(
+        "predictor_timeout_s", float, 600.0,
+        "seconds that a predictor elsewhere has for a request without a deadline, its waking from zero included",
+        "transformer", low=0.001, high=86_400,
+    ),
+    Setting(
+        "predictor_retries", int, 3,
+        "how often a request that a predictor elsewhere has not begun is sent again, within its deadline",
+        "transformer", low=0, high=100,
+    ),
+    Setting(
         "event_source", str, "",
         "source of the events that answer events; empty for io.kserve.inference.NAME of the model, as KServe has it",
     ),

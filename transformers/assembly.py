@@ -5,17 +5,21 @@ from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torpor.predictors.batching.policy import BatchingSettings
 from torpor.predictors.catalog import Assembled
 from torpor.predictors.runtime.user_class import UserClassError
 from torpor.predictors.serving.data_plane import DataPlane
 from torpor.predictors.serving.device_pool import DevicePool
+from torpor.predictors.settings import SettingError
 from torpor.predictors.signature import Signature, TensorSpec
 
 from .chain import Chain
 from .step import LoopStep, Method, Postprocessing, Step, StepExecutor, ThreadStep, Transformer
+
+if TYPE_CHECKING:
+    from .remote import Remote
 
 SETTINGS: Mapping[str, Any] = {"max_batch_size": 1024, "batch_timeout_micros": 0}
 """Where nobody says otherwise: a step takes all rows that came while its thread was busy, and waits for none."""
@@ -23,36 +27,35 @@ SETTINGS: Mapping[str, Any] = {"max_batch_size": 1024, "batch_timeout_micros": 0
 
 @dataclass(frozen=True)
 class AssembledChain:
-    """A transformer, imported and not loaded yet. predictor: its own process's, or None where it lies elsewhere."""
+    """A transformer, imported and not loaded yet."""
 
     preprocess: Method | None
     postprocess: Method | None
     batching: BatchingSettings
     request_timeout_s: float
     media_types: Sequence[str]
-    predictor: Assembled
+    predictor: "Assembled | Elsewhere"
 
     async def load(self, data_plane: DataPlane, name: str, version: str) -> Chain:
         """Load the predictor and the transformer. Raises what either raises."""
-        postprocess = self.postprocess
-        predictor = self.predictor
+        predictor, postprocess = self.predictor, self.postprocess
+        behind_it = Signature() if isinstance(predictor, Elsewhere) else predictor.executors[0].signature
+        inputs = self.preprocess.declared.signature if self.preprocess is not None else behind_it
+        outputs = (postprocess.declared.signature if postprocess is not None else behind_it).outputs
         # A plain postprocess runs where the outputs are: another thread would cost a way there and back.
-        if postprocess is not None and not postprocess.is_coroutine and not postprocess.signature.wants:
-            predictor = replace(
-                predictor, executors=[Postprocessing(executor, postprocess) for executor in predictor.executors]
-            )
-            outputs, postprocess = postprocess.declared.signature.outputs, None
-        elif postprocess is not None:
-            outputs = postprocess.declared.signature.outputs
-        else:
-            outputs = predictor.executors[0].signature.outputs
+        if (
+            isinstance(predictor, Assembled)
+            and postprocess is not None
+            and not (postprocess.is_coroutine or postprocess.signature.wants)
+        ):
+            executors = [Postprocessing(executor, postprocess) for executor in predictor.executors]
+            predictor, postprocess = replace(predictor, executors=executors), None
         async with AsyncExitStack() as on_failure:
             with data_plane.metrics.phase("transformer"):
                 before = await self._step(self.preprocess, name, version, on_failure)
                 behind = await self._step(postprocess, name, version, on_failure)
             target = await predictor.load(data_plane, name, version)
             on_failure.pop_all()
-        inputs = self.preprocess.declared.signature if self.preprocess else predictor.executors[0].signature
         signature = _signature(inputs, outputs)
         return Chain(
             name, version, signature, before, target, behind, self.request_timeout_s, self.media_types,
@@ -79,8 +82,47 @@ class AssembledChain:
         return step
 
 
+@dataclass(frozen=True)
+class Elsewhere:
+    """A predictor that is asked, by its settings (`settings.py`). Raises SettingError."""
+
+    address: str
+    name: str
+    protocol: str
+    timeout_s: float
+    retries: int
+
+    async def load(self, data_plane: DataPlane, name: str, version: str) -> "Remote":
+        """Nothing is asked yet: it may sleep at zero, or start at the same time."""
+        from .client import Backoff, PredictorClient
+        from .remote import Remote
+
+        client = PredictorClient(
+            self.address, self.name or name, self.protocol, timeout_s=self.timeout_s, backoff=Backoff(self.retries)
+        )
+        return Remote(client)
+
+
+def elsewhere(settings: Mapping[str, Any]) -> Elsewhere:
+    """Raises SettingError."""
+    from .client.address import Address  # httptools, which the client needs, is an extra
+
+    try:
+        Address.parse(settings["predictor"])
+    except ValueError as error:
+        raise SettingError(f"predictor = {settings['predictor']!r}: {error}") from None
+    return Elsewhere(
+        settings["predictor"], settings["predictor_name"], settings["predictor_protocol"],
+        settings["predictor_timeout_s"], settings["predictor_retries"],
+    )  # fmt: skip
+
+
 def assemble(
-    cls: type, folder: Path | None, parameters: Mapping[str, Any], settings: Mapping[str, Any], predictor: Assembled
+    cls: type,
+    folder: Path | None,
+    parameters: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    predictor: Assembled | Elsewhere,
 ) -> AssembledChain:
     """Raises UserClassError."""
     transformer = Transformer(cls, folder, parameters)

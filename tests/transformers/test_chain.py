@@ -1,6 +1,7 @@
 """A transformer and its predictor answer as one model, wherever the predictor is."""
 
 import json
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,12 +17,33 @@ COUNTS = MODELS / "counts"
 Chained = Callable[..., Any]
 
 
-@pytest.fixture(params=["process"])
-def chained(request: pytest.FixtureRequest, start: Callable[..., Any]) -> Chained:
-    """Start a transformer with the predictor `counts` behind it: in its process."""
+@pytest.fixture(scope="module")
+def predictor(serve: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
+    """The predictor `counts` by itself, and its Unix socket."""
+    socket = tmp_path_factory.mktemp("pod") / "predictor.sock"
+    return serve(COUNTS, "--unix-socket", str(socket)), socket
+
+
+@pytest.fixture(scope="module")
+def started() -> dict[tuple[str, ...], Any]:
+    return {}
+
+
+@pytest.fixture(params=["process", "pod", "remote", "remote v1", "remote gRPC"])
+def chained(request: pytest.FixtureRequest, serve: Callable[..., Any], started: dict[tuple[str, ...], Any]) -> Chained:
+    """A transformer with the predictor `counts` behind it: in its process, in its pod, or elsewhere."""
 
     def run(transformer: str, *options: str) -> Any:
-        return start(MODELS / transformer, "--model-name", "counts", "--predictor", str(COUNTS), *options)
+        key = (request.param, transformer, *options)
+        if key not in started:
+            where = ["--predictor", str(COUNTS)]
+            if request.param != "process":
+                behind, socket = request.getfixturevalue("predictor")
+                where[1] = f"unix:{socket}" if request.param == "pod" else behind.address
+            if protocol := {"remote v1": "v1", "remote gRPC": "grpc-v2"}.get(request.param):
+                where += ["--predictor-protocol", protocol]
+            started[key] = serve(MODELS / transformer, "--model-name", "counts", *where, *options)
+        return started[key]
 
     return run
 
@@ -153,4 +175,4 @@ def test_steps_are_counted(chained: Chained, connect: Any) -> None:
     assert said.status == 200
     text = connection.request("GET", "/metrics").body.decode()
     for method in ("preprocess", "postprocess"):
-        assert f'request_{method}_seconds_count{{model_name="counts",model_version="1"}} 1.0' in text
+        assert re.search(rf'^request_{method}_seconds_count{{model_name="counts",model_version="1"}} [1-9]', text, re.M)

@@ -31,7 +31,9 @@ Answer = Callable[[InferResponse | TorporError], None]
 class Send(Protocol):
     """Sends a request by itself: `PredictorClient.call`."""
 
-    def __call__(self, request: InferRequest, kept: Mapping[str, str], timeout_s: float | None, answer: Answer) -> object: ...
+    def __call__(
+        self, request: InferRequest, kept: Mapping[str, str], timeout_s: float | None, answer: Answer
+    ) -> object: ...
 
 
 class Joined:
