@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from beginnings import BusyProbe, FirstRequests, Memory, Start
+from chain import ChainLatency
 from losses import HAPPENINGS, Losses
 from measurements import Measurement, Offline, Served, ServedCallers, ServedGrpc, Tuned
 from open_loop import Poisson, Simulated
@@ -271,6 +272,22 @@ def sharing() -> Figure:
     )
 
 
+def chain() -> Figure:
+    lines = [
+        (ChainLatency("same process", "process"), 1.2),
+        (ChainLatency("same pod", "pod"), 1.3),
+        (ChainLatency("remote", "remote"), 1.5),
+    ]
+    return Figure(
+        "chain",
+        "latency of transformer and predictor beyond the predictor's alone, one caller, in units of one way to a thread "
+        "and back (same process), of a raw-socket echo of the same bytes (same pod, remote)",
+        "x",
+        [line for line, _ in lines],
+        [Claim(factor, "", line.label, at_most=True) for line, factor in lines],
+    )
+
+
 def large() -> Figure:
     wire = Large(LARGE_BYTES)
     lines = [
@@ -307,4 +324,4 @@ def losses() -> Figure:
 
 FIGURES = {"v2-binary": v2_binary, "json": json_bodies, "grpc": grpc, "minilm": minilm, "policy": policy, "start": start,
            "first-requests": first_requests, "memory": memory, "busy": busy, "large": large,
-           "open-loop": open_loop, "simulated": simulated, "sharing": sharing, "losses": losses}  # fmt: skip
+           "open-loop": open_loop, "simulated": simulated, "sharing": sharing, "chain": chain, "losses": losses}  # fmt: skip
