@@ -173,6 +173,8 @@ class Http2:
         self._state.initiate_connection()
         self._replies: dict[int, Reply] = {}
         self._ended: dict[int, object] = {}
+        self.has_goodbye = False
+        """GOAWAY has come: this takes no more requests."""
         self._flush()
 
     def send(self, method: str, path: str, body: bytes | None = None, headers: Headers = NONE) -> int:
@@ -251,6 +253,7 @@ class Http2:
                 case h2.events.StreamEnded() | h2.events.StreamReset():
                     self._ended.setdefault(stream, event)
                 case h2.events.ConnectionTerminated():
+                    self.has_goodbye = True
                     raise ConnectionResetError(f"GOAWAY {event.error_code}")
         self._flush()
 
