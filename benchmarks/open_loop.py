@@ -68,7 +68,11 @@ class Poisson(Served):
         unit_s = one_s + eight_s
         taken = [each.answered_s - each.due_s for each in answered]
         late = [each.sent_s - each.due_s for each in answered]
-        beside = {"p50": statistics.median(taken) / unit_s, "load's lateness p99": _p99(late) / unit_s}
+        beside = {
+            "offered a second": self.share * saturation,
+            "p50": statistics.median(taken) / unit_s,
+            "load's lateness p99": _p99(late) / unit_s,
+        }
         if isinstance(self.peer, Torpor):
             # The line through both times.
             cell_s = max(0.0, eight_s - one_s) / (7 * tokens)
