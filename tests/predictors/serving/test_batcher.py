@@ -626,6 +626,18 @@ def test_callers_in_a_loop_never_meet_a_lesson() -> None:
     taught(scenario)
 
 
+def test_a_lesson_does_not_run_before_a_request_that_waits_for_company() -> None:
+    """The device is idle for longer than a pause, but somebody is here."""
+
+    async def scenario(bench: Bench) -> None:
+        await asyncio.gather(bench.ask(1, 1, 1), bench.ask(2, 2, 2))
+        await bench.ask(3)  # of six that are expected, for a second
+        assert bench.device.batches == [[1, 1, 1], [2, 2, 2], [3]]
+        assert bench.device.started_s[2] - bench.device.started_s[1] == pytest.approx(RUN_S + 1.0)
+
+    taught(scenario, wait_s=1.0)
+
+
 def test_a_request_waits_for_one_lesson_at_most() -> None:
     """It comes while one runs: it is the next, and the other lesson waits for another pause."""
 

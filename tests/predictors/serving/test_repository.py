@@ -1,5 +1,7 @@
 """Several models and versions in one server, and the v2 repository API: a change is seen by all processes, or by none."""
 
+import asyncio
+import gc
 import json
 import os
 import signal
@@ -9,6 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torpor.predictors.batching.policy import BatchingSettings
+from torpor.predictors.serving.data_plane import DataPlane
+from torpor.predictors.serving.repository import Repository
+from torpor.predictors.signature import Signature
 
 CODE = """
 from typing import Annotated
@@ -24,6 +30,54 @@ class Scale:
     def predict(self, x: Annotated[np.ndarray, "float32[rows]"]):
         return {"y": x * np.float32(self.factor)}
 """
+
+
+def test_imports_are_made_without_the_collector_and_loads_with_it() -> None:
+    """What a module leaves is frozen at once, also when it fails; what `load` leaves in cycles must be found."""
+    collected: dict[str, bool] = {}
+
+    class Source:
+        def versions(self) -> list[str]:
+            return ["1"]
+
+        def assemble(self, version: str) -> Any:
+            collected["import"] = gc.isenabled()
+            if "load" in collected:
+                raise ImportError("no such module")
+            return Version()
+
+    class Version:
+        async def load(self, data_plane: DataPlane, name: str, version: str) -> Any:
+            return await data_plane.load(name, version, [Model()], BatchingSettings())
+
+    class Model:
+        in_flight, compiles, signature = 1, False, Signature()
+
+        def load(self) -> None:
+            collected["load"] = gc.isenabled() and gc.get_freeze_count() > 0
+
+        def warm_up(self, rows: int) -> None:
+            pass
+
+    class Catalog:
+        def names(self) -> list[str]:
+            return ["m"]
+
+        def model(self, name: str) -> Source:
+            return Source()
+
+    async def scenario() -> None:
+        repository = Repository(Catalog(), DataPlane("0"), may_change=False)
+        await repository.load_all({})
+        assert collected == {"import": False, "load": True}
+        with pytest.raises(ImportError):
+            await repository.load_all({})
+        assert gc.isenabled()
+
+    try:
+        asyncio.run(scenario())
+    finally:
+        gc.unfreeze()
 
 
 def write_model(folder: Path, factors: dict[str, float], text: str = "") -> None:
