@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError
 
 from ..errors import InvalidInput
 from ..remembered import Remembered
-from .datatypes import DTYPES, Array, array_from_raw, datatype_of, element_bytes, encode_bytes, object_array
+from .datatypes import DTYPES, Array, array_from_raw, datatype_of, element_bytes, encode_bytes
 from .inference import (
     NO_PARAMETERS,
     InferRequest,
@@ -94,11 +94,11 @@ def decode(data: bytes, start: int = 0) -> InferCall:
         said = ModelInferRequest.FromString(data[start:])
     except DecodeError:
         raise InvalidInput("the message is not a valid inference.ModelInferRequest") from None
-    is_kept = found is not None and len(found[0]) <= _LARGEST_KEPT_BYTES
-    layout = _read_layout(said, is_kept)
+    kept_by = found[0] if found is not None and len(found[0]) <= _LARGEST_KEPT_BYTES else None
+    layout = _read_layout(said, is_kept=kept_by is not None)
     inputs = read_contents(layout.tensors, said.inputs, said.raw_input_contents)
-    if found is not None and is_kept:
-        _LAYOUTS.keep(found[0], layout)
+    if kept_by is not None:
+        _LAYOUTS.keep(kept_by, layout)
     return InferCall(layout.model_name, layout.model_version, InferRequest(inputs, layout.terms))
 
 
@@ -248,8 +248,6 @@ def _from_typed(tensor: Any, datatype: str, shape: tuple[int, ...]) -> Array:
         raise InvalidInput(
             f"input '{name}': shape {list(shape)} needs {math.prod(shape)} elements, {field} has {len(values)}"
         )
-    if datatype == "BYTES":
-        return object_array(list(values), shape)
     dtype = DTYPES[datatype]
     array = np.array(values, np.int64 if dtype.kind in "iu" and dtype.itemsize < 4 else dtype)
     if array.dtype != dtype:

@@ -338,7 +338,7 @@ def _read_outputs(entries: object, binary_default: bool) -> tuple[tuple[str, ...
     binary: set[str] = set()
     for position, entry in enumerate(entries):
         name = entry.get("name") if isinstance(entry, dict) else None
-        if not isinstance(entry, dict) or not isinstance(name, str) or not name:
+        if not isinstance(name, str) or not name:
             raise InvalidInput(f"outputs[{position}] must be an object with a name")
         if name in names:
             raise InvalidInput(f"output '{name}' is asked for twice")

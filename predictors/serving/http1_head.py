@@ -37,9 +37,9 @@ def read_head(block: bytes) -> Head:
         if field is None:
             raise InvalidInput("a header line is not NAME: VALUE")
         name, value = field[1].lower(), field[2].strip(b" \t")
-        if name in headers and name in (b"host", b"content-length", b"transfer-encoding"):
-            raise InvalidInput(f"header {name.decode()} is given twice")
-        add_field(headers, name, value)
+        add_field(
+            headers, name, value
+        )  # a host, length or coding that is given twice has a comma and a space, and fails
     if minor == b"1" and b"host" not in headers:
         raise InvalidInput("header host is missing")
     if not _HOST.fullmatch(headers.get(b"host", b"")):
@@ -105,8 +105,6 @@ class ChunkedBody:
         while True:
             if self._missing:
                 at = self._take(data, at, pieces)
-                if self._missing:
-                    return pieces, None
             end = data.find(b"\r\n", at)
             if end < 0:
                 self._kept = data[at:]
@@ -133,14 +131,16 @@ class ChunkedBody:
                 self._in_trailers = True
 
     def _take(self, data: bytes, at: int, pieces: list[bytes]) -> int:
-        """Move what `data` has of the chunk, from `at` on, to the pieces; where the rest of `data` begins."""
+        """Move what `data` has of the chunk, from `at` on, to the pieces; where the rest of `data` begins.
+
+        Of a chunk that lacks more, the rest is its line end's first byte at most.
+        """
         content = min(self._missing - 2, len(data) - at)
-        if content > 0:
+        if content:
             pieces.append(data[at : at + content])
             self._missing -= content
             at += content
-        if self._missing > 2 or len(data) - at < 2:  # the line end comes whole or later
-            self._kept = data[at:]
+        if len(data) - at < 2:  # the line end comes whole or later
             return at
         if data[at : at + 2] != b"\r\n":
             raise InvalidInput("a chunk is longer than its size")

@@ -1,9 +1,11 @@
 """Declarations of tensors, and requests held against them."""
 
+import time
+
 import numpy as np
 import pytest
 from torpor.predictors.errors import InvalidInput, ModelFailed
-from torpor.predictors.signature import Signature, TensorSpec
+from torpor.predictors.signature import Request, Signature, TensorSpec
 
 
 def signature(inputs: dict[str, str], outputs: dict[str, str] | None = None, **options: object) -> Signature:
@@ -60,6 +62,10 @@ def test_a_wrong_declaration_says_what_is_wrong(text: str, message: str) -> None
             {"a": np.zeros((2, 3), np.float32), "b": np.zeros((1, 5), np.int64)},
             "input 'b': rows = 1, must be 2 as in 'a'",
         ),
+        (
+            {"a": np.zeros((0, 3), np.float32), "b": np.zeros((1, 5), np.int64)},
+            "input 'b': rows = 1, must be 0 as in 'a'",
+        ),
         ({"a": np.zeros((0, 3), np.float32), "b": np.zeros((0, 5), np.int64)}, "rows = 0, must be at least 1"),
         ({"a": np.zeros((1, 3), np.float32), "c": np.zeros(1)}, "input 'c' is unknown, must be one of 'a', 'b'"),
     ],
@@ -115,6 +121,7 @@ def test_optional_inputs_may_be_left_out() -> None:
         (np.float32(1), "output 'y': shape = \\[\\], must have 2 rows"),
         (np.zeros((2, 2)), "output 'y': datatype = FP64, must be FP32"),
         (np.zeros((2, 5), np.float32), "output 'y': shape = .2, 5., must be .-1, 2."),
+        (np.zeros((2, 2, 1), np.float32), "output 'y': shape = .2, 2, 1., must be .-1, 2."),
         (np.zeros((2, 2), np.complex64), "output 'y': dtype complex64 has no Open Inference datatype"),
     ],
 )
@@ -122,6 +129,13 @@ def test_what_a_model_returns_must_fit_its_declaration(array: np.ndarray, messag
     """Rows first, then dtype and shape."""
     with pytest.raises(ModelFailed, match=message):
         signature({"x": ""}, {"y": "float32[rows, 2]"}).check_output("y", np.asarray(array), 2)
+
+
+def test_an_output_that_is_not_declared_fails() -> None:
+    """Beside declared ones; where none is declared, any is fine."""
+    with pytest.raises(ModelFailed, match="output 'z' is not declared, must be one of 'y'"):
+        signature({"x": ""}, {"y": "float32[rows]"}).check_output("z", np.zeros(2, np.float32), 2)
+    signature({"x": ""}).check_output("z", np.zeros(2, np.float32), 2)
 
 
 def test_an_output_axis_must_belong_to_an_input() -> None:
@@ -134,3 +148,37 @@ def test_an_output_axis_must_belong_to_an_input() -> None:
 def test_who_takes_one_request_at_a_time_has_it_run_alone(wants: str, alone: bool) -> None:
     """The policy learns its times as of any family, and waits for no company."""
     assert signature({"x": "float32[rows]"}, wants=wants).bind({"x": np.zeros(2, np.float32)}).bucket.alone is alone
+
+
+def test_only_declared_outputs_may_be_asked_for() -> None:
+    """Without a declaration of outputs there is nothing to hold the names against."""
+    signature({"x": ""}).ask(("anything",))
+    declared = signature({"x": ""}, {"y": "float32[rows]", "z": "float32[rows]"})
+    declared.ask(("z", "y"))
+    with pytest.raises(InvalidInput, match="output 'a' is unknown, must be one of 'y', 'z'"):
+        declared.ask(("y", "a"))
+
+
+def test_only_named_axes_may_be_padded() -> None:
+    """Each once, in order of appearance; sizes and -1 are not among them."""
+    both = signature({"a": "float32[rows, 3, width, -1]", "b": "int64[rows, tokens, width]"})
+    assert both.named_axes == ("width", "tokens")
+
+
+def test_a_request_that_is_not_split_is_not_copied() -> None:
+    """A part is made of views, the whole is the request itself."""
+    bound = signature({"x": "float32[rows]"}).bind({"x": np.arange(3, dtype=np.float32)})
+    assert bound.part(0, 3) is bound
+    part = bound.part(1, 3)
+    assert (part.rows, part.arrays["x"].tolist()) == (2, [1.0, 2.0])
+    assert np.shares_memory(part.arrays["x"], bound.arrays["x"])
+
+
+def test_what_remains_until_a_deadline_is_never_negative() -> None:
+    """0 when it has passed, None without one."""
+    now_s = time.monotonic()
+    early, late = (Request({}, {}, "", deadline_s=now_s + seconds).remaining_s for seconds in (-5, 60))
+    assert early == 0
+    assert late is not None
+    assert 0 < late <= 60
+    assert Request({}, {}, "").remaining_s is None

@@ -148,6 +148,70 @@ def test_a_message_means_what_protobuf_says(inputs: dict[str, np.ndarray], data:
     assert repr(answers[0]) == repr(answers[1])
 
 
+@pytest.mark.parametrize("size", [1, 127, 128, 16384])
+def test_what_precedes_the_data_is_read_once(size: int) -> None:
+    """Messages that differ in their data alone share their terms, however long the data."""
+    one, other = (make({f"x{size}": np.full(size, value, np.uint8)}, raw=True) for value in (1, 2))
+    first, second = decode(one), decode(other)
+    assert second.terms is first.terms
+    assert first.terms.are_kept
+    assert (first.inputs[f"x{size}"] == 1).all()
+    assert (second.inputs[f"x{size}"] == 2).all()
+
+
+@pytest.mark.parametrize(("head_bytes", "is_kept"), [(2048, True), (2049, False)])
+def test_only_short_messages_are_kept(head_bytes: int, is_kept: bool) -> None:
+    """What precedes the data is kept up to 2 KiB of it: callers could otherwise fill the memory with it."""
+    request = make({"x": np.ones(2, np.float32)}, raw=True)
+    known_bytes = len(request.SerializeToString()) - len(request.model_name) - 10  # without the name and the raw data
+    request.model_name = "m" * (head_bytes - known_bytes - 1)  # its length is a byte longer than that of "m"
+    first, second = decode(request), decode(request)
+    assert (second.terms is first.terms, first.terms.are_kept) == (is_kept, is_kept)
+
+
+def test_a_message_without_raw_data_is_not_kept() -> None:
+    """Its data are among what would have to be found again."""
+    assert not decode(make({"x": np.ones(2, np.float32)}, raw=False)).terms.are_kept
+
+
+DATA = b"\x3a\x06\0\0\0\0\0\0"  # two float32, which look like raw data of six bytes
+HEAD = Request(inputs=[{"name": "x", "datatype": "FP32", "shape": [2]}]).SerializeToString()
+RAW = b"\x3a\x08" + DATA
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "text"),
+    [
+        (HEAD + RAW, HEAD + RAW + RAW, "raw_input_contents has 2 entries, must have 1"),
+        (HEAD + RAW, HEAD + RAW[:-1], "not a valid inference.ModelInferRequest"),
+        (HEAD + RAW, HEAD + RAW + b"\x3a", "not a valid inference.ModelInferRequest"),
+        (HEAD + RAW, HEAD + b"\x3a\x07" + DATA[:7], "needs 8 bytes, got 7"),
+        (HEAD + RAW, HEAD + b"\x3a\x88\x80\x80\x80\x80\x80\0" + DATA, ""),
+        (HEAD + b"\x18\2" + RAW, HEAD + b"\x18\2" + RAW, ""),
+        (HEAD + RAW + b"\x1a\1i", HEAD + RAW, ""),
+    ],
+    ids=[
+        "one more",
+        "cut off",
+        "a byte more",
+        "too short",
+        "a size of seven bytes",
+        "an unknown field",
+        "a field behind the data",
+    ],
+)
+def test_a_known_beginning_changes_nothing(first: bytes, second: bytes, text: str) -> None:
+    """What follows what is known, or is behind the data, is read as if nothing were known."""
+    v2_grpc.decode(first)
+    if text:
+        with pytest.raises(InvalidInput, match=text):
+            v2_grpc.decode(second)
+        return
+    call = v2_grpc.decode(second)
+    assert call.request.inputs["x"].tobytes() == DATA
+    assert call.request.terms.id == ""
+
+
 @given(
     st.lists(st.tuples(st.sampled_from(["x", "y", ""]), st.sampled_from([*DTYPES, "FLOAT"]),
                        st.lists(st.integers(-1, 3) | st.integers(-(2**63), 2**63 - 1), max_size=18),
@@ -198,6 +262,7 @@ def raw_tensor(*raw: bytes, **changes: object):
         (tensor(contents={"fp64_contents": [1, 2]}), "contents has fp64_contents, must have fp32_contents alone"),
         (tensor(datatype="FP16"), "FP16 must come in raw_input_contents"),
         (tensor(datatype="INT8", contents={"int_contents": [1, 128]}), "elements must be in [-128, 127] for INT8"),
+        (tensor(datatype="INT8", contents={"int_contents": [1, -129]}), "elements must be in [-128, 127] for INT8"),
         (tensor(datatype="UINT16", contents={"uint_contents": [1, 65536]}), "must be in [0, 65535] for UINT16"),
         (raw_tensor(b"1234567"), "shape [2] of FP32 needs 8 bytes, got 7"),
         (raw_tensor(b"12345678", b""), "raw_input_contents has 2 entries, must have 1"),
@@ -214,6 +279,38 @@ def test_a_message_that_contradicts_itself_is_refused(request_message: object, m
     with pytest.raises(InvalidInput) as error:
         decode(request_message)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize("datatype", ["INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64"])
+def test_integers_reach_from_end_to_end_of_their_datatype(datatype: str) -> None:
+    """The least and the greatest are numbers as any other."""
+    limits = np.iinfo(DTYPES[datatype])
+    ends = np.array([limits.min, limits.max], limits.dtype)
+    assert content(decode(make({"x": ends}, raw=False)).inputs) == content({"x": ends})
+
+
+def test_every_datatype_with_a_typed_field_may_stand_in_one_typed_answer() -> None:
+    """None of them makes it raw."""
+    outputs = {datatype: np.zeros(1, DTYPES[datatype]) for datatype in FIELDS if datatype != "BYTES"}
+    outputs["BYTES"] = np.array([b"a"], object)
+    assert not encode(InferResponse("m", "1", outputs), raw=False).raw_output_contents
+
+
+@pytest.mark.parametrize("size", [127, 128, 16383, 16384])
+def test_a_raw_answer_is_written_as_protobuf_writes_it(size: int) -> None:
+    """The sizes of raw data too, which we write ourselves, and when all but the data are known."""
+    for value in (1, 2):
+        said = v2_grpc.encode(InferResponse("m", "1", {"y": np.full(size, value, np.uint8)}), raw=True)
+        parsed = Response.FromString(said)
+        assert parsed.raw_output_contents == [bytes([value]) * size]
+        assert parsed.SerializeToString() == said
+
+
+def test_an_id_comes_back_in_its_own_answer_only() -> None:
+    """Answers that are alike but for their id are not taken for one another."""
+    ids = ["a", "b", "", "c"]
+    answers = [encode(InferResponse("m", "1", {"y": np.ones(1)}, id), raw=True).id for id in ids]
+    assert answers == ids
 
 
 def test_parameters_come_as_plain_values() -> None:

@@ -262,7 +262,8 @@ def test_json_data_are_read_exactly(datatype: str, data: list[object], expected:
         ({"shape": 2}, "shape = 2, must be a list of integers"),
         ({"shape": ...}, "shape = None, must be a list of integers"),
         ({"shape": [1] * 17}, "shape has 17 axes, must be in [1, 16]"),
-        ({"shape": [0, 2**62], "data": []}, "must have a product of at most"),
+        ({"shape": [0, 2**32 + 1], "data": []}, "must have a product of at most 4294967296 beside the 0"),
+        ({"shape": [2**33]}, "shape [8589934592] needs 8589934592 elements, data has 2"),
         ({"name": ""}, "inputs[0].name must be a non-empty string"),
         ({"name": 1}, "inputs[0].name must be a non-empty string"),
     ],
@@ -289,13 +290,17 @@ def test_a_tensor_that_contradicts_itself_is_refused(changes: dict[str, object],
         (b"{}", "inputs must be a non-empty list"),
         (b'{"inputs": []}', "inputs must be a non-empty list"),
         (b'{"inputs": {}}', "inputs must be a non-empty list"),
+        (b'{"inputs": 1}', "inputs must be a non-empty list"),
         (b'{"inputs": [1]}', "inputs[0] is a JSON number, must be an object"),
         (b'{"inputs": [' + b",".join([json_body()[12:-2]] * 2) + b"]}", "input 'x' is given twice"),
         (json_body()[:-1] + b', "id": 1}', "id is a JSON number, must be a string"),
         (json_body()[:-1] + b', "parameters": {"a": []}}', "parameters must be an object of strings"),
         (json_body()[:-1] + b', "parameters": {"binary_data_output": 1}}', "binary_data_output = 1, must be true"),
         (json_body()[:-1] + b', "outputs": 1}', "outputs is a JSON number, must be a list"),
+        (json_body()[:-1] + b', "outputs": [1]}', "outputs[0] must be an object with a name"),
         (json_body()[:-1] + b', "outputs": [{}]}', "outputs[0] must be an object with a name"),
+        (json_body()[:-1] + b', "outputs": [{"name": 1}]}', "outputs[0] must be an object with a name"),
+        (json_body()[:-1] + b', "outputs": [{"name": ""}]}', "outputs[0] must be an object with a name"),
         (json_body()[:-1] + b', "outputs": [{"name": "y"}, {"name": "y"}]}', "output 'y' is asked for twice"),
         (json_body()[:-1] + b', "outputs": [{"name": "y", "parameters": {"classification": 3}}]}', "is not supported"),
         (json_body(data=..., parameters={"shared_memory_region": "a"}), "input 'x': shared memory is not supported"),
@@ -483,6 +488,7 @@ def test_a_list_that_begins_with_floats_is_read_to_its_end(data: list[object]) -
 def test_responses_alike_in_all_but_their_data_keep_their_own() -> None:
     """The JSON object is kept by what it says: another shape, dtype, name or version is another object."""
     arrays = [np.zeros((1, 2), "<f4"), np.ones((1, 2), "<f4"), np.ones((2, 1), "<f4"), np.ones((1, 1), "<f8")]
+    arrays += [np.array([text], object) for text in (b"a", b"", b"long")]
     for version, name, array in [*(("1", "y", a) for a in arrays), ("2", "y", arrays[0]), ("2", "z", arrays[0])] * 2:
         body, length = encode(InferResponse("m", version, {name: array}), None)
         assert same(read_response(body, length), {name: array})
@@ -543,6 +549,69 @@ def test_one_list_of_numbers_is_read_as_any_data(
     quick = outcome(), outcome()  # the second finds the layout of the first
     with mock.patch.object(v2_rest, "_decode_numbers", return_value=None):
         assert quick == (outcome(),) * 2
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"inputs":[{"name":"x","datatype":"FP32","shape":[2],"data":%s}]}',
+        '{"inputs":[{"data": %s, "name":"x","datatype":"FP32","shape":[2]}]}',
+        '{"inputs":[{"name":"x","datatype":"FP32","shape":[2],"data":%s}],"outputs":[{"name":"[]}"}]}',
+        '{"id":"x","inputs":[{"name":"x","datatype":"FP32","shape":[2],"data":%s}],"parameters":{}}',
+    ],
+)
+def test_what_stands_around_a_list_of_numbers_is_read_once(body: str) -> None:
+    """Bodies that differ in their numbers alone share their terms, wherever the list stands."""
+    first, second = (decode((body % data).encode(), None) for data in ("[1.5, 2]", "[-3, 4e1]"))
+    assert second.terms is first.terms
+    assert [request.inputs["x"].tolist() for request in (first, second)] == [[1.5, 2.0], [-3.0, 40.0]]
+
+
+@pytest.mark.parametrize(("around_bytes", "is_kept"), [(2048, True), (2049, False)])
+def test_only_little_around_a_list_of_numbers_is_kept(around_bytes: int, is_kept: bool) -> None:
+    """Up to 2 KiB beside the list: callers could otherwise fill the memory with it."""
+    before, after = b'{"inputs":[{"name":"x","datatype":"FP32","shape":[1],"data":', b'}],"id":"%b"}'
+    after %= b"a" * (around_bytes - len(before + after) + 2)
+    first, second = (decode(before + data + after, None) for data in (b"[1.5]", b"[2.5]"))
+    assert (second.terms is first.terms) is is_kept
+
+
+@pytest.mark.parametrize(("text_bytes", "is_kept"), [(2048, True), (2049, False)])
+def test_only_short_objects_are_kept(text_bytes: int, is_kept: bool) -> None:
+    """A longer one is read anew each time, and whoever keeps something by its terms is told not to."""
+    _, length = binary_body({"x": np.ones(1)}, id="")
+    body, length = binary_body({"x": np.ones(1)}, id="a" * (text_bytes - length))
+    assert length == text_bytes
+    first, second = decode(body, length), decode(body, length)
+    assert (second.terms is first.terms, first.terms.are_kept) == (is_kept, is_kept)
+
+
+def test_the_largest_shapes_are_taken() -> None:
+    """Sixteen axes, and 2**32 elements beside an empty axis."""
+    for shape in ([1] * 15 + [2], [0, 2**32]):
+        data = [1, 2][: math.prod(shape)]
+        assert decode(json_body(shape=shape, data=data), None).inputs["x"].shape == tuple(shape)
+
+
+def test_empty_strings_are_strings() -> None:
+    """Four bytes each, which say that there are none, are enough."""
+    array = np.array([b"", b""], object)
+    assert same(decode(*binary_body({"x": array})).inputs, {"x": array})
+
+
+def test_each_output_goes_in_its_own_form() -> None:
+    """As JSON beside one that is binary."""
+    body, length = encode(InferResponse("m", "1", {"a": np.ones(1, "<f4"), "b": np.zeros(1, "<f4")}), frozenset({"b"}))
+    first, second = json.loads(body[:length])["outputs"]
+    assert first["data"] == [1.0]
+    assert (second["parameters"], body[length:]) == ({"binary_data_size": 4}, b"\0\0\0\0")
+
+
+def test_an_id_comes_back_in_its_own_answer_only() -> None:
+    """Answers that are alike but for their id are not taken for one another."""
+    for request_id in ("a", "b", "", "c"):
+        body, length = encode(InferResponse("m", "1", {"y": np.ones(1)}, request_id), None)
+        assert json.loads(body[:length]).get("id", "") == request_id
 
 
 def test_the_quick_way_is_taken() -> None:

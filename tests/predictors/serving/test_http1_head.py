@@ -8,8 +8,8 @@ import httptools
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from torpor.predictors.errors import TorporError
-from torpor.predictors.serving.http1_head import ChunkedBody, read_head
+from torpor.predictors.errors import HeadTooLarge, InvalidInput, TorporError
+from torpor.predictors.serving.http1_head import MAX_FIELDS, MAX_HEAD_BYTES, ChunkedBody, read_head, read_length
 
 TOKENS = st.text("abcXYZ-_!1", min_size=1, max_size=8).map(str.encode)
 PIECES = st.sampled_from([
@@ -132,3 +132,48 @@ def test_a_size_that_is_none_is_refused(size: bytes) -> None:
     """Hexadecimal digits, fifteen at most."""
     with pytest.raises(TorporError, match="must be its size in hexadecimal"):
         ChunkedBody().feed(size + b"\r\nhello\r\n0\r\n\r\n")
+
+
+def test_a_head_has_as_many_fields_as_it_may() -> None:
+    """The last that is allowed is read, one more is refused."""
+    block = b"GET / HTTP/1.1\r\nHost: h\r\n" + b"".join(b"x-%d: 1\r\n" % n for n in range(MAX_FIELDS - 1))
+    assert len(read_head(block + b"\r\n").headers) == MAX_FIELDS
+    with pytest.raises(HeadTooLarge, match=f"header fields = {MAX_FIELDS + 1}, must be in"):
+        read_head(block + b"x: 1\r\n\r\n")
+
+
+def test_a_length_has_eighteen_digits_at_most() -> None:
+    """No length needs more, and none beyond is taken for one."""
+    assert read_length(b"9" * 18) == 10**18 - 1
+    with pytest.raises(InvalidInput, match="must be digits, 18 at most"):
+        read_length(b"9" * 19)
+
+
+def test_a_target_is_a_path_a_url_or_a_star() -> None:
+    """`OPTIONS *` has a path that nothing serves; a word is no target at all."""
+    assert read_head(b"OPTIONS * HTTP/1.1\r\nHost: h\r\n\r\n").path == "*"
+    with pytest.raises(InvalidInput, match="target must be a path or an http URL"):
+        read_head(b"GET word HTTP/1.1\r\nHost: h\r\n\r\n")
+
+
+@pytest.mark.parametrize(("minor", "awaits"), [(1, True), (0, False)])
+def test_who_speaks_http10_does_not_wait_to_continue(minor: int, awaits: bool) -> None:
+    """It knows no interim answers, so its expectation is passed over (RFC 9110, 10.1.1)."""
+    block = b"POST / HTTP/1.%d\r\nHost: h\r\nContent-Length: 1\r\nExpect: 100-continue\r\n\r\n" % minor
+    assert read_head(block).awaits_continue is awaits
+
+
+def test_a_size_line_may_be_long_but_not_endless() -> None:
+    """An extension of 1 KiB is passed over, a byte more is refused though its end has not come."""
+    assert ChunkedBody().feed(b"5;" + b"q" * 1022) == ([], None)
+    with pytest.raises(InvalidInput, match="must have at most 1024 bytes"):
+        ChunkedBody().feed(b"5;" + b"q" * 1023)
+
+
+def test_trailers_may_be_as_large_as_a_head() -> None:
+    """They are counted together."""
+    line = b"x: " + b"y" * 1021 + b"\r\n"
+    trailers = b"0\r\n" + line * (MAX_HEAD_BYTES // 1024)
+    assert ChunkedBody().feed(trailers + b"\r\n") == ([], b"")
+    with pytest.raises(HeadTooLarge, match=f"trailers = {MAX_HEAD_BYTES + 4} bytes, must be in"):
+        ChunkedBody().feed(trailers + b"x: y\r\n\r\n")
