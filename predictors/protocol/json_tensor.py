@@ -69,11 +69,8 @@ def json_from_array(name: str, array: Array) -> object:
         return np.vectorize(_text, otypes=[object])(array).tolist() if array.size else array.tolist()
     if array.dtype == BFLOAT16:
         array = float32_from_bfloat16(array)
-    if array.dtype.kind == "f":
-        if not np.isfinite(array).all():
-            raise ModelFailed(f"output '{name}' holds NaN or infinity, which JSON cannot: ask for it as binary data")
-        if array.dtype == np.float16:  # orjson writes no float16
-            array = array.astype(np.float32)
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise ModelFailed(f"output '{name}' holds NaN or infinity, which JSON cannot: ask for it as binary data")
     return np.ascontiguousarray(array)
 
 

@@ -44,7 +44,7 @@ def decode(body: bytes, names: tuple[str, ...], datatypes: Datatypes) -> list[In
     try:
         return [_request(columns, datatypes)]
     except InvalidInput:
-        if len(instances) == 1 or not columns.keys() <= datatypes.keys():  # an undeclared datatype is that of all rows
+        if not columns.keys() <= datatypes.keys():  # an undeclared datatype is that of all rows
             raise
     if len(instances) > _MOST_UNEQUAL_ROWS:
         raise InvalidInput(

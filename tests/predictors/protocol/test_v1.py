@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from unittest import mock
 
 import numpy as np
 import orjson
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from torpor.predictors.errors import InvalidInput, ModelFailed
+from torpor.predictors.protocol import v1
 from torpor.predictors.protocol.datatypes import DTYPES
 from torpor.predictors.protocol.inference import InferResponse
 from torpor.predictors.protocol.v1 import decode, encode
@@ -66,6 +68,7 @@ def test_rows_of_different_lengths_are_requests_of_their_own(rows: list[list[int
         (body([1], [[2], [3, 4]]), ("x",), {"x": "FP32"}, "instances[1]: input 'x': data must be numbers in lists of"),
         (body(*[[1]] * 1024, [1, 2]), ("x",), {"x": "FP32"}, "instances = 1025 rows that are no tensor together"),
         (body([1], [2, 3]), ("x",), {}, "lists of equal lengths"),
+        (body(["a", ["b"]]), (), {}, "strings must stand in lists of equal lengths"),
         (body(1.5), ("x",), {"x": "INT64"}, "elements must be integers for INT64"),
         (b'{"instancez":[1]}', ("x",), {"x": "INT64"}, "instances must be a non-empty list"),
         (b'{"instances":[1]]', ("x",), {"x": "INT64"}, "the body is not JSON"),
@@ -81,6 +84,18 @@ def test_a_body_that_is_no_request_is_refused(
     with pytest.raises(InvalidInput) as error:
         decode(text, names, datatypes)
     assert message in str(error.value)
+
+
+def test_a_thousand_rows_of_different_lengths_are_taken() -> None:
+    """1 024, the most that may come: a request each."""
+    assert len(decode(body(*[[1]] * 1023, [1, 2]), ("x",), {"x": "FP32"})) == 1024
+
+
+def test_the_quick_way_is_taken() -> None:
+    """Rows of numbers for the only input are read without an object for each number."""
+    with mock.patch.object(v1, "parse_object", side_effect=AssertionError):
+        (request,) = decode(b'{"instances":[[1.5, 2]]}', ("x",), {"x": "FP32"})
+    assert request.inputs["x"].tolist() == [[1.5, 2.0]]
 
 
 JSON = st.recursive(

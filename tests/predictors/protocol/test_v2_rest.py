@@ -234,6 +234,7 @@ def test_json_data_are_read_exactly(datatype: str, data: list[object], expected:
         ({"datatype": "INT64", "data": [2**63, 1]}, f"element {2**63}, must be in [{-(2**63)}, {2**63 - 1}] for INT64"),
         ({"datatype": "UINT64", "data": [2**63, -1]}, f"element -1, must be in [0, {2**64 - 1}] for UINT64"),
         ({"datatype": "INT8", "data": [1, 128]}, "element 128, must be in [-128, 127] for INT8"),
+        ({"datatype": "INT8", "data": [-128, 128]}, "element 128, must be in [-128, 127] for INT8"),
         ({"datatype": "UINT8", "data": [-1, 1]}, "element -1, must be in [0, 255] for UINT8"),
         ({"datatype": "FP16", "data": [1, 1e6]}, "elements must be in [-65504.0, 65504.0] for FP16"),
         ({"datatype": "BF16", "data": [1, 3.4e38]}, "elements must be in [-3.3895313892515355e+38, 3.38"),
@@ -255,6 +256,8 @@ def test_json_data_are_read_exactly(datatype: str, data: list[object], expected:
         ({"datatype": "BYTES", "data": ["a", 1]}, "elements must be strings, or objects with b64 alone"),
         ({"datatype": "BYTES", "data": ["a", {"b64": "?"}]}, "b64 must hold valid base64"),
         ({"datatype": "BYTES", "data": [["a"], "b"]}, "strings must stand in lists of equal lengths"),
+        ({"datatype": "BYTES", "data": ["a", ["b"]]}, "strings must stand in lists of equal lengths"),
+        ({"datatype": "BYTES", "data": [["a"], ["b", "c"]]}, "strings must stand in lists of equal lengths"),
         ({"datatype": "FLOAT"}, "datatype = 'FLOAT', must be one of BOOL, UINT8"),
         ({"datatype": 1}, "datatype = 1, must be one of"),
         ({"shape": [-1]}, "shape = [-1], must be a list of integers of at least 0"),
@@ -483,6 +486,20 @@ def test_a_list_that_begins_with_floats_is_read_to_its_end(data: list[object]) -
     """What is no float32 after the first element, or makes the lists uneven, is refused all the same."""
     with pytest.raises(InvalidInput, match="input 'x': "):
         array_from_json("x", data, "FP32", (2,))
+
+
+@pytest.mark.parametrize(("datatype", "element"), [("BYTES", "a"), ("FP32", 1.5)])
+@pytest.mark.parametrize("depth", [16, 17, 70])
+def test_lists_are_sixteen_deep_at_most(datatype: str, element: object, depth: int) -> None:
+    """numpy has 64 axes at most, and floats and strings are not put into arrays by numpy."""
+    data: object = element
+    for _ in range(depth):
+        data = [data]
+    if depth == 16:
+        assert array_from_json("x", data, datatype, None).shape == (1,) * 16
+    elif datatype == "BYTES" or depth == 70:
+        with pytest.raises(InvalidInput, match="input 'x': "):
+            array_from_json("x", data, datatype, None)
 
 
 def test_responses_alike_in_all_but_their_data_keep_their_own() -> None:
