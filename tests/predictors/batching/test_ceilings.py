@@ -30,6 +30,24 @@ def test_a_shortage_halves_the_rows_of_its_size_and_of_larger_ones() -> None:
     assert found.lowest() == 4
 
 
+def test_a_shortage_of_larger_rows_leaves_smaller_ones_their_ceiling() -> None:
+    """In whatever order they were learned."""
+    found = Ceilings()
+    found.ran_out(tokens(16), 32)
+    found.ran_out(tokens(64), 9)
+    assert [found.rows(tokens(n), MOST) for n in (8, 16, 56, 64)] == [32, 16, 16, 4]
+
+
+@pytest.mark.parametrize("sizes", [(8, 8), (8, 64), (64, 8)])
+def test_a_ceiling_is_kept_once(sizes: tuple[int, int]) -> None:
+    """As high for larger rows, or as low for smaller ones, it says nothing more: both would have to be tried again."""
+    found = Ceilings()
+    for size in sizes:
+        found.ran_out(tokens(size), 8)
+    (steps,) = found.steps.values()
+    assert [(step.cells, step.rows) for step in steps] == [(8, 4)]
+
+
 def test_a_ceiling_is_tried_again_after_many_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Doubled until it is none; a shortage there halves it to where it was."""
     monkeypatch.setattr(ceilings, "_TRIAL_BATCHES", 3)

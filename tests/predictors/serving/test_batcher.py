@@ -55,9 +55,11 @@ class Device:
         self.batches: list[list[float]] = []
         self.started_s: list[float] = []
         self.fails: set[float] = set()
+        self.is_stopped = False
+        self.results: list[Any] = []
 
     def stop(self) -> None:
-        pass
+        self.is_stopped = True
 
     def submit(self, parts: Sequence[Bound], done: Callable[..., None], loop: asyncio.AbstractEventLoop) -> None:
         rows = [float(v) for part in parts for v in part.arrays["x"]]
@@ -73,6 +75,7 @@ class Device:
         ]
         if self.breaks:
             results = [ModelBroken("illegal memory access")] * len(parts)
+        self.results = results
         if not self.hangs:
             loop.call_later(RUN_S, done, results, RUN_S)
 
@@ -185,6 +188,45 @@ def test_a_deadline_that_has_passed_is_refused_at_once() -> None:
         with pytest.raises(DeadlineExceeded):
             await bench.ask(1, deadline_s=bench.now())
         assert bench.policy.queued_rows == 0
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("timeout_s", [0.0, -1.0])
+def test_who_has_no_time_left_is_refused_before_it_is_queued(timeout_s: float) -> None:
+    """By an error there and then: not even a full queue is asked."""
+
+    async def scenario() -> None:
+        bench = Bench(queue=1)
+        running, waiting = bench.send(1), bench.send(2)
+        await asyncio.sleep(0)
+        bound = bench.model.signature.bind({"x": np.ones(1)})
+        with pytest.raises(DeadlineExceeded):
+            bench.batcher.submit(bound, pytest.fail, timeout_s)
+        assert await asyncio.gather(running, waiting) == [[2], [4]]
+
+    run(scenario())
+
+
+def test_a_shorter_deadline_that_comes_later_is_kept() -> None:
+    """The timer that was set for another is set anew, and the old one wakes nobody."""
+
+    async def scenario() -> None:
+        bench = Bench()
+        bench.device.hangs = True
+        wakes_s: list[float] = []
+        wake, began_s = bench.batcher._wake, bench.now()
+        bench.batcher._wake = lambda: (wakes_s.append(bench.now() - began_s), wake())  # type: ignore[method-assign]
+        running = bench.send(1)
+        await asyncio.sleep(0)
+        late, early = (bench.send(2, deadline_s=began_s + seconds) for seconds in (0.4, 0.1))
+        for asked, seconds in ((early, 0.1), (late, 0.4)):
+            with pytest.raises(DeadlineExceeded):
+                await asked
+            assert bench.now() == pytest.approx(began_s + seconds)
+        await asyncio.sleep(1)
+        assert wakes_s == pytest.approx([0.1, 0.4])
+        running.cancel()
 
     run(scenario())
 
@@ -375,6 +417,44 @@ def test_flush_ends_the_wait() -> None:
     run(scenario())
 
 
+def test_closing_answers_what_was_taken_then_stops_the_devices() -> None:
+    """Nobody waits for company any more, every batch that runs is waited for, and who comes later is refused."""
+
+    async def scenario() -> None:
+        bench = Bench(batch=4, wait_s=5.0, in_flight=2)
+        assert await bench.ask(0) == [0]
+        bench.policy.expected_rows = 8.0
+        sent = [bench.send(*range(4)), bench.send(4), bench.send(5)]
+        await asyncio.sleep(RUN_S / 2)
+        assert bench.device.batches == [[0], [0, 1, 2, 3]]
+        began_s = bench.now()
+        closing = asyncio.ensure_future(bench.batcher.close())
+        await asyncio.sleep(RUN_S)
+        assert not closing.done()
+        assert not bench.device.is_stopped
+        with pytest.raises(Unavailable, match="unloaded or replaced"):
+            await bench.ask(6)
+        await closing
+        assert bench.device.is_stopped
+        assert bench.now() == pytest.approx(began_s + 1.5 * RUN_S)
+        assert [task.result() for task in sent] == [[0, 2, 4, 6], [8], [10]]
+
+    run(scenario())
+
+
+def test_an_answer_that_needs_no_joining_is_not_copied() -> None:
+    """The outputs are what the device gave."""
+
+    async def scenario() -> None:
+        bench = Bench()
+        answers: list[Any] = []
+        bench.batcher.submit(bench.model.signature.bind({"x": np.ones(2)}), answers.append)
+        await asyncio.sleep(1.5 * RUN_S)
+        assert answers[0] is bench.device.results[0]
+
+    run(scenario())
+
+
 def test_a_timer_that_is_due_at_once_is_a_timer_too() -> None:
     """uvloop, which the server runs on, gives a plain handle for a time that has come; the next arrival finds it set."""
 
@@ -432,10 +512,10 @@ def test_only_a_full_batch_goes_ahead_of_one_that_runs() -> None:
         sent += [bench.send(n) for n in range(1, 4)]
         await asyncio.sleep(RUN_S / 2)
         assert bench.device.batches == [[0]]
-        sent += [bench.send(n) for n in range(4, 7)]
+        sent += [bench.send(4)]
         await asyncio.sleep(0)
         assert bench.device.batches == [[0], [1, 2, 3, 4]]
-        sent += [bench.send(n) for n in range(7, 11)]
+        sent += [bench.send(n) for n in range(5, 11)]
         await asyncio.sleep(0)
         assert len(bench.device.batches) == 2
         await asyncio.gather(*sent)
@@ -508,6 +588,21 @@ def test_a_batch_that_comes_back_after_all_changes_nothing() -> None:
             await bench.ask(2)
         assert bench.device.batches == [[1]]
         assert len(bench.broken) == 1
+
+    run(scenario())
+
+
+def test_a_batch_that_runs_out_of_memory_after_all_does_not_run_again() -> None:
+    """Its callers were answered when it hung; a broken model runs nothing."""
+
+    async def scenario() -> None:
+        bench = Bench(model_timeout_s=RUN_S / 2)
+        bench.device.fits = 1
+        with pytest.raises(ModelBroken):
+            await bench.ask(1, 2)
+        await asyncio.sleep(2 * RUN_S)
+        assert bench.device.batches == [[1, 2]]
+        assert bench.observed.shortages == 0
 
     run(scenario())
 
