@@ -175,7 +175,7 @@ class BatchingPolicy(Generic[ItemT]):
             raise InvalidInput(f"rows = {item.rows}, must be in [1, {limit}]")
         if self.queued_rows + item.rows > limit:
             raise self.refusal()
-        queue = self._queues.get(item.bucket) or self._queue(item.bucket)
+        queue = self._queues.get(item.bucket) or self._queue(item.bucket)  # mostly a call less
         item.arrival_s = now
         queue.items.append(item)
         queue.rows += item.rows
@@ -197,7 +197,7 @@ class BatchingPolicy(Generic[ItemT]):
     def expire(self, now: float) -> list[ItemT]:
         """Drop and return the items whose deadline has come."""
         expired: list[ItemT] = []
-        if not self.queued_deadlines or now < self._no_deadline_before_s:
+        if now < self._no_deadline_before_s:  # mostly so: no need to look at each queue
             return expired
         for queue in list(self._queues.values()):
             while queue.earliest_deadline_s() <= now:
@@ -219,8 +219,6 @@ class BatchingPolicy(Generic[ItemT]):
 
         flush: wait for nobody, the server is draining. Expired items must have been dropped (`expire`) before.
         """
-        if not self.queued_rows:
-            return None
         due_s, first = math.inf, None
         for queue in self._queues.values():
             if (queue_due_s := self._due_s(queue)) < due_s:
@@ -232,6 +230,7 @@ class BatchingPolicy(Generic[ItemT]):
         slices: list[Slice[ItemT]] = []
         bucket = first.bucket
         rows = self._fill(first, slices, self._most_rows(bucket))
+        # A batch that is full, rows without axes and an empty queue only spare the search: it would find nobody.
         if rows < self.settings.max_batch_size and bucket.axes and not bucket.alone and self._queues:
             bucket, rows = self._join_neighbours(bucket, slices, rows)
         self.running_rows += rows
@@ -243,9 +242,7 @@ class BatchingPolicy(Generic[ItemT]):
             return None
         if self._nobody_can_come():
             return now
-        wake_s = min(map(self._due_s, self._queues.values()))
-        deadline_s = self.next_deadline_s()
-        return max(now, wake_s if deadline_s is None else min(wake_s, deadline_s))
+        return max(now, min(map(self._due_s, self._queues.values())))
 
     def next_deadline_s(self) -> float | None:
         """When `expire` should be asked while no device is free: no item that waits has an earlier deadline."""

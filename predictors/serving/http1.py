@@ -114,9 +114,13 @@ class Http1(asyncio.Protocol):
 
     def shutdown(self) -> None:
         """Close, unless something is being answered: then `_finish` does."""
-        if self._exchange is None and not self._is_closing:
+        if self._is_closing:
+            return
+        if self._exchange is None:
             self._is_closing = True
             self._transport.close()
+        elif self._exchange.is_answered:  # the rest of a refused body has not come
+            self._close_after_answer()
 
     def abort(self) -> None:
         self._transport.abort()
@@ -137,7 +141,7 @@ class Http1(asyncio.Protocol):
             self._transport.resume_reading()
         self._is_parsing = True
         while data and self._exchange is None and not (self._is_closing or self._is_blocked):
-            if self._last_head is not None and data.startswith(self._last_block):
+            if self._last_head is not None and data.startswith(self._last_block):  # mostly so, and its end is known
                 head, end = self._last_head, len(self._last_block)
             else:
                 end = data.find(b"\r\n\r\n") + 4

@@ -1,6 +1,7 @@
 """The batching policy, told the time by hand: which rows go, when, and what is refused."""
 
 import pytest
+from torpor.predictors.batching import ceilings
 from torpor.predictors.batching.bucket import Bucket
 from torpor.predictors.batching.policy import BatchingPolicy, BatchingSettings, Item, State
 from torpor.predictors.batching.run_times import RunTimes
@@ -69,6 +70,26 @@ def test_a_row_waits_no_longer_than_the_batch_timeout() -> None:
     assert p.wake_at(1.0) == pytest.approx(1.0 + WAIT_S)
     assert p.take(1.0 + WAIT_S - 1e-6) is None
     assert taken(p, 1.0 + WAIT_S) == items
+
+
+def test_a_burst_is_expected_again_at_once() -> None:
+    """The peak counts, not the mean: eight that came together are waited for the next time."""
+    p = policy(batch=8)
+    offer(p, 0.0, *[1] * 8)
+    batch = p.take(0.0)
+    assert batch is not None
+    p.complete(batch, 0.001)
+    offer(p, 0.001, *[1] * 7)
+    assert p.take(0.001) is None
+    offer(p, 0.002, 1)
+    assert p.take(0.002) is not None
+
+
+def test_what_is_due_already_wakes_now() -> None:
+    """Not in the past, where no timer can be set."""
+    p = policy(callers=3)
+    offer(p, 0.0, 1)
+    assert p.wake_at(1.0) == 1.0
 
 
 def test_callers_that_stay_away_are_forgotten() -> None:
@@ -169,6 +190,13 @@ def test_the_newest_is_refused_when_the_queue_is_full() -> None:
     assert taken(p, 0.0) == items
 
 
+def test_who_is_refused_comes_back_in_a_second_at_the_earliest() -> None:
+    """However soon the queue is empty, and when nobody knows."""
+    p = policy(queue=1)
+    offer(p, 0.0, 1)
+    assert p.refusal().retry_after_s == 1.0
+
+
 def test_a_request_larger_than_the_queue_is_the_callers_error() -> None:
     """What can never fit is refused for good, not for a retry."""
     with pytest.raises(InvalidInput, match=r"rows = 5, must be in \[1, 4\]"):
@@ -185,7 +213,8 @@ def test_flush_waits_for_nobody() -> None:
 def test_clear_gives_up_everything_that_waits() -> None:
     """After clear nothing is left to take, and every waiting item has been handed back once."""
     p = policy(callers=100)
-    items = offer(p, 0.0, 1, 2) + offer(p, 0.0, 1, bucket=B)
+    gone, *items = offer(p, 0.0, 1, 1, 2) + offer(p, 0.0, 1, bucket=B)
+    p.cancel(gone)
     assert p.clear() == items
     assert p.queued_rows == 0
     assert p.take(9.0, flush=True) is None
@@ -259,6 +288,19 @@ def test_an_item_above_the_ceiling_is_split() -> None:
     assert item.state is State.TAKEN
 
 
+def test_a_ceiling_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When enough batches ran below it they may be as large as before; those that failed say nothing."""
+    monkeypatch.setattr(ceilings, "_TRIAL_BATCHES", 2)
+    p = policy()
+    p.ceilings.ran_out(A, 4)
+    for seconds, lowest in ((None, 2), (0.1, 2), (None, 2), (0.1, None)):
+        offer(p, 0.0, 1)
+        batch = p.take(0.0)
+        assert batch is not None
+        p.complete(batch, seconds)
+        assert p.ceilings.lowest() == lowest
+
+
 def test_rows_run_again_while_later_rows_of_their_item_run() -> None:
     """Of an item over two batches the first has no memory: its rows come again, the others once."""
     p = policy()
@@ -328,6 +370,14 @@ def test_items_that_run_alone_wait_for_nobody() -> None:
     while (batch := p.take(0.0)) is not None:
         batches.append([(piece.item, piece.stop - piece.start) for piece in batch.slices])
     assert batches == [[(items[0], 1)], [(items[1], 4)], [(items[1], 2)], [(items[2], 1)]]
+
+
+def test_items_that_run_alone_join_no_neighbour() -> None:
+    """However cheap the padding would be."""
+    p, *_ = short_and_long(overhead_s=9.0)
+    p.clear()
+    items = [offer(p, 0.0, 1, bucket=Bucket("tokens", (cells,), alone=True))[0] for cells in (8, 16)]
+    assert [taken(p, 0.0), taken(p, 0.0)] == [[item] for item in items]
 
 
 def test_a_deadline_is_not_waited_out_while_run_times_are_unknown() -> None:

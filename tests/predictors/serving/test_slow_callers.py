@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from hyperframe.frame import DataFrame, Frame, GoAwayFrame, HeadersFrame, PingFrame, SettingsFrame, WindowUpdateFrame
-from torpor.predictors.errors import TorporError
+from torpor.predictors.errors import InvalidInput, TorporError
+from torpor.predictors.serving import http1
 from torpor.predictors.serving.exchange import Exchange, Fields
 from torpor.predictors.serving.http1 import HEAD_S, IDLE_S, LINGER_S, PROGRESS_S, Http1
 from torpor.predictors.serving.http2 import ROUND_TRIP_S, Http2
@@ -21,9 +22,12 @@ class Transport:
     def __init__(self) -> None:
         self.written = b""
         self.ended = ""
+        self.is_paused = False
+        self.on_write: Callable[[], object] = lambda: None
 
     def write(self, data: bytes) -> None:
         self.written += data
+        self.on_write()
 
     def can_write_eof(self) -> bool:
         return True
@@ -40,9 +44,11 @@ class Transport:
     def is_closing(self) -> bool:
         return self.ended in ("closed", "aborted")
 
-    def pause_reading(self) -> None: ...
+    def pause_reading(self) -> None:
+        self.is_paused = True
 
-    def resume_reading(self) -> None: ...
+    def resume_reading(self) -> None:
+        self.is_paused = False
 
 
 class App:
@@ -95,7 +101,8 @@ class Bench:
     def later(self, seconds: float) -> "Bench":
         """The server looks after so many seconds."""
         self.server.now_s += seconds
-        self.connection.sweep()
+        for connection in [*self.server.connections]:
+            connection.sweep()
         return self
 
     def written(self) -> bytes:
@@ -188,6 +195,94 @@ def test_who_does_not_take_its_answer_is_cut_off(bench) -> None:
     assert at.written().endswith(b"0123456789")
     at.connection.pause_writing()
     assert at.later(PROGRESS_S).transport.ended == "aborted"
+
+
+def test_who_took_its_answer_late_is_idle_afterwards(bench) -> None:
+    """From then on, as if it had taken it at once."""
+    at = bench(Http1)
+    at.transport.on_write = at.connection.pause_writing
+    at.say(HEAD % b"echo" + b"0123456789")
+    at.later(PROGRESS_S - 1)
+    at.connection.resume_writing()
+    assert at.later(IDLE_S - 1).transport.ended == ""
+    assert at.later(1).transport.ended == "closed"
+
+
+def refused(at: Bench) -> Bench:
+    """A request that is refused when three bytes of its body have come."""
+    at.say(HEAD % b"model" + b"012")
+    assert isinstance(at.connection, Http1)
+    assert at.connection._exchange is not None
+    at.app.refuse(at.connection._exchange, InvalidInput("no"))
+    assert at.written().startswith(b"HTTP/1.1 400 ")
+    return at
+
+
+def test_the_rest_of_a_refused_body_has_its_time(bench) -> None:
+    """It is read for the sake of the next request; if it stops coming, there is none, and nothing is left to say."""
+    at = refused(bench(Http1))
+    for _ in range(2):
+        assert at.later(PROGRESS_S - 1).transport.ended == ""
+        at.say(b"3")
+    assert at.later(PROGRESS_S).transport.ended == "half"
+    assert at.later(LINGER_S).transport.ended == "aborted"
+    assert not at.written()
+
+
+def test_the_rest_of_a_refused_body_does_not_hold_up_the_end(bench) -> None:
+    """Its answer is written: a server that ends does not wait for it."""
+    at = refused(bench(Http1))
+    at.connection.shutdown()
+    assert at.transport.ended == "half"
+
+
+def test_what_is_answered_is_answered_before_the_end(bench) -> None:
+    """A connection that the server closes ends at once if it is idle, else when its answer is written."""
+    at = bench(Http1)
+    at.say(HEAD % b"model" + b"0123456789")
+    at.connection.shutdown()
+    assert at.transport.ended == ""
+    at.server.is_shutting_down = True
+    at.app.asked[0].respond(200, b"yes")
+    assert at.written().endswith(b"yes")
+    assert at.transport.ended == "closed"
+    idle = bench(Http1)
+    idle.connection.shutdown()
+    assert idle.transport.ended == "closed"
+
+
+def test_an_answer_that_is_on_its_way_is_not_cut_off_by_the_end(bench) -> None:
+    """A connection that lingers has been ended already."""
+    at = bench(Http1)
+    at.say(b"GET word HTTP/1.1\r\nHost: h\r\n\r\n")
+    assert at.transport.ended == "half"
+    at.connection.shutdown()
+    assert at.transport.ended == "half"
+    at.connection.abort()
+    assert at.transport.ended == "aborted"
+
+
+def test_pipelined_requests_wait_for_who_reads_slowly(bench) -> None:
+    """The next is begun when the answer before it has been taken."""
+    at = bench(Http1)
+    at.transport.on_write = at.connection.pause_writing
+    at.say((HEAD % b"echo" + b"0123456789") * 3)
+    for _ in range(3):
+        assert at.written().count(b"HTTP/1.1 200 ") == 1
+        at.connection.resume_writing()
+    assert not at.written()
+
+
+def test_what_is_pipelined_is_read_up_to_a_bound(bench) -> None:
+    """A byte more than the bound, and nothing is read until the answer before it is written."""
+    at = bench(Http1)
+    at.say(HEAD % b"model" + b"0123456789" + (HEAD % b"model")[:-2])
+    at.say(b"x" * (http1._MOST_PIPELINED_BYTES - len(HEAD % b"model") + 2))
+    assert not at.transport.is_paused
+    at.say(b"x")
+    assert at.transport.is_paused
+    at.app.asked[0].respond(200, b"yes")
+    assert not at.transport.is_paused
 
 
 def test_http2_settings_have_their_time(bench) -> None:
