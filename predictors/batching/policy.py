@@ -335,7 +335,7 @@ class BatchingPolicy(Generic[ItemT]):
         for queue in self._nearest(bucket):
             joined = bucket.joined(queue.bucket)
             room = self._most_rows(joined) - rows
-            if room <= 0:
+            if room <= 0:  # `_fill` would find as much
                 continue
             guests = min(queue.rows, room)
             cells = joined.cells

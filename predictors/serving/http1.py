@@ -165,8 +165,7 @@ class Http1(asyncio.Protocol):
                 self._app.answer(exchange)
             data = data[end + length :]
         self._is_parsing = False
-        if data and not self._is_closing:
-            self._waiting += data
+        self._waiting += data
 
     def _read_head(self, block: bytes) -> Head:
         """The head in `block`, which is mostly the one that this connection, or another, sent before."""

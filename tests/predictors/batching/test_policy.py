@@ -127,10 +127,11 @@ def test_buckets_do_not_mix() -> None:
     assert taken(p, 1.0) == a
 
 
-def test_a_request_of_several_rows_is_not_split_while_it_fits_a_batch() -> None:
-    """Three rows that don't fit beside two others wait for the next batch, in one piece."""
+@pytest.mark.parametrize("rows", [3, 4])
+def test_a_request_of_several_rows_is_not_split_while_it_fits_a_batch(rows: int) -> None:
+    """Rows that don't fit beside two others wait for the next batch, in one piece, and if they fill it."""
     p = policy(callers=100)
-    items = offer(p, 0.0, 2, 3)
+    items = offer(p, 0.0, 2, rows)
     assert taken(p, 0.0) == items[:1]
     assert taken(p, 1.0) == items[1:]
 
@@ -154,6 +155,37 @@ def test_a_deadline_ends_the_wait_in_time_for_the_run() -> None:
     assert p.wake_at(0.0) == pytest.approx(0.004)
     assert p.take(0.0039) is None
     assert taken(p, 0.0041) == items
+
+
+def timed(milliseconds_a_row: float = 1.0, **options: int) -> BatchingPolicy:
+    """A policy that expects many callers and knows what rows of either bucket cost."""
+    p = policy(callers=100, **options)
+    for bucket in (A, B):
+        for rows in (1, 2, 4):
+            p.run_times.observe(rows, bucket, rows * milliseconds_a_row / 1000)
+    return p
+
+
+def test_a_deadline_leaves_time_for_the_rows_that_wait() -> None:
+    """One row of 1 ms goes 1 ms before its deadline, not as early as a full batch would have to."""
+    p = timed()
+    offer(p, 0.0, 1, deadline_s=0.008)
+    assert p.wake_at(0.0) == pytest.approx(0.007)
+
+
+def test_a_far_deadline_does_not_lengthen_the_wait() -> None:
+    """The batch timeout counts as for anybody."""
+    p = timed()
+    offer(p, 0.0, 1, deadline_s=9.0)
+    assert p.wake_at(0.0) == pytest.approx(WAIT_S)
+
+
+def test_a_deadline_leaves_time_for_one_batch_of_many_rows() -> None:
+    """Eight rows with a deadline are two batches: the first has time enough behind an older full one."""
+    p = timed()
+    older = offer(p, 0.0, 4, bucket=B)
+    offer(p, 0.005, *[1] * 8, deadline_s=0.007)
+    assert taken(p, 0.005) == older
 
 
 def test_expired_items_are_dropped_and_returned() -> None:

@@ -413,3 +413,25 @@ def test_a_caller_that_does_not_read_is_cut_off(bench) -> None:
     at.connection.pause_writing()
     assert at.later(PROGRESS_S - 1).transport.ended == ""
     assert at.later(1).transport.ended == "aborted"
+
+
+def test_who_reads_again_is_served_again(bench) -> None:
+    """What was held back meanwhile goes out, what it sent is read, and its connection is idle from then on."""
+    at = bench(Http2)
+    at.frames(at.post(1, b"/model", ends=True))
+    at.sent()
+    at.connection.pause_writing()
+    assert at.transport.is_paused
+    at.app.asked[0].respond(200, b"yes")
+    at.connection.resume_writing()
+    assert not at.transport.is_paused
+    assert [frame.stream_id for frame in at.sent()] == [1, 1]
+    assert at.later(IDLE_S - 1).transport.ended == ""
+    assert at.later(1).transport.ended == "closed"
+
+
+def test_a_goodbye_that_is_not_taken_is_cut_off(bench) -> None:
+    """A connection that was closed is gone soon, even if its caller reads no more."""
+    at = bench(Http2)
+    assert at.later(IDLE_S).transport.ended == "closed"
+    assert at.later(PROGRESS_S).transport.ended == "aborted"
