@@ -60,7 +60,6 @@ class Http1(asyncio.Protocol):
         """Bytes of the body that have not come; with chunks 1 until the last has."""
         self._size = 0
         self._chunks: ChunkedBody | None = None
-        self._is_parsing = False
         self._is_closing = False
         self._is_blocked = False
 
@@ -130,7 +129,7 @@ class Http1(asyncio.Protocol):
         if self._waiting:
             self._waiting += data
             data = b""
-        if self._exchange is not None or self._is_parsing or self._is_blocked:
+        if self._exchange is not None or self._is_blocked:
             self._waiting += data
             if len(self._waiting) > _MOST_PIPELINED_BYTES:
                 self._transport.pause_reading()
@@ -139,7 +138,6 @@ class Http1(asyncio.Protocol):
             data = bytes(self._waiting)
             self._waiting.clear()
             self._transport.resume_reading()
-        self._is_parsing = True
         while data and self._exchange is None and not (self._is_closing or self._is_blocked):
             if self._last_head is not None and data.startswith(self._last_block):  # mostly so, and its end is known
                 head, end = self._last_head, len(self._last_block)
@@ -164,7 +162,6 @@ class Http1(asyncio.Protocol):
                 exchange.body = data[end : end + length]
                 self._app.answer(exchange)
             data = data[end + length :]
-        self._is_parsing = False
         self._waiting += data
 
     def _read_head(self, block: bytes) -> Head:

@@ -131,6 +131,22 @@ def test_what_a_model_returns_must_fit_its_declaration(array: np.ndarray, messag
         signature({"x": ""}, {"y": "float32[rows, 2]"}).check_output("y", np.asarray(array), 2)
 
 
+def test_an_output_has_any_size_along_axes_without_a_fixed_one() -> None:
+    """A named axis, of which its input's size counts, and -1."""
+    s = signature({"x": "int64[rows, tokens]"}, {"y": "float32[rows, tokens, -1, 2]"})
+    s.check_output("y", np.zeros((1, 5, 7, 2), np.float32), 1)
+    with pytest.raises(ModelFailed, match=r"must be \[-1, -1, -1, 2\]"):
+        s.check_output("y", np.zeros((1, 5, 7, 3), np.float32), 1)
+
+
+def test_who_names_no_inputs_takes_any() -> None:
+    """As a class with `**inputs` does; rows must agree all the same."""
+    anything = Signature()
+    assert anything.bind({"a": np.zeros(2), "b": np.zeros((2, 3))}).rows == 2
+    with pytest.raises(InvalidInput, match="input 'b': rows = 3, must be 2"):
+        anything.bind({"a": np.zeros(2), "b": np.zeros(3)})
+
+
 def test_an_output_that_is_not_declared_fails() -> None:
     """Beside declared ones; where none is declared, any is fine."""
     with pytest.raises(ModelFailed, match="output 'z' is not declared, must be one of 'y'"):

@@ -278,9 +278,21 @@ def test_lengths_do_not_share_a_batch_when_padding_is_dearer() -> None:
     assert taken(p, 1.0) == long
 
 
-@pytest.mark.parametrize(("hosts", "guests", "shared"), [(1, 1, True), (1, 3, True), (2, 2, True), (3, 1, False)])
+def test_lengths_share_no_batch_while_nothing_is_known_of_its_cost() -> None:
+    """Padding could be dear."""
+    p = policy()
+    items = [offer(p, 0.0, 1, bucket=Bucket("tokens", (cells,))) for cells in (8, 16)]
+    assert [taken(p, 0.0), taken(p, 0.0)] == items
+
+
+@pytest.mark.parametrize(
+    ("hosts", "guests", "shared"), [(1, 1, True), (1, 3, True), (2, 2, True), (3, 1, False), (3, 3, False)]
+)
 def test_padding_may_cost_the_guests_share_of_the_overhead(hosts: int, guests: int, shared: bool) -> None:
-    """Eight padded cells a host at 1 ms: less than an overhead of 50 ms each time, but a single guest has a quarter of it."""
+    """Eight padded cells a host at 1 ms: less than an overhead of 50 ms each time, but a single guest has a quarter of it.
+
+    Three guests are a single one where there is room for no more.
+    """
     p, *_ = short_and_long(overhead_s=0.050)
     p.clear()
     short = offer(p, 0.0, *[1] * hosts, bucket=Bucket("tokens", (8,)))

@@ -285,6 +285,57 @@ def test_what_is_pipelined_is_read_up_to_a_bound(bench) -> None:
     assert not at.transport.is_paused
 
 
+def test_who_reads_no_answers_is_read_up_to_the_same_bound(bench) -> None:
+    """Its requests wait for it to read, those beyond the bound in its own buffers."""
+    at = bench(Http1)
+    at.connection.pause_writing()
+    at.say(b"G")
+    at.say(b"x" * http1._MOST_PIPELINED_BYTES)
+    assert at.transport.is_paused
+
+
+@pytest.mark.parametrize(
+    ("line", "head_bytes", "is_kept"),
+    [
+        (b"x-other: 1", 1024, True),
+        (b"x-other: 1", 1025, False),
+        (b"Authorization: Bearer 1", 200, False),
+        (b"cookie: a=1", 200, False),
+        (b"Proxy-Authorization: Basic 1", 200, False),
+    ],
+)
+def test_short_heads_without_secrets_are_kept(bench, line: bytes, head_bytes: int, is_kept: bool) -> None:
+    """For all connections, so nothing in them may be anybody's alone, nor take much memory."""
+    block = b"POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n" + line + b"\r\nx-filler: "
+    block = block.ljust(head_bytes - 4, b"-") + b"\r\n\r\n"
+    at = bench(Http1)
+    at.say(block)
+    assert at.written().startswith(b"HTTP/1.1 200 ")
+    assert (block in http1._HEADS) is is_kept
+
+
+@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize(("more", "status"), [(0, b"200"), (1, b"431")])
+def test_a_head_has_64_kib_at_most(bench, more: int, status: bytes, apart: bool) -> None:
+    """The last byte that is allowed is allowed, at once or after the others; not one more."""
+    block = b"POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\nx-filler: ".ljust((64 << 10) - 4 + more, b"-")
+    block += b"\r\n\r\n"
+    at = bench(Http1)
+    if apart:
+        at.say(block[:-1])
+        at.say(block[-1:])
+    else:
+        at.say(block)
+    assert at.written().startswith(b"HTTP/1.1 " + status)
+
+
+def test_nothing_but_line_ends_is_no_request(bench) -> None:
+    """One empty line is skipped, two are refused at once."""
+    at = bench(Http1)
+    at.say(b"\r\n\r\n")
+    assert at.written().startswith(b"HTTP/1.1 400 ")
+
+
 def test_http2_settings_have_their_time(bench) -> None:
     """A preface without the settings that must follow."""
     at = bench(Http2)
