@@ -310,6 +310,25 @@ def test_a_batch_that_is_too_much_for_memory_runs_again_in_halves() -> None:
     run(scenario())
 
 
+def test_the_fewest_rows_without_memory_count() -> None:
+    """Parts of one batch may have run in smaller ones before they failed: the ceiling is half of the smallest."""
+
+    async def scenario() -> None:
+        bench = Bench(batch=4)
+        bench.device.hangs = True
+        sent = [bench.send(0, 1, 2, 3)] + [bench.send(n) for n in range(4)]
+        await asyncio.sleep(0)
+        (first,) = bench.batcher._running
+        bench.batcher._done(first, [{"y": np.ones(4)}], RUN_S)
+        (batch,) = bench.batcher._running
+        bench.batcher._done(batch, [OutOfMemory(rows) for rows in (4, 2, 4, 4)], RUN_S)
+        assert bench.policy.ceilings.lowest() == 1
+        for task in sent:
+            task.cancel()
+
+    run(scenario())
+
+
 def test_a_request_above_the_ceiling_is_split_and_rejoined() -> None:
     """It was admitted whole, and comes back whole."""
 
@@ -438,6 +457,20 @@ def test_closing_answers_what_was_taken_then_stops_the_devices() -> None:
         assert bench.device.is_stopped
         assert bench.now() == pytest.approx(began_s + 1.5 * RUN_S)
         assert [task.result() for task in sent] == [[0, 2, 4, 6], [8], [10]]
+
+    run(scenario())
+
+
+def test_nothing_is_kept_of_a_split_request_that_is_answered() -> None:
+    """Its pieces are joined once, and go."""
+
+    async def scenario() -> None:
+        bench = Bench()
+        answers: list[Any] = []
+        bench.batcher.submit(bench.model.signature.bind({"x": np.arange(10.0)}), answers.append)
+        await asyncio.sleep(4 * RUN_S)
+        assert [answer["y"].tolist() for answer in answers] == [[2.0 * n for n in range(10)]]
+        assert not bench.batcher._pieces
 
     run(scenario())
 

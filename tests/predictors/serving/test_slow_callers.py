@@ -208,19 +208,19 @@ def test_who_took_its_answer_late_is_idle_afterwards(bench) -> None:
     assert at.later(1).transport.ended == "closed"
 
 
-def refused(at: Bench) -> Bench:
-    """A request that is refused when three bytes of its body have come."""
-    at.say(HEAD % b"model" + b"012")
+def refused(at: Bench, head: bytes) -> Bench:
+    """A request that is refused when a part of its body may have come."""
+    at.say(head)
     assert isinstance(at.connection, Http1)
     assert at.connection._exchange is not None
     at.app.refuse(at.connection._exchange, InvalidInput("no"))
-    assert at.written().startswith(b"HTTP/1.1 400 ")
+    assert b"HTTP/1.1 400 " in at.written()
     return at
 
 
 def test_the_rest_of_a_refused_body_has_its_time(bench) -> None:
     """It is read for the sake of the next request; if it stops coming, there is none, and nothing is left to say."""
-    at = refused(bench(Http1))
+    at = refused(bench(Http1), HEAD % b"model" + b"012")
     for _ in range(2):
         assert at.later(PROGRESS_S - 1).transport.ended == ""
         at.say(b"3")
@@ -231,7 +231,7 @@ def test_the_rest_of_a_refused_body_has_its_time(bench) -> None:
 
 def test_the_rest_of_a_refused_body_does_not_hold_up_the_end(bench) -> None:
     """Its answer is written: a server that ends does not wait for it."""
-    at = refused(bench(Http1))
+    at = refused(bench(Http1), HEAD % b"model" + b"012")
     at.connection.shutdown()
     assert at.transport.ended == "half"
 
@@ -323,10 +323,67 @@ def test_a_head_has_64_kib_at_most(bench, more: int, status: bytes, apart: bool)
     at = bench(Http1)
     if apart:
         at.say(block[:-1])
+        assert bool(at.transport.written) is bool(more)  # so much without an end will be no head
         at.say(block[-1:])
     else:
         at.say(block)
     assert at.written().startswith(b"HTTP/1.1 " + status)
+
+
+CHUNKED = b"POST /model HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(("size", "ended"), [(http1._MOST_SKIPPED_BYTES, ""), (http1._MOST_SKIPPED_BYTES + 1, "half")])
+def test_of_a_refused_body_in_chunks_so_much_is_read(bench, size: int, ended: str) -> None:
+    """Nobody knows how long it is: beyond a bound the connection is given up."""
+    at = refused(bench(Http1), CHUNKED)
+    at.say(b"fffff\r\n" + b" " * size)
+    assert at.transport.ended == ended
+
+
+def test_a_refused_body_that_breaks_off_its_chunks_ends_the_connection(bench) -> None:
+    """It has its answer, and where the next request begins is not known."""
+    at = refused(bench(Http1), CHUNKED)
+    at.say(b"no size\r\n" + HEAD % b"echo" + b"0123456789")
+    assert at.transport.ended == "half"
+    assert not at.written()
+
+
+@pytest.mark.parametrize(
+    ("head", "ended"),
+    [
+        (b"Content-Length: %d" % http1._MOST_SKIPPED_BYTES, ""),
+        (b"Content-Length: %d" % (http1._MOST_SKIPPED_BYTES + 1), "half"),
+        (b"Content-Length: 10\r\nExpect: 100-continue", "half"),
+    ],
+)
+def test_a_refused_body_is_skipped_if_it_is_short_and_sure_to_come(bench, head: bytes, ended: str) -> None:
+    """Who was told no instead of to continue may send it or not."""
+    at = refused(bench(Http1), b"POST /model HTTP/1.1\r\nHost: h\r\n" + head + b"\r\n\r\n")
+    assert at.transport.ended == ended
+
+
+def test_who_sends_its_body_at_once_is_not_told_to_continue(bench) -> None:
+    """It has not waited for it."""
+    at = bench(Http1)
+    at.say(b"POST /model HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n1")
+    assert not at.written()
+
+
+def test_a_server_that_drains_keeps_no_connection(bench) -> None:
+    """Its callers are told with their answers, and go elsewhere."""
+    at = bench(Http1)
+    at.server.is_draining = True
+    at.say(HEAD % b"echo" + b"0123456789")
+    assert b"\r\nconnection: close\r\n" in at.written()
+    assert at.transport.ended == "half"
+
+
+def test_lines_without_cr_are_refused_at_once(bench) -> None:
+    """Their end would be waited for in vain."""
+    at = bench(Http1)
+    at.say(b"GET /echo HTTP/1.1\nHost: h\n\n")
+    assert at.written().startswith(b"HTTP/1.1 400 ")
 
 
 def test_nothing_but_line_ends_is_no_request(bench) -> None:
