@@ -145,6 +145,29 @@ def test_collate_and_split_replace_torpors_own() -> None:
     assert values(ask(loaded(Ragged), {"x": [1.0, 2.0]}, {"x": [5.0]})) == [[3.0, 3.0], [5.0]]
 
 
+def test_a_split_that_gives_too_few_fails() -> None:
+    """The error says how many there must be; nobody gets another's outputs."""
+
+    class Short:
+        def predict(self, x: Tensor) -> Tensor:
+            return x
+
+        def split(self, result: Tensor, items: list[dict[str, np.ndarray]]) -> list[Tensor]:
+            return [result[:1]]
+
+    first, second = ask(loaded(Short), {"x": [1.0]}, {"x": [2.0]})
+    assert isinstance(first, dict)  # each ran again by itself
+    assert isinstance(second, dict)
+
+    class Nothing(Short):
+        def split(self, result: Tensor, items: list[dict[str, np.ndarray]]) -> list[Tensor]:
+            return []
+
+    (failed,) = ask(loaded(Nothing), {"x": [1.0]})
+    assert isinstance(failed, ModelFailed)
+    assert "split gave 0 items, must be 1, one for each of collate's" in str(failed)
+
+
 def test_requests_come_one_a_row() -> None:
     """Headers, parameters and id of the request that a row belongs to."""
 
@@ -328,6 +351,11 @@ def test_warm_up_is_made_from_the_declaration() -> None:
     assert bound is not None
     assert {name: array.shape for name, array in bound.arrays.items()} == {"ids": (2, 16), "x": (2, 3)}
     assert loaded(Poisoned).warm_up(1) is None
+
+    class Anything:
+        def predict(self, **inputs: Tensor) -> None: ...
+
+    assert loaded(Anything).warm_up(1) is None
 
 
 @pytest.mark.parametrize(

@@ -215,6 +215,7 @@ def refused(at: Bench, head: bytes) -> Bench:
     assert at.connection._exchange is not None
     at.app.refuse(at.connection._exchange, InvalidInput("no"))
     assert b"HTTP/1.1 400 " in at.written()
+    assert at.server.unfinished_bytes == 0
     return at
 
 
