@@ -23,6 +23,8 @@ class Transport:
         self.written = b""
         self.ended = ""
         self.is_paused = False
+        self.has_halves = True
+        """Whether one side can be ended alone, which TLS cannot."""
         self.on_write: Callable[[], object] = lambda: None
 
     def write(self, data: bytes) -> None:
@@ -30,7 +32,7 @@ class Transport:
         self.on_write()
 
     def can_write_eof(self) -> bool:
-        return True
+        return self.has_halves
 
     def write_eof(self) -> None:
         self.ended = "half"
@@ -378,6 +380,32 @@ def test_a_server_that_drains_keeps_no_connection(bench) -> None:
     at.say(HEAD % b"echo" + b"0123456789")
     assert b"\r\nconnection: close\r\n" in at.written()
     assert at.transport.ended == "half"
+
+
+CLOSING = (HEAD % b"model").replace(b"Host", b"Connection: close\r\nHost")
+
+
+def test_what_follows_the_last_request_is_read_until_its_caller_ends(bench) -> None:
+    """Unread, it would turn the end into a reset, and that destroy the answer on its way."""
+    at = bench(Http1)
+    at.say(CLOSING + b"0123456789G")
+    at.say(b"x" * http1._MOST_PIPELINED_BYTES)
+    assert at.transport.is_paused
+    at.app.asked[0].respond(200, b"yes")
+    assert at.transport.ended == "half"
+    assert not at.transport.is_paused
+
+
+def test_over_tls_both_sides_end_with_the_last_answer(bench) -> None:
+    """Unless a body is still on its way here: then its caller has some time to see the answer and stop."""
+    at, early = bench(Http1), bench(Http1)
+    at.transport.has_halves = early.transport.has_halves = False
+    at.say(CLOSING + b"0123456789")
+    at.app.asked[0].respond(200, b"yes")
+    assert at.transport.ended == "closed"
+    refused(early, CLOSING + b"012")
+    assert early.transport.ended == ""
+    assert early.later(LINGER_S).transport.ended == "aborted"
 
 
 def test_lines_without_cr_are_refused_at_once(bench) -> None:
