@@ -147,6 +147,7 @@ def _decode_numbers(body: bytes) -> InferRequest | None:
     The list is read by itself, and what stands around it is found again by its bytes: valid JSON with another list in
     its place, it is valid with this one.
     """
+    # What is asked here only spares the look at most others: `_read_numbers_layout` proves the place.
     key = body.find(b'"data"')
     start = body.find(b"[", key)
     if key < 0 or start < 0 or body[key + 6 : start].strip() != b":":

@@ -37,9 +37,8 @@ def read_head(block: bytes) -> Head:
         if field is None:
             raise InvalidInput("a header line is not NAME: VALUE")
         name, value = field[1].lower(), field[2].strip(b" \t")
-        add_field(
-            headers, name, value
-        )  # a host, length or coding that is given twice has a comma and a space, and fails
+        # A host, length or coding that is given twice has a comma and a space then, and is refused below.
+        add_field(headers, name, value)
     if minor == b"1" and b"host" not in headers:
         raise InvalidInput("header host is missing")
     if not _HOST.fullmatch(headers.get(b"host", b"")):
