@@ -1,13 +1,14 @@
 """The rules for an event's attributes (spec.md, "Context Attributes"): their names, and what each may say."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from torpor.predictors.errors import InvalidInput
 
 from .content_type import content_type
 
 REQUIRED = ("specversion", "id", "source", "type")
+_REQUIRED = frozenset(REQUIRED)
 
 _NAME = re.compile(r"[a-z0-9]++")
 _NONCHARACTERS = "".join(chr(plane << 16 | last) for plane in range(17) for last in (0xFFFE, 0xFFFF))
@@ -20,34 +21,35 @@ _TIMESTAMP = re.compile(
 )
 _DAYS = (31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
 
-_CHARACTERS = r"A-Za-z0-9._~!$&'()*+,;=\-"
-"""RFC 3986's `unreserved` and `sub-delims`."""
-_ESCAPED = r"%[0-9A-Fa-f]{2}"
+
+def _many(more: str) -> str:
+    """Any number of RFC 3986's `unreserved`, `sub-delims` and `pct-encoded`, and of these characters."""
+    plain = rf"[A-Za-z0-9._~!$&'()*+,;=\-{more}]*+"
+    return f"{plain}(?:%[0-9A-Fa-f]{{2}}{plain})*"
+
+
 _URI_REFERENCE = re.compile(
-    r"(?:([A-Za-z][A-Za-z0-9+.-]*+):|(?![^/?#]*+:))"  # a scheme, or no colon in the path's first segment
-    rf"(?://(?:(?:[{_CHARACTERS}:]|{_ESCAPED})*+@)?"
-    rf"(?:\[[{_CHARACTERS}:]++\]|(?:[{_CHARACTERS}]|{_ESCAPED})*+)(?::[0-9]*+)?(?=[/?#]|\Z)|(?!//))"
-    rf"(?:[{_CHARACTERS}:@/]|{_ESCAPED})*+"
-    rf"(?:\?(?:[{_CHARACTERS}:@/?]|{_ESCAPED})*+)?(?:\#(?:[{_CHARACTERS}:@/?]|{_ESCAPED})*+)?"
+    r"(?!\Z)(?:([A-Za-z][A-Za-z0-9+.-]*+):|(?![^/?#:]*+:))"  # a scheme, or no colon in the path's first segment
+    rf"(?://(?:{_many(':')}@)?(?:\[[A-Za-z0-9._~!$&'()*+,;=:-]++\]|{_many('')})(?::[0-9]*+)?(?=[/?#]|\Z)|(?!//))"
+    rf"{_many(':@/')}(?:\?{_many(':@/?')})?(?:\#{_many(':@/?')})?"
 )
-"""RFC 3986, 4.1, with its scheme; what lies between the brackets of an IP address is not read."""
+"""RFC 3986, 4.1, of at least one character, with its scheme; what lies between the brackets of an IP address is not read."""
 
 
 def check(attributes: Mapping[str, str]) -> None:
-    """Raise InvalidInput for the first attribute that breaks a rule."""
-    for name in REQUIRED:
-        if name not in attributes:
-            raise InvalidInput(f"attribute {name} is missing")
+    """Raise InvalidInput for an attribute that breaks a rule."""
+    if not attributes.keys() >= _REQUIRED:
+        raise InvalidInput(f"attribute {next(name for name in REQUIRED if name not in attributes)} is missing")
+    values = "".join(attributes.values())
+    if not (values.isascii() and values.isprintable()):
+        _check_characters(attributes)
     for name, value in attributes.items():
-        if not (value.isascii() and value.isprintable()) and (match := _DISALLOWED.search(value)):
-            raise wrong(name, value, f"free of U+{ord(match[0]):04X}")
-        rule = _RULES.get(name)
-        if rule is not None:
-            rule(name, value)
+        if name in _RULES:
+            holds, must_be = _RULES[name]
+            if not holds(value):
+                raise wrong(name, value, must_be)
         elif not _NAME.fullmatch(name) or name == "data":
-            raise InvalidInput(
-                f"attribute name = {name[:40]!r}, must be lower-case letters a-z and digits, and not 'data'"
-            )
+            raise InvalidInput(f"attribute name = {name[:40]!r}, must be letters a-z and digits, and not 'data'")
 
 
 def wrong(name: str, value: object, must_be: str) -> InvalidInput:
@@ -60,55 +62,43 @@ def is_uri_reference(value: str) -> bool:
     return _URI_REFERENCE.fullmatch(value) is not None
 
 
-def _check_specversion(name: str, value: str) -> None:
-    if value != "1.0":
-        raise wrong(name, value, "'1.0'")
+def _check_characters(attributes: Mapping[str, str]) -> None:
+    for name, value in attributes.items():
+        match = _DISALLOWED.search(value)
+        if match is not None:
+            raise wrong(name, value, f"free of U+{ord(match[0]):04X}")
 
 
-def _check_text(name: str, value: str) -> None:
-    if not value:
-        raise wrong(name, value, "at least one character")
-
-
-def _check_uri_reference(name: str, value: str) -> None:
-    if not value or not is_uri_reference(value):
-        raise wrong(name, value, "a URI reference (RFC 3986) of at least one character")
-
-
-def _check_uri(name: str, value: str) -> None:
+def _is_uri(value: str) -> bool:
     # "Absolute URI" has no fragment in RFC 3986, 4.3; schemas are named by URIs with one, which the specification's own
     # JSON schema (`format: uri`) takes.
     match = _URI_REFERENCE.fullmatch(value)
-    if match is None or match[1] is None:
-        raise wrong(name, value, "a URI with its scheme (RFC 3986)")
+    return match is not None and match[1] is not None
 
 
-def _check_timestamp(name: str, value: str) -> None:
+def _is_timestamp(value: str) -> bool:
     match = _TIMESTAMP.fullmatch(value)
-    if match is None or (match[3] > "28" and not _has_day(int(match[1]), int(match[2]), int(match[3]))):
-        raise wrong(name, value, "an RFC 3339 timestamp such as 2018-04-05T17:31:00Z")
-
-
-def _has_day(year: int, month: int, day: int) -> bool:
+    if match is None:
+        return False
+    if match[3] <= "28":
+        return True
+    year, month, day = int(match[1]), int(match[2]), int(match[3])
     is_leap_year = year % 4 == 0 and (year % 100 != 0 or year % 400 == 0)
     return day <= _DAYS[month - 1] + (month == 2 and is_leap_year)
 
 
-def _check_content_type(name: str, value: str) -> None:
-    if content_type(value) is None:
-        raise wrong(name, value, "a media type such as application/json or text/plain;charset=utf-8 (RFC 2046)")
-
-
-_RULES = {
-    "specversion": _check_specversion,
-    "id": _check_text,
-    "source": _check_uri_reference,
-    "type": _check_text,
-    "time": _check_timestamp,
-    "subject": _check_text,
-    "datacontenttype": _check_content_type,
-    "dataschema": _check_uri,
+_TEXT = (bool, "at least one character")
+_RULES: dict[str, tuple[Callable[[str], object], str]] = {
+    "specversion": ("1.0".__eq__, "'1.0'"),
+    "id": _TEXT,
+    "source": (_URI_REFERENCE.fullmatch, "a URI reference (RFC 3986) of at least one character"),
+    "type": _TEXT,
+    "time": (_is_timestamp, "an RFC 3339 timestamp such as 2018-04-05T17:31:00Z"),
+    "subject": _TEXT,
+    "datacontenttype": (content_type, "a media type such as application/json or text/plain;charset=utf-8 (RFC 2046)"),
+    "dataschema": (_is_uri, "a URI with its scheme (RFC 3986)"),
 }
+"""What must hold for the value, and how an error says it."""
 
 DEFINED = frozenset(_RULES)
 """The attributes that the specification defines; all of them are text."""

@@ -5,8 +5,8 @@ from functools import lru_cache
 from typing import NamedTuple
 
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]++"
-_QUOTED = r'"(?:[ !#-\[\]-~]|\\[ -~])*+"'
-_CONTENT_TYPE = re.compile(rf"({_TOKEN})/({_TOKEN})((?: *+;(?: *+{_TOKEN}=(?:{_TOKEN}|{_QUOTED}))?)*+)")
+_QUOTED = r'"(?:[ !#-\[\]-~]|\\[ -~])*"'
+_CONTENT_TYPE = re.compile(rf"({_TOKEN})/({_TOKEN})((?: *+;(?: *+{_TOKEN}=(?:{_TOKEN}|{_QUOTED}))?)*)")
 _PARAMETER = re.compile(rf"({_TOKEN})=({_TOKEN}|{_QUOTED})")
 """RFC 9110, 8.3.1, which is RFC 2046's media type as HTTP writes it."""
 

@@ -21,26 +21,32 @@ class DataForm(Enum):
     BINARY = "binary"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class Event:
-    """An event that adheres to the specification. Raises InvalidInput otherwise.
+    """An event that adheres to the specification.
 
     attributes: by name, each in its canonical string encoding; extensions are attributes like the rest.
     data: None where the event has none. form: no part of what the event says, and so of no comparison.
-
-    A VALUE without `datacontenttype` gets "application/json", which the JSON format leaves unsaid (json-format.md, 3.1.2).
     """
 
     attributes: Mapping[str, str]
-    data: bytes | None = None
-    form: DataForm = field(default=DataForm.BODY, compare=False)
+    data: bytes | None
+    form: DataForm = field(compare=False)
 
-    def __post_init__(self) -> None:
-        attributes = dict(self.attributes)
-        if self.form is DataForm.VALUE and self.data is not None:
-            attributes.setdefault("datacontenttype", "application/json")
+    def __init__(
+        self, attributes: Mapping[str, str], data: bytes | None = None, form: DataForm = DataForm.BODY
+    ) -> None:
+        """Raises InvalidInput for attributes that the specification does not allow.
+
+        A VALUE without `datacontenttype` gets "application/json", which the JSON format leaves unsaid (json-format.md, 3.1.2).
+        """
+        attributes = dict(attributes)
+        if data is not None and "datacontenttype" not in attributes and form is DataForm.VALUE:
+            attributes["datacontenttype"] = "application/json"
         check(attributes)
         object.__setattr__(self, "attributes", MappingProxyType(attributes))
+        object.__setattr__(self, "data", data)
+        object.__setattr__(self, "form", form)
 
     @property
     def id(self) -> str:

@@ -1,32 +1,49 @@
-"""An attribute's value as the value of an HTTP header field (http-protocol-binding.md, 3.1.3.2)."""
+"""Attributes' values as the values of HTTP header fields (http-protocol-binding.md, 3.1.3.2).
+
+Most need no encoding, which is seen of all of an event at once.
+"""
 
 import re
+from collections.abc import Mapping
 
-from .attributes import wrong
+from .attributes import is_uri_reference, wrong
 
+_SAFE = bytes({*range(0x21, 0x7F)} - {*b'"%'})
 _UNSAFE = re.compile(rb"[^!#$&-~]")
 _ESCAPED = re.compile(rb"%([0-9A-Fa-f]{2})")
-_QUOTED = re.compile(rb'"((?:[^"\\]|\\.)*+)"')
+_QUOTED = re.compile(rb'"((?:[^"\\]|\\.)*)"')
 _BACKSLASHED = re.compile(rb"\\(.)")
 
 
-def encode(value: str) -> bytes:
-    """Space, `"`, `%` and all that is not printable ASCII, percent-encoded as UTF-8."""
-    raw = value.encode()
-    return _UNSAFE.sub(_escape, raw) if _UNSAFE.search(raw) else raw
+def encode(values: Mapping[str, str]) -> dict[str, bytes]:
+    """By attribute: space, `"`, `%` and all that is not printable ASCII, percent-encoded as UTF-8."""
+    raw = {name: value.encode() for name, value in values.items()}
+    if b"".join(raw.values()).translate(None, _SAFE):
+        return {name: _UNSAFE.sub(_escape, value) for name, value in raw.items()}
+    return raw
 
 
-def decode(name: str, raw: bytes) -> str:
-    """The value of the attribute `name`; bytes that should have been encoded and are UTF-8 are taken. Raises InvalidInput."""
-    text = raw
-    if text.startswith(b'"') and (match := _QUOTED.fullmatch(text)):
-        text = _BACKSLASHED.sub(rb"\1", match[1])
-    if b"%" in text:
-        text = _ESCAPED.sub(_unescape, text)
+def decode(raw: Mapping[str, bytes]) -> dict[str, str]:
+    """By attribute. Bytes that should have been encoded and are UTF-8 are taken. Raises InvalidInput."""
+    all_raw = b"".join(raw.values())
+    if all_raw.isascii() and b"%" not in all_raw and b'"' not in all_raw:
+        return {name: value.decode() for name, value in raw.items()}
+    return {name: _decode(name, value) for name, value in raw.items()}
+
+
+def _decode(name: str, raw: bytes) -> str:
+    match = _QUOTED.fullmatch(raw)
+    text = raw if match is None else _BACKSLASHED.sub(rb"\1", match[1])
     try:
-        return text.decode()
+        value = _ESCAPED.sub(_unescape, text).decode()
     except UnicodeDecodeError:
         raise wrong(name, raw.decode("latin-1"), "UTF-8 once it is percent-decoded") from None
+    if name in ("source", "dataschema") and not is_uri_reference(value):
+        # Go's and Java's SDKs, and so Knative's brokers, neither encode nor decode
+        # (https://github.com/cloudevents/spec/issues/1397). What was encoded decodes to a URI; a URI that was not, and has
+        # escapes of its own, does not.
+        return raw.decode("latin-1")
+    return value
 
 
 def _escape(match: re.Match[bytes]) -> bytes:

@@ -9,7 +9,7 @@ from enum import Enum
 from torpor.predictors.errors import InvalidInput, UnsupportedMedia
 
 from . import header_value, json_format
-from .attributes import REQUIRED, is_uri_reference
+from .attributes import DEFINED, REQUIRED
 from .content_type import content_type
 from .event import Event
 
@@ -25,6 +25,8 @@ class Mode(Enum):
     BATCHED = "batched"
 
 
+_NAMES = {b"ce-" + name.encode(): name for name in DEFINED - {"datacontenttype"}}
+_HEADERS = {name: header for header, name in _NAMES.items()}
 _MARKS = tuple(b"ce-" + name.encode() for name in REQUIRED)
 _FAMILY = b"application/cloudevents"
 _STRUCTURED = "application/cloudevents+json"
@@ -79,19 +81,16 @@ def _is_of_family(value: bytes) -> bool:
 
 
 def _decode_binary(headers: Mapping[bytes, bytes], body: bytes) -> Event:
-    attributes: dict[str, str] = {}
-    for header, raw in headers.items():
-        if header.startswith(b"ce-"):
-            name = header[3:].decode("latin-1")
-            value = header_value.decode(name, raw)
-            if name in ("source", "dataschema") and b"%" in raw and not is_uri_reference(value):
-                # Go's and Java's SDKs, and so Knative's brokers, send values as they are
-                # (https://github.com/cloudevents/spec/issues/1397). A URI with escapes loses them in decoding; what was sent
-                # by the rules decodes to a URI.
-                value = raw.decode("latin-1")
-            attributes[name] = value
-    if "datacontenttype" in attributes:
+    raw: dict[str, bytes] = {}
+    for header, value in headers.items():
+        name = _NAMES.get(header)
+        if name is not None:
+            raw[name] = value
+        elif header.startswith(b"ce-"):
+            raw[header[3:].decode("latin-1")] = value
+    if "datacontenttype" in raw:
         raise InvalidInput("header ce-datacontenttype is given, must be Content-Type")
+    attributes = header_value.decode(raw)
     said = headers.get(b"content-type")
     if said is not None:
         attributes["datacontenttype"] = said.decode("latin-1")
@@ -99,10 +98,12 @@ def _decode_binary(headers: Mapping[bytes, bytes], body: bytes) -> Event:
 
 
 def _binary_headers(event: Event) -> dict[bytes, bytes]:
-    headers: dict[bytes, bytes] = {}
-    for name, value in event.attributes.items():
-        if name == "datacontenttype":
-            headers[b"content-type"] = value.encode()
-        else:
-            headers[b"ce-" + name.encode()] = header_value.encode(value)
+    headers = {
+        _HEADERS.get(name) or b"ce-" + name.encode(): value
+        for name, value in header_value.encode(event.attributes).items()
+        if name != "datacontenttype"
+    }
+    said = event.datacontenttype
+    if said is not None:
+        headers[b"content-type"] = said.encode()
     return headers
