@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 
 def to_cloudevent(event: Event) -> "CloudEvent":
-    """The same event there. Its data is a JSON value, a str, bytes or None; an event without `time` stays without."""
+    """The same event there. Its data is a JSON value, a str, bytes, or None for no data and for JSON's null.
+
+    An event without `time` stays without.
+    """
     from cloudevents.http import CloudEvent
 
     data = readable(event)
