@@ -5,12 +5,13 @@ from collections.abc import Callable
 from calls import grpc_calls, rest_calls
 from connections import http1_connection, http2_connection
 from decoders import content_coding, json_numbers, model_file, v1_json, v2_binary, v2_grpc_message, v2_json
+from events import event_messages
 from heads import http1_chunks, http1_head, http2_fields
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
     target.__name__: target
     for target in (
         http1_head, http1_chunks, http1_connection, http2_fields, http2_connection, v1_json, v2_json, v2_binary,
-        v2_grpc_message, grpc_calls, rest_calls, json_numbers, content_coding, model_file,
+        v2_grpc_message, grpc_calls, rest_calls, json_numbers, content_coding, model_file, event_messages,
     )
 }  # fmt: skip

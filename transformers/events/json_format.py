@@ -131,9 +131,10 @@ def _parsed(body: bytes) -> Any:
 
 
 def _is_json(data: bytes) -> bool:
+    """And such that `value_bytes` gets it back: more can be read than written, by its depth."""
     try:
-        orjson.loads(data)
-    except orjson.JSONDecodeError:
+        orjson.dumps(orjson.loads(data))
+    except (orjson.JSONDecodeError, orjson.JSONEncodeError):
         return False
     return True
 

@@ -226,8 +226,13 @@ def test_an_event_is_an_object(body: bytes, kind: str) -> None:
 
 
 def test_data_nested_too_deeply_to_be_written_is_refused() -> None:
-    """What can be read goes deeper."""
+    """What can be read goes deeper; a body of that kind travels as bytes."""
     assert refusal(b'{"data":' + b"[" * 500 + b"]" * 500 + b"}").startswith("data cannot be written as JSON: ")
+    deep = b"[" * 500 + b"]" * 500
+    assert sent(Event({**LEAST, "datacontenttype": "application/json"}, deep)).keys() == {
+        "datacontenttype",
+        "data_base64",
+    }
 
 
 def test_an_error_says_which_event_of_a_batch_it_is() -> None:
