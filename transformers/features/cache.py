@@ -156,7 +156,7 @@ class FeatureCache:
                     self._arrived(key, row)
         finally:
             self._reads -= 1
-        self._go()
+            self._go()
 
     async def _load(self, keys: list[bytes]) -> None:
         began_s = _now_s()
@@ -175,7 +175,7 @@ class FeatureCache:
                 self._arrived(key, row)
         finally:
             self._loads -= 1
-        self._go()
+            self._go()
         if self._unwritten and not self._is_writing:
             self._is_writing = True
             self._tasks.start(self._write(), "features-write")
