@@ -84,6 +84,14 @@ def test_the_serving_path_imports_nothing_heavy() -> None:
     assert not modules & (HEAVY | {"scipy", "prometheus_client", "h2", "httpx", "shtab", "opentelemetry", "ml_dtypes"})
 
 
+def test_ready_made_transformers_import_their_libraries_when_they_are_loaded() -> None:
+    """Each is an extra, which who serves another class need not have."""
+    modules = loaded_by("import torpor.transformers.features, torpor.transformers.image, torpor.transformers.text")
+    assert not modules & (HEAVY | {"redis", "hiredis", "PIL", "tokenizers", "prometheus_client"})
+    command = loaded_by("import torpor.transformers.features_command, torpor.predictors.simulate")
+    assert command == loaded_by("import torpor.predictors.simulate")
+
+
 def test_the_authors_import_is_nearly_free() -> None:
     """`import torpor.predictors`, in a model's file, brings the errors and nothing else."""
     assert not loaded_by("import torpor.predictors") & (HEAVY | {"numpy", "asyncio", "orjson", "hpack"})

@@ -59,7 +59,7 @@ class FeatureCache:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def prepare(self) -> None:
-        """Import what takes long, so that the first request need not. Raises ValueError for a URL that is none of Redis."""
+        """Import what takes long, so that the first request need not. Raises SettingError for a URL that is none of Redis."""
         _ = self.store.client
 
     async def get(self, keys: Sequence[Key], default: float | None = None) -> Array:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from torpor.predictors.protocol.datatypes import Array
+from torpor.predictors.settings import SettingError
 
 from .table import FeatureTable
 
@@ -66,7 +67,7 @@ class FeatureStore:
 
     @cached_property
     def client(self) -> "Redis":
-        """Made at its first use, without a connection yet. Raises ValueError for a URL that is none of Redis."""
+        """Made at its first use, without a connection yet. Raises SettingError for a URL that is none of Redis."""
         from redis.asyncio import Redis
         from redis.asyncio.retry import Retry
         from redis.backoff import NoBackoff
@@ -74,7 +75,10 @@ class FeatureStore:
         # A connection that the server has closed is noticed by its next use: a second try has a new one. Reads and writes
         # of rows may be repeated. Two more connections are for the writer and the probe.
         retry = Retry(NoBackoff(), 1)
-        return Redis.from_url(self._url, max_connections=CONNECTIONS + 2, retry=retry, decode_responses=False)
+        try:
+            return Redis.from_url(self._url, max_connections=CONNECTIONS + 2, retry=retry, decode_responses=False)
+        except ValueError as error:
+            raise SettingError(f"url: {error}") from None
 
     async def read(self, keys: Sequence[bytes]) -> list[Found]:
         """What there is for each key, by one MGET. Raises StoreError."""

@@ -44,12 +44,8 @@ class Features:
         given.end()
         if self._present and self._default is None:
             raise SettingError(f"present = {self._present!r} has no meaning without default: all keys are present")
-        cache = FeatureCache(loader, table)
-        try:
-            cache.prepare()
-        except ValueError as error:
-            raise SettingError(f"url: {error}") from None
-        self._cache = cache
+        self._cache = FeatureCache(loader, table)
+        self._cache.prepare()
 
     def unload(self) -> None:
         self._cache.close_soon()

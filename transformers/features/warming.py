@@ -42,7 +42,7 @@ def warm(options: argparse.Namespace, began_s: float) -> int:
             asyncio.run(warming.run(lines, options.batch, options.parallel))
     except KeyboardInterrupt:
         return 130
-    except (TorporError, StoreError, ValueError) as error:  # a line that is no key is a ValueError
+    except (TorporError, StoreError) as error:
         print(f"torpor: {error}", file=sys.stderr)
         return 1
     print(f"{warming.report()}, {time.perf_counter() - began_s:.1f} s")
@@ -92,7 +92,7 @@ class Warming:
         return f"{self.keys} keys: {self.there} there already, {self.loaded} loaded, {self.without} without features"
 
     async def run(self, lines: TextIO, batch: int, parallel: int) -> None:
-        """Raises StoreError, and what the loader's failures are: Unavailable, ModelFailed."""
+        """Raises StoreError, SettingError for a line that is no key, and what the loader raises: Unavailable, ModelFailed."""
         reading = asyncio.Lock()
         try:
             async with asyncio.TaskGroup() as group:
@@ -109,7 +109,11 @@ class Warming:
                 chunk = await asyncio.to_thread(lambda: list(islice(lines, batch)))
             if not chunk:
                 return
-            await self._fill([key_bytes(key) for line in chunk if (key := line.rstrip("\r\n"))])
+            try:
+                keys = [key_bytes(key) for line in chunk if (key := line.rstrip("\r\n"))]
+            except ValueError as error:
+                raise SettingError(f"--keys: {error}") from None
+            await self._fill(keys)
 
     async def _fill(self, keys: list[bytes]) -> None:
         self.keys += len(keys)

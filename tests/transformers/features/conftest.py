@@ -28,8 +28,9 @@ class RedisServer:
         command = ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", *options]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         end_s = time.monotonic() + TIMEOUT_S
-        while self.ask("PING") != b"+PONG\r\n":
+        while not self.ask("PING"):
             assert time.monotonic() < end_s, "redis-server does not start"
+            time.sleep(0.01)
 
     def ask(self, command: str) -> bytes:
         """An answer in the server's protocol, as far as it comes at once; b"" from one that is not there."""
@@ -39,6 +40,10 @@ class RedisServer:
                 return connection.recv(1 << 16)
         except OSError:
             return b""
+
+    def connections(self) -> int:
+        """Beside the one that asks."""
+        return self.ask("CLIENT LIST").count(b"id=") - 1
 
     def pause(self) -> None:
         """It takes connections, and answers nobody."""
