@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from beginnings import BusyProbe, FirstRequests, Memory, Start
 from chain import ChainLatency
+from features import LookedUp
 from losses import HAPPENINGS, Losses
 from measurements import Measurement, Offline, Served, ServedCallers, ServedGrpc, Tuned
 from open_loop import Poisson, Simulated
@@ -16,6 +17,7 @@ from policy_cost import PolicyCost
 from rows import LARGE_BYTES
 from servers import Peer, Torpor
 from sharing import Beside
+from tokenise import Tokenised
 from wires import Echo, Large, ModelInfer, Raw, V1Json, V2Binary, V2Json
 
 TORPOR = Torpor("torpor")
@@ -288,6 +290,28 @@ def chain() -> Figure:
     )
 
 
+def features() -> Figure:
+    return Figure(
+        "features",
+        "a user's features from Redis, 16 callers, 9 of 10 users there, a loader of 120 ms for the others: median",
+        "ms",
+        [LookedUp("torpor"), LookedUp("loader alone", has_redis=False)],
+        [Claim(15, "", at_most=True)],
+    )
+
+
+def tokenise() -> Figure:
+    library = [Tokenised(f"library, {name}", name) for name in ("encode_batch", "encode_batch_fast")]
+    return Figure(
+        "tokenise",
+        "1 000 mixed sentences a batch by the class Text, beside the library's own calls",
+        "sentences/s",
+        [Tokenised("torpor", "torpor"), *library],
+        [Claim(1 / 1.3, line.label) for line in library],
+        prints_cost=True,
+    )
+
+
 def large() -> Figure:
     wire = Large(LARGE_BYTES)
     lines = [
@@ -324,4 +348,5 @@ def losses() -> Figure:
 
 FIGURES = {"v2-binary": v2_binary, "json": json_bodies, "grpc": grpc, "minilm": minilm, "policy": policy, "start": start,
            "first-requests": first_requests, "memory": memory, "busy": busy, "large": large,
-           "open-loop": open_loop, "simulated": simulated, "sharing": sharing, "chain": chain, "losses": losses}  # fmt: skip
+           "open-loop": open_loop, "simulated": simulated, "sharing": sharing, "chain": chain, "losses": losses,
+           "tokenise": tokenise, "features": features}  # fmt: skip
