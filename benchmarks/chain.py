@@ -1,7 +1,8 @@
 """What a transformer costs at concurrency 1: a chain's latency beyond its predictor's, in units of what it cannot do without.
 
-In the predictor's process that is one way from the event loop to a thread and back, elsewhere one over a socket and back with
-the same bytes. All of it is measured in turns, with the same blocking client.
+In the predictor's process that is one way from the event loop to a thread and back: what an echo takes longer that goes this
+way before it answers. Elsewhere it is one way over a socket and back, with the same bytes. All of it is measured in turns, by
+the same blocking client.
 """
 
 import math
@@ -15,10 +16,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from queue import SimpleQueue
-from threading import Thread
-
-import uvloop
 
 from environments import BENCHMARKS
 from loads import BadAnswerError, Rate
@@ -51,13 +48,14 @@ class ChainLatency:
             if answer[-40:] != ask_chain()[-40:]:  # the output's numbers
                 raise BadAnswerError("the chain's answer is not its predictor's")
             look = {"alone": timed(ask_alone), "chain": timed(ask_chain)}
-            if self.placement == "process":
-                look["base"] = stack.enter_context(trips())
-            else:
-                address = f"unix:{scratch / 'echo'}" if self.placement == "pod" else str(free_port())
-                sizes = str(len(message)), str(len(answer))
-                stack.enter_context(started([sys.executable, str(BENCHMARKS / "hop.py"), address, *sizes], "ready"))
-                look["base"] = timed(asking(address, message, len(answer)))
+            unix = f"unix:{scratch / 'echo'}"
+            for name, address, *trip in (
+                [("echo", unix), ("trip", f"{unix}-trip", "trip")] if self.placement == "process"
+                else [("echo", unix if self.placement == "pod" else str(free_port()))]
+            ):  # fmt: skip
+                command = [str(BENCHMARKS / "hop.py"), address, str(len(message)), str(len(answer)), *trip]
+                stack.enter_context(started([sys.executable, *command], "ready"))
+                look[name] = timed(asking(address, message, len(answer)))
             taken: dict[str, list[float]] = {name: [] for name in look}
             end_s = time.perf_counter() + seconds
             while time.perf_counter() < end_s:
@@ -65,7 +63,8 @@ class ChainLatency:
                     taken[name] += times()
         middle = {name: statistics.median(times) for name, times in taken.items()}
         beside = {f"{name} us": value * 1e6 for name, value in middle.items()}
-        return Rate((middle["chain"] - middle["alone"]) / middle["base"], math.nan, math.nan, beside)
+        base = middle["echo"] if self.placement != "process" else middle["trip"] - middle["echo"]
+        return Rate((middle["chain"] - middle["alone"]) / base, math.nan, math.nan, beside)
 
 
 @contextmanager
@@ -133,33 +132,3 @@ def timed(ask: Callable[[], object]) -> Callable[[], list[float]]:
         return taken
 
     return look
-
-
-@contextmanager
-def trips() -> Iterator[Callable[[], list[float]]]:
-    """The seconds of ways from the server's kind of event loop to a thread and back."""
-    jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-
-    def work() -> None:
-        while (job := jobs.get()) is not None:
-            job()
-
-    thread = Thread(target=work, daemon=True)
-    thread.start()
-    loop = uvloop.new_event_loop()
-
-    async def some() -> list[float]:
-        taken = []
-        for _ in range(CHUNK):
-            done = loop.create_future()
-            began_s = time.perf_counter()
-            jobs.put(lambda done=done: loop.call_soon_threadsafe(done.set_result, None))  # type: ignore[misc]
-            await done
-            taken.append(time.perf_counter() - began_s)
-        return taken
-
-    try:
-        yield lambda: loop.run_until_complete(some())
-    finally:
-        jobs.put(None)
-        loop.close()

@@ -1,18 +1,23 @@
-"""A raw-socket echo: `hop.py ADDRESS REQUEST_BYTES ANSWER_BYTES`; for each request of so many bytes it answers so many.
+"""A raw-socket echo: `hop.py ADDRESS REQUEST_BYTES ANSWER_BYTES [trip]`; for each request of so many bytes it answers so many.
 
-ADDRESS is a port on this machine, or unix:PATH. The loop is the server's own, uvloop, without a parser on top: what remains is
-the way there and back.
+ADDRESS is a port on this machine, or unix:PATH. The loop is torpor's, uvloop, without a parser on top: what remains is the way
+there and back. With `trip` each request goes from the loop to a thread and back before it is answered.
 """
 
 import asyncio
 import sys
+from collections.abc import Callable
+from queue import SimpleQueue
+from threading import Thread
 
 import uvloop
 
 
 class Echo(asyncio.Protocol):
-    def __init__(self, request_bytes: int, answer: bytes) -> None:
+    def __init__(self, request_bytes: int, answer: bytes, jobs: "SimpleQueue[Callable[[], object]] | None") -> None:
         self.request_bytes = request_bytes
+        self.jobs = jobs
+        self.loop = asyncio.get_running_loop()
         self.answer = answer
         self.received = 0
 
@@ -23,14 +28,29 @@ class Echo(asyncio.Protocol):
         self.received += len(data)
         if self.received >= self.request_bytes:
             self.received -= self.request_bytes
-            self.transport.write(self.answer)  # type: ignore[attr-defined]
+            if self.jobs is None:
+                self.reply()
+            else:
+                self.jobs.put(lambda: self.loop.call_soon_threadsafe(self.reply))
+
+    def reply(self) -> None:
+        self.transport.write(self.answer)  # type: ignore[attr-defined]
 
 
-async def main(address: str, request_bytes: int, answer_bytes: int) -> None:
+def work(jobs: "SimpleQueue[Callable[[], object]]") -> None:
+    while True:
+        jobs.get()()
+
+
+async def main(address: str, request_bytes: int, answer_bytes: int, with_trip: bool) -> None:
     loop = asyncio.get_running_loop()
+    jobs: SimpleQueue[Callable[[], object]] | None = None
+    if with_trip:
+        jobs = SimpleQueue()
+        Thread(target=work, args=(jobs,), daemon=True).start()
 
     def protocol() -> Echo:
-        return Echo(request_bytes, b"x" * answer_bytes)
+        return Echo(request_bytes, b"x" * answer_bytes, jobs)
 
     if address.startswith("unix:"):
         server = await loop.create_unix_server(protocol, address.removeprefix("unix:"))
@@ -41,4 +61,4 @@ async def main(address: str, request_bytes: int, answer_bytes: int) -> None:
 
 
 if __name__ == "__main__":
-    uvloop.run(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))
+    uvloop.run(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:] == ["trip"]))
