@@ -11,12 +11,11 @@ from torpor.predictors.batching.policy import BatchingSettings
 from torpor.predictors.catalog import Assembled
 from torpor.predictors.runtime.user_class import UserClassError
 from torpor.predictors.serving.data_plane import DataPlane
-from torpor.predictors.serving.device_pool import DevicePool
 from torpor.predictors.settings import SettingError
 from torpor.predictors.signature import Signature, TensorSpec
 
 from .chain import Chain
-from .step import LoopStep, Method, Postprocessing, Step, StepExecutor, ThreadStep, Transformer
+from .step import LoopStep, Method, Postprocessing, Step, ThreadStep, Transformer
 
 if TYPE_CHECKING:
     from .remote import Remote
@@ -70,14 +69,8 @@ class AssembledChain:
             await asyncio.to_thread(method.transformer.load)
             step = LoopStep(method, self.batching, name, version)
         else:
-            devices = DevicePool(f"{name}-{method.name}", [StepExecutor(method)])
-            devices.start()
-            try:
-                await asyncio.gather(*map(asyncio.wrap_future, devices.call(lambda executor: executor.load())))
-            except BaseException:
-                devices.stop()
-                raise
-            step = ThreadStep(method, devices, self.batching, name, version)
+            step = thread = ThreadStep(method, self.batching, name, version)
+            await thread.open()
         on_failure.push_async_callback(step.close)
         return step
 

@@ -9,20 +9,19 @@ import inspect
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
-from threading import Lock
+from queue import Empty, SimpleQueue
+from threading import Lock, Thread
 from typing import Any, Protocol
 
 import numpy as np
 from torpor.predictors.batching.bucket import Bucket
-from torpor.predictors.batching.policy import BatchingPolicy, BatchingSettings
-from torpor.predictors.batching.run_times import RunTimes
+from torpor.predictors.batching.policy import BatchingSettings
 from torpor.predictors.errors import DeadlineExceeded, InvalidInput, ModelFailed, QueueFull, TorporError, Unavailable
 from torpor.predictors.protocol.datatypes import BFLOAT16, Array, float32_from_bfloat16
 from torpor.predictors.runtime.user_class import UserClass, inspect_class
-from torpor.predictors.serving.batcher import Batcher
-from torpor.predictors.serving.device_pool import DevicePool
 from torpor.predictors.serving.device_thread import Executor
 from torpor.predictors.serving.metrics import StepMetrics
 from torpor.predictors.serving.tasks import Tasks
@@ -152,51 +151,12 @@ class Method:
         return self.signature.names[0]
 
 
-class StepExecutor:
-    """A plain method on a thread: what `serving.device_thread` calls an executor."""
-
-    in_flight = 1
-    compiles = False
-
-    def __init__(self, method: Method) -> None:
-        self._method = method
-        self.signature = method.signature
-
-    def load(self) -> None:
-        self._method.transformer.load()
-
-    def unload(self) -> None:
-        self._method.transformer.unload()
-
-    def warm_up(self, rows: int) -> Bound | None:
-        return None
-
-    def begin(self, parts: Sequence[Bound]) -> Any:
-        raise NotImplementedError  # one batch at a time
-
-    def wait(self, begun: Any) -> None:
-        raise NotImplementedError
-
-    def run(self, parts: Sequence[Bound], begun: Any = None) -> list[Rows | TorporError]:
-        """Each part's rows, or the error that it alone caused: what fails together is halved until it is alone."""
-        method = self._method
-        try:
-            result = method.transformer.method(method.name)(**method.inputs(parts))
-            return list(method.results(result, parts))
-        except Exception as error:
-            if len(parts) == 1:
-                return [_failure(method.name, error)]
-        middle = len(parts) // 2
-        return self.run(parts[:middle]) + self.run(parts[middle:])
-
-
 class Postprocessing:
     """A predictor's executor whose answers go through a plain `postprocess` before they leave the device's thread."""
 
     def __init__(self, inner: Executor, method: Method) -> None:
         self._inner = inner
         self._method = method
-        self._step = StepExecutor(method)
 
     @property
     def signature(self) -> Signature:
@@ -212,11 +172,11 @@ class Postprocessing:
 
     def load(self) -> None:
         self._inner.load()
-        self._step.load()
+        self._method.transformer.load()
 
     def unload(self) -> None:
         self._inner.unload()
-        self._step.unload()
+        self._method.transformer.unload()
 
     def warm_up(self, rows: int) -> Bound | None:
         return self._inner.warm_up(rows)
@@ -229,21 +189,16 @@ class Postprocessing:
 
     def run(self, parts: Sequence[Bound], begun: Any = None) -> list[Rows | TorporError]:
         results = self._inner.run(parts, begun)
-        together: dict[Bucket, list[tuple[int, Bound]]] = {}
-        for place, (part, result) in enumerate(zip(parts, results, strict=True)):
+        places: dict[Bound, int] = {}
+        for place, result in enumerate(results):
             if isinstance(result, TorporError):
                 continue
             try:
-                bound = self._method.bind_outputs(result)
+                places[self._method.bind_outputs(result)] = place
             except TorporError as error:
                 results[place] = error
-                continue
-            bound.request = part.request
-            together.setdefault(bound.bucket, []).append((place, bound))
-        for chosen in together.values():
-            ran = self._step.run([bound for _, bound in chosen])
-            for (place, _), result in zip(chosen, ran, strict=True):
-                results[place] = result
+        for bound, result in _run_alike([*places], self._method).items():
+            results[places[bound]] = result
         return results
 
 
@@ -265,36 +220,129 @@ class Step(Protocol):
 
 
 class ThreadStep:
-    """A plain method: one thread, and on it all the rows that came meanwhile."""
+    """A plain method: one thread, and each time that it is free all the rows that came meanwhile.
 
-    def __init__(
-        self, method: Method, devices: DevicePool, settings: BatchingSettings, name: str, version: str
-    ) -> None:
+    Nothing waits for company and nothing is padded, so there is no policy: a queue, which the thread empties.
+    """
+
+    def __init__(self, method: Method, settings: BatchingSettings, name: str, version: str) -> None:
         self.method = method
-        policy: BatchingPolicy[Bound] = BatchingPolicy(settings, RunTimes())
         self.metrics = StepMetrics(name, version, method.name)
-        self._batcher = Batcher(policy, devices, self.metrics)
+        self._most_rows = settings.max_queue_rows
+        self._most_at_once = settings.max_batch_size
+        self._rows = 0
+        self._is_closed = False
+        self._loop = asyncio.get_running_loop()
+        self._queue: SimpleQueue[Bound | None] = SimpleQueue()
+        self._ended = asyncio.Event()
+
+    async def open(self) -> None:
+        """Load the transformer on the thread. Raises what the class raises."""
+        loaded: Future[None] = Future()
+        Thread(target=self._work, args=(loaded,), name=f"torpor-{self.method.name}", daemon=True).start()
+        await asyncio.wrap_future(loaded)
 
     def start(self, bound: Bound, timeout_s: float | None, answer: Answer) -> Bound:
-        self._batcher.submit(bound, answer, timeout_s)
+        if self._is_closed:
+            raise Unavailable("the transformer has just been unloaded or replaced")
+        if self._rows + bound.rows > self._most_rows:
+            raise self._refusal()
+        if timeout_s is not None:
+            if timeout_s <= 0:
+                raise DeadlineExceeded("the deadline had passed when the request arrived")
+            self._loop.call_later(timeout_s, self._expire, bound)
+        self._rows += bound.rows
+        bound.answer = answer
+        self._queue.put(bound)
         return bound
 
     def cancel(self, started: Bound) -> None:
-        self._batcher.cancel(started)
+        started.answer = None  # the thread passes it over
 
     def check_room(self) -> None:
-        policy = self._batcher.policy
-        if policy.queued_rows >= policy.settings.max_queue_rows:
-            raise policy.refusal()
+        if self._rows >= self._most_rows:
+            raise self._refusal()
 
     def flush(self) -> None:
-        self._batcher.flush()
+        pass  # nothing waits for company
 
     def abandon(self) -> None:
-        self._batcher.abandon()
+        pass  # what waits is next
 
     async def close(self) -> None:
-        await self._batcher.close()
+        self._is_closed = True
+        self._queue.put(None)
+        await self._ended.wait()
+
+    def _refusal(self) -> QueueFull:
+        return QueueFull(f"rows in {self.method.name} = {self._rows}, must stay within {self._most_rows}", 1.0)
+
+    def _expire(self, bound: Bound) -> None:
+        answer, bound.answer = bound.answer, None
+        if answer is not None:
+            answer(DeadlineExceeded(f"the deadline passed in {self.method.name}"))
+
+    def _work(self, loaded: "Future[None]") -> None:
+        """The thread."""
+        try:
+            self.method.transformer.load()
+        except BaseException as error:  # a `load` that calls sys.exit fails like any other
+            loaded.set_exception(error)
+            return
+        loaded.set_result(None)
+        bounds: list[Bound] = []
+        while (first := self._queue.get()) is not None:
+            bounds, is_last = [first], False
+            rows = first.rows
+            while rows < self._most_at_once and not is_last:
+                try:
+                    more = self._queue.get_nowait()
+                except Empty:
+                    break
+                if more is None:
+                    is_last = True
+                else:
+                    bounds.append(more)
+                    rows += more.rows
+            began_s = time.perf_counter()
+            results = _run_alike([bound for bound in bounds if bound.answer is not None], self.method)
+            self._loop.call_soon_threadsafe(self._done, bounds, results, time.perf_counter() - began_s)
+            if is_last:
+                break
+        self.method.transformer.unload()
+        self._loop.call_soon_threadsafe(self._ended.set)
+
+    def _done(self, bounds: list[Bound], results: "dict[Bound, Rows | TorporError]", seconds: float) -> None:
+        self.metrics.seconds.observe(seconds)
+        for bound in bounds:
+            self._rows -= bound.rows
+            answer, bound.answer = bound.answer, None
+            if answer is not None:
+                answer(results[bound])
+
+
+def _run_alike(bounds: Sequence[Bound], method: Method) -> "dict[Bound, Rows | TorporError]":
+    """Run those of one shape together."""
+    alike: dict[Bucket, list[Bound]] = {}
+    for bound in bounds:
+        alike.setdefault(bound.bucket, []).append(bound)
+    results: dict[Bound, Rows | TorporError] = {}
+    for bucket, chosen in alike.items():
+        for part in [[one] for one in chosen] if bucket.alone else [chosen]:
+            results |= zip(part, _run(method, part), strict=True)
+    return results
+
+
+def _run(method: Method, parts: Sequence[Bound]) -> list[Rows | TorporError]:
+    """Each part's rows, or the error that it alone caused: what fails together is halved until it is alone."""
+    try:
+        result = method.transformer.method(method.name)(**method.inputs(parts))
+        return list(method.results(result, parts))
+    except BaseException as error:  # SystemExit from a method must not end the thread that others wait for
+        if len(parts) == 1:
+            return [_failure(method.name, error)]
+    middle = len(parts) // 2
+    return _run(method, parts[:middle]) + _run(method, parts[middle:])
 
 
 class LoopStep:
@@ -357,7 +405,7 @@ class LoopStep:
         answer(result)
 
 
-def _failure(method: str, error: Exception) -> TorporError:
+def _failure(method: str, error: BaseException) -> TorporError:
     """What the caller of a request that fails alone is told."""
     if isinstance(error, ModelFailed | InvalidInput | Unavailable):
         return error

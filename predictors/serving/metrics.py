@@ -86,18 +86,12 @@ class ModelMetrics:
 
 
 class StepMetrics:
-    """Times of a transformer's `preprocess` or `postprocess`; a batcher's observer."""
+    """Times of a transformer's `preprocess` or `postprocess`."""
 
     def __init__(self, model_name: str, model_version: str, method: str) -> None:
         self.labels = {"model_name": model_name, "model_version": model_version}
         self.method = method
         self.seconds = Histogram(_SECONDS)
-
-    def batch_ran(self, batch: Batch[Bound], seconds: float) -> None:
-        self.seconds.observe(seconds)
-
-    def ran_out_of_memory(self) -> None:
-        pass  # a step has no ceiling to lower
 
 
 class ServerMetrics:
