@@ -8,7 +8,7 @@ import asyncio
 import inspect
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -72,6 +72,11 @@ class Transformer:
             except Exception:
                 logger.exception("unload raised; the transformer is dropped all the same")
 
+    def families(self, labels: Mapping[str, str]) -> Iterable[Any]:
+        """What the class counts: of its attribute `metrics` the Prometheus families for these labels."""
+        families = getattr(getattr(self._object, "metrics", None), "families", None)
+        return families(labels) if families is not None else ()
+
     def method(self, name: str) -> Callable[..., Any]:
         method: Callable[..., Any] = getattr(self._object, name)
         return method
@@ -102,6 +107,12 @@ class Method:
             signature = Signature(signature.names, inputs, {}, signature.optional, signature.wants)
         is_coroutine = inspect.iscoroutinefunction(getattr(user_class, name))
         return cls(transformer, name, declared, signature, is_coroutine)
+
+    def metrics(self, model_name: str, model_version: str) -> StepMetrics:
+        """What the class counts itself stands with `preprocess` alone, so that it is there once."""
+        if self.name != "preprocess":
+            return StepMetrics(model_name, model_version, self.name)
+        return StepMetrics(model_name, model_version, self.name, self.transformer.families)
 
     def bind(self, inputs: Mapping[str, Array]) -> Bound:
         """Check inputs against the declaration. Raises InvalidInput."""
@@ -227,7 +238,7 @@ class ThreadStep:
 
     def __init__(self, method: Method, settings: BatchingSettings, name: str, version: str) -> None:
         self.method = method
-        self.metrics = StepMetrics(name, version, method.name)
+        self.metrics = method.metrics(name, version)
         self._most_rows = settings.max_queue_rows
         self._most_at_once = settings.max_batch_size
         self._rows = 0
@@ -350,7 +361,7 @@ class LoopStep:
 
     def __init__(self, method: Method, settings: BatchingSettings, name: str, version: str) -> None:
         self.method = method
-        self.metrics = StepMetrics(name, version, method.name)
+        self.metrics = method.metrics(name, version)
         self._most_rows = settings.max_queue_rows
         self._rows = 0
         self._is_closed = False

@@ -8,7 +8,7 @@ import math
 import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -86,11 +86,21 @@ class ModelMetrics:
 
 
 class StepMetrics:
-    """Times of a transformer's `preprocess` or `postprocess`."""
+    """Times of a transformer's `preprocess` or `postprocess`.
 
-    def __init__(self, model_name: str, model_version: str, method: str) -> None:
+    families: what the transformer counts itself, for labels, as Prometheus's metric families.
+    """
+
+    def __init__(
+        self,
+        model_name: str,
+        model_version: str,
+        method: str,
+        families: Callable[[Mapping[str, str]], Iterable[Any]] = lambda labels: (),
+    ) -> None:
         self.labels = {"model_name": model_name, "model_version": model_version}
         self.method = method
+        self.families = families
         self.seconds = Histogram(_SECONDS)
 
 
@@ -161,7 +171,18 @@ class _Collector:
         for phase, seconds in self._metrics.start_phases.items():
             phases.add_metric([phase], seconds)
         yield from (cells, padded, short, requests, phases)
+        yield from self._families()
         yield from self._policies(GaugeMetricFamily, names)
+
+    def _families(self) -> Iterable[Any]:
+        """What transformers count themselves, each family once for all of them."""
+        families: dict[str, Any] = {}
+        for step in self._metrics.steps:
+            for family in step.families(step.labels):
+                families.setdefault(family.name, family)
+                if families[family.name] is not family:
+                    families[family.name].samples += family.samples
+        return families.values()
 
     def _policies(self, gauge: Callable[..., Any], names: tuple[str, ...]) -> Iterable[Any]:
         """What the policies know. Of a model with several families of inputs the times of the one that runs most."""

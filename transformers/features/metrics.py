@@ -30,7 +30,7 @@ class FeatureMetrics:
         self.load_failures = 0
         self.dropped = 0
 
-    def collect(self, labels: Mapping[str, str]) -> Iterable[Any]:
+    def families(self, labels: Mapping[str, str]) -> Iterable[Any]:
         """Prometheus's families, each sample with these labels."""
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 

@@ -12,6 +12,7 @@ from torpor.predictors.settings import SettingError
 from ..parameters import Parameters
 from .cache import FeatureCache
 from .loader import import_loader
+from .metrics import FeatureMetrics
 from .table import FeatureTable
 
 
@@ -51,8 +52,8 @@ class Features:
         self._cache.close_soon()
 
     @property
-    def metrics(self) -> Any:
-        """What is counted: `collect(labels)` gives it to Prometheus."""
+    def metrics(self) -> FeatureMetrics:
+        """What the server's `/metrics` shows of it."""
         return self._cache.metrics
 
     async def preprocess(self, **inputs: Array) -> dict[str, Array]:

@@ -449,7 +449,7 @@ def test_the_counts_are_prometheuss() -> None:
 
         class Collector:
             def collect(self) -> Any:
-                return bench.cache.metrics.collect({"model_name": "m"})
+                return bench.cache.metrics.families({"model_name": "m"})
 
         registry = CollectorRegistry()
         registry.register(Collector())
