@@ -130,7 +130,7 @@ def test_a_model_file_is_read(tmp_path: Path) -> None:
         (b'class = "m:C"\nbatching = 1', "batching is unknown"),
         (
             b'class = "m:C"\n[other]\na = 1',
-            "other is unknown, must be class, name, model_version, [batching], [device] or [parameters]",
+            "other is unknown, must be class, name, model_version, [batching], [device], [transformer] or [parameters]",
         ),
         (b'class = "m:C"\n[batching]\nport = 1', "batching.port is unknown, must be one of batch_timeout_micros"),
         (b'class = "m:C"\n[batching]\nmax_batch_size = 0', "batching: max_batch_size = 0, must be in [1, 65536]"),
