@@ -22,6 +22,7 @@ from .settings import SETTINGS, ModelFile, SettingError, resolve
 from .simulate import add_command as add_simulate
 
 if TYPE_CHECKING:
+    from torpor.transformers.events.sink import HttpSink
     from torpor.transformers.events.store import Store
 
     from .serving.certificate import Certificate
@@ -86,6 +87,8 @@ def main(arguments: Sequence[str] | None = None, post: _Post | None = None) -> i
 
 
 def _parser() -> argparse.ArgumentParser:
+    from torpor.transformers.events_command import add_command as add_events
+
     parser = argparse.ArgumentParser(prog="torpor", description="Serve PyTorch models on KServe and Knative.")
     parser.add_argument("--version", action="version", version=f"torpor {version('torpor')}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
@@ -118,6 +121,7 @@ def _parser() -> argparse.ArgumentParser:
 
     add_simulate(commands)
     add_features(commands)
+    add_events(commands)
 
     completion = commands.add_parser("completion", help="print a shell's completion script")
     completion.add_argument("shell", choices=("bash", "zsh", "tcsh"))
@@ -249,10 +253,12 @@ async def _run(
     gc.freeze()
     try:
         store = await _event_store(settings)
+        sink = _sink(settings, os.environ)
     except (Unavailable, ValueError) as error:
         logger.error("%s", error)
         return 1
-    app = App(data_plane, repository, settings["max_body_bytes"], colleagues, _receiver(data_plane, settings, store))
+    receiver = _receiver(data_plane, settings, store, sink)
+    app = App(data_plane, repository, settings["max_body_bytes"], colleagues, receiver)
     server = HttpServer(app, listener, settings["max_body_bytes"], settings["max_unfinished_bytes"])
     lifecycle = Lifecycle(data_plane, server, settings["drain_quiet_s"], settings["drain_timeout_s"])
     if talk is not None:  # without its supervisor a worker has nobody to serve
@@ -277,13 +283,24 @@ async def _event_store(settings: Mapping[str, Any]) -> "Store | None":
     return await open_store(settings["event_store"], settings["event_store_ttl_s"])
 
 
+def _sink(settings: Mapping[str, Any], environment: Mapping[str, str]) -> "HttpSink | None":
+    """Raises ValueError."""
+    if not settings["sink"]:
+        return None
+    from torpor.transformers.events.http_caller import HttpCaller
+    from torpor.transformers.events.sink import HttpSink, read_overrides
+
+    overrides = read_overrides(environment.get("K_CE_OVERRIDES", ""))
+    return HttpSink(HttpCaller(), settings["sink"], settings["dead_letter_sink"], overrides)
+
+
 def _receiver(
-    data_plane: "DataPlane", settings: Mapping[str, Any], store: "Store | None"
+    data_plane: "DataPlane", settings: Mapping[str, Any], store: "Store | None", sink: "HttpSink | None"
 ) -> "Callable[[Fail], Receiver]":
     def open_receiver(fail: "Fail") -> "Receiver":
         from torpor.transformers.events.receiver import Receiver
 
-        return Receiver(data_plane, fail, settings["event_source"], settings["event_type"], store)
+        return Receiver(data_plane, fail, settings["event_source"], settings["event_type"], store, sink)
 
     return open_receiver
 

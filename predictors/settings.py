@@ -188,6 +188,14 @@ SETTINGS = (
         "seconds that an answer is kept: longer than a broker goes on delivering an event", low=1, high=31_536_000,
     ),
     Setting(
+        "sink", str, "",
+        "URL that answers to events are sent to, as events, instead of back with the response; empty for back",
+    ),
+    Setting(
+        "dead_letter_sink", str, "",
+        "URL for answers that the sink does not take; empty for none: then the sender of the request gets 503 and comes again",
+    ),
+    Setting(
         "processes", int, 1,
         "serving processes, each with the whole model and a share of the cores; more than one where a core of Python is what "
         "bounds the rate", low=1, high=256,
@@ -267,7 +275,7 @@ class ModelFile:
         return cls(class_path, name, settings, parameters)
 
 
-_OTHERS_VARIABLES = {"port": "PORT", "event_source": "CE_SOURCE", "event_type": "CE_TYPE"}
+_OTHERS_VARIABLES = {"port": "PORT", "event_source": "CE_SOURCE", "event_type": "CE_TYPE", "sink": "K_SINK"}
 """Variables of Knative's and of KServe's SDK that mean the same."""
 
 

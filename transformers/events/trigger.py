@@ -1,15 +1,15 @@
 """Triggers: which events go to which subscriber, and what happens when it fails. They are read from a TOML file.
 
-    [[trigger]]
-    name = "ask"
-    filter = {type = "ask", source = "/callers/me"}     # every attribute must be so; "" for any value; {} takes all
-    subscriber = "http://127.0.0.1:8080/"
-    retry = 10                                          # these and the rest are optional
-    backoff_policy = "exponential"                      # or "linear"
-    backoff_delay_s = 0.2
-    timeout_s = 30.0
-    in_flight = 64                                      # deliveries at a time
-    dead_letter = "http://127.0.0.1:8090/"              # or a stream's name
+[[trigger]]
+name = "ask"
+filter = {type = "ask", source = "/callers/me"}     # every attribute must be so; "" for any value; {} takes all
+subscriber = "http://127.0.0.1:8080/"
+retry = 10                                          # these and the rest are optional
+backoff_policy = "exponential"                      # or "linear"
+backoff_delay_s = 0.2
+timeout_s = 30.0
+in_flight = 64                                      # deliveries at a time
+dead_letter = "http://127.0.0.1:8090/"              # or a stream's name
 """
 
 import re
@@ -36,7 +36,7 @@ class Trigger:
     name: str
     subscriber: str
     filter: Mapping[str, str] = field(default_factory=dict)
-    backoff: Backoff = Backoff()
+    backoff: Backoff = field(default_factory=Backoff)
     timeout_s: float = 30.0
     in_flight: int = 64
     dead_letter: str = DEAD_LETTERS
@@ -118,6 +118,10 @@ def _text(entry: dict[str, Any], name: str, default: str | None = None) -> str:
 
 def _number(entry: dict[str, Any], name: str, default: float, low: float, high: float, kind: type) -> float:
     value = entry.pop(name, default)
-    if isinstance(value, bool) or not isinstance(value, int if kind is int else int | float) or not low <= value <= high:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int if kind is int else int | float)
+        or not low <= value <= high
+    ):
         raise ValueError(f"{name} = {value!r}, must be in [{low:g}, {high:g}]")
     return float(value)
