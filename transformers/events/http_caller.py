@@ -40,7 +40,7 @@ class Address(NamedTuple):
             raise ValueError(f"{name} = {url!r}, must be http://HOST[:PORT][/PATH] or https://HOST[:PORT][/PATH]")
         is_tls = parts.scheme == "https"
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        if not (target.isascii() and target.isprintable()) or " " in target:
+        if not (url.isascii() and url.isprintable()) or " " in url:
             raise ValueError(f"{name} = {url!r}, must be percent-encoded")
         return cls(parts.hostname, port or (443 if is_tls else 80), is_tls, target)
 

@@ -63,7 +63,7 @@ class NatsServer:
         sync = "always" if self._syncs_always else "2m"
         config.write_text(
             f"listen: 127.0.0.1:{self._port}\nmax_payload: {MAX_PAYLOAD_BYTES}\n"
-            f"jetstream {{ store_dir: {json.dumps(str(self._folder.resolve()))}, sync_interval: "{sync}" }}\n"
+            f"jetstream {{ store_dir: {json.dumps(str(self._folder.resolve()))}, sync_interval: {json.dumps(sync)} }}\n"
         )
         command = [binary, "-c", str(config), "-l", str(self._folder / "nats-server.log")]
         await self._spawn(command)
