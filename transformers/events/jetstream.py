@@ -78,7 +78,8 @@ class Stored:
 class Taken:
     """An event that a consumer has, until it says what became of it.
 
-    tries: deliveries so far, with this one. sequence: of the event in its stream. Whoever says nothing for the consumer's `ack_wait_s` gets it again.
+    tries: deliveries so far, with this one. sequence: of the event in its stream.
+    Whoever says nothing for the consumer's `ack_wait_s` gets it again.
     """
 
     __slots__ = ("_message", "event", "sequence", "tries")
