@@ -257,7 +257,8 @@ class JetStream:
             await self._jetstream.delete_msg(stream, sequence)
 
     async def close(self) -> None:
-        await self._client.close()
+        with contextlib.suppress(OSError):  # a server that is gone cannot be told
+            await self._client.close()
 
 
 class Consumer:

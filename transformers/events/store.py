@@ -4,9 +4,13 @@ The first answer that is kept is the answer: who comes second with another gives
 another batch is not bit-equal in torch, so without a store only the attributes of two answers agree.
 """
 
+import contextlib
+import logging
 from typing import Any, Protocol
 
 from torpor.predictors.errors import Unavailable
+
+logger = logging.getLogger("torpor.events")
 
 MOST_BYTES = 1 << 20
 """What JetStream and Redis take by default or well; larger answers are not kept."""
@@ -75,6 +79,11 @@ def _redis_errors() -> tuple[type[Exception], ...]:
     return RedisError, OSError
 
 
+async def _note(error: Exception) -> None:
+    """Of the connection; whoever waits for an answer gets an error of their own."""
+    logger.info("the store of answers: %s", error)
+
+
 class JetStreamStore:
     """A key-value bucket; its `create` decides who was first."""
 
@@ -90,7 +99,9 @@ class JetStreamStore:
 
         server, _, bucket = url.removeprefix("nats://").partition("/")
         try:
-            client = await nats.connect(f"nats://{server}", max_reconnect_attempts=-1, reconnect_time_wait=0.2)
+            client = await nats.connect(
+                f"nats://{server}", max_reconnect_attempts=-1, reconnect_time_wait=0.2, error_cb=_note
+            )
             stream = client.jetstream(timeout=2.0)
             config = KeyValueConfig(bucket=bucket or "torpor-answers", ttl=ttl_s, history=1)
             try:
@@ -127,4 +138,5 @@ class JetStreamStore:
         return answer
 
     async def close(self) -> None:
-        await self._client.close()
+        with contextlib.suppress(OSError):  # a server that is gone cannot be told
+            await self._client.close()
