@@ -414,7 +414,7 @@ async def _replay(options: argparse.Namespace) -> int:
             async for event, sequence in _to_replay(options, jetstream):
                 await room.acquire()
                 group.create_task(again(event, sequence))
-    except* OSError as errors:
+    except ExceptionGroup as errors:  # of the group; one is enough to tell
         raise errors.exceptions[0] from None
     finally:
         caller.close()
@@ -432,10 +432,10 @@ async def _to_replay(options: argparse.Namespace, jetstream: Any) -> "AsyncItera
 
     if jetstream is None:
         try:
-            lines = (sys.stdin.buffer if str(options.file) == "-" else options.file.open("rb")).readlines()
+            content = sys.stdin.buffer.read() if str(options.file) == "-" else options.file.read_bytes()
         except OSError as error:
             raise CommandError(f"--file: {error}") from error
-        for number, line in enumerate(lines, 1):
+        for number, line in enumerate(content.splitlines(), 1):
             if not line.strip():
                 continue
             try:
