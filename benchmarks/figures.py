@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from beginnings import BusyProbe, FirstRequests, Memory, Start
 from chain import ChainLatency
 from features import LookedUp
+from jetstream import JetStream
 from losses import HAPPENINGS, Losses
 from measurements import Measurement, Offline, Served, ServedCallers, ServedGrpc, Tuned
 from open_loop import Poisson, Simulated
@@ -346,7 +347,17 @@ def losses() -> Figure:
     )
 
 
+def jetstream() -> Figure:
+    return Figure(
+        "jetstream",
+        "the MLP's row as an event through the local broker, persisted twice and its answer kept; then kill -9 of both servers",
+        "answers/s",
+        [JetStream("default sync", "default"), JetStream("sync always", "always")],
+        [],
+    )
+
+
 FIGURES = {"v2-binary": v2_binary, "json": json_bodies, "grpc": grpc, "minilm": minilm, "policy": policy, "start": start,
            "first-requests": first_requests, "memory": memory, "busy": busy, "large": large,
            "open-loop": open_loop, "simulated": simulated, "sharing": sharing, "chain": chain, "losses": losses,
-           "tokenise": tokenise, "features": features}  # fmt: skip
+           "tokenise": tokenise, "features": features, "jetstream": jetstream}  # fmt: skip
