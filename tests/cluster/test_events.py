@@ -1,0 +1,122 @@
+"""Events through a real Knative: a broker asks a transformer at zero, which asks a predictor at zero; the answer is an event.
+
+Needs $KUBECONFIG, kubectl, Knative Eventing, and the image $TORPOR_IMAGE (localhost/torpor:dev), which the Dockerfile makes.
+"""
+
+import json
+import os
+import subprocess
+import time
+import uuid
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.skipif("KUBECONFIG" not in os.environ, reason="no cluster: $KUBECONFIG is not set"),
+]
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+NAMESPACE = f"torpor-events-{uuid.uuid4().hex[:8]}"
+IMAGE = os.environ.get("TORPOR_IMAGE", "localhost/torpor:dev")
+BROKER = f"http://broker-ingress.knative-eventing.svc.cluster.local/{NAMESPACE}/default"
+PODS = "serving.kserve.io/inferenceservice=sentences"
+PREDICTOR = f"{PODS},component=predictor"
+ROUNDS = (300, 300, 400)
+"""Events of each round; all pods are at zero before it, and the predictor's is killed in it."""
+
+
+def kubectl(*arguments: str, given: str | None = None) -> str:
+    """Run kubectl in the test's namespace; its output. Fails the test with what it said."""
+    command = ["kubectl", "-n", NAMESPACE, *arguments]
+    done = subprocess.run(command, input=given, capture_output=True, text=True, timeout=400, check=False)
+    if done.returncode:
+        pytest.fail(f"{' '.join(command)}:\n{done.stdout}{done.stderr}\n{state()}")
+    return done.stdout
+
+
+def state() -> str:
+    """What a person would look at when something went wrong."""
+    looks = (
+        ("get", "inferenceservice,ksvc,broker,trigger,pods", "-o", "wide"),
+        ("get", "events", "--sort-by=.lastTimestamp"),
+        ("logs", "-l", PODS, "-c", "kserve-container", "--tail=30"),
+    )
+    done = [
+        subprocess.run(["kubectl", "-n", NAMESPACE, *look], capture_output=True, text=True, check=False)
+        for look in looks
+    ]
+    return "\n".join(look.stdout[-6000:] + look.stderr for look in done)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def chain() -> Iterator[None]:
+    """The example's objects, ready; the namespace goes at the end."""
+    if subprocess.run(["kubectl", "get", "crd", "triggers.eventing.knative.dev"], capture_output=True).returncode:
+        pytest.skip("no Knative Eventing on this cluster")
+    quick = '    serving.kserve.io/deploymentMode: Knative\n    autoscaling.knative.dev/window: "6s"\n'
+    text = (ROOT / "examples/sentences/events.yaml").read_text().replace("localhost/torpor:dev", IMAGE)
+    text = text.replace("    serving.kserve.io/deploymentMode: Knative\n", quick)
+    kubectl("create", "namespace", NAMESPACE)
+    try:
+        kubectl("apply", "-f", "-", given=text)
+        kubectl("wait", "--for=condition=Ready", "inferenceservice/sentences", "--timeout=240s")
+        kubectl("wait", "--for=condition=Ready", "broker/default", "trigger/ask", "trigger/tell", "--timeout=120s")
+        kubectl("wait", "--for=condition=Available", "deployment/answers", "deployment/sink", "--timeout=120s")
+        yield
+    finally:
+        subprocess.run(["kubectl", "delete", "namespace", NAMESPACE, "--wait=false"], check=True, capture_output=True)
+
+
+def wait_for_zero() -> None:
+    kubectl("wait", "--for=delete", "pod", "-l", PODS, "--timeout=180s")
+
+
+def send(name: str, count: int) -> None:
+    """Start a pod that sends so many events."""
+    what = ["--type", "text", "--content-type", "text/plain", "--data", f"a sentence of {name}", "--id", name]
+    command = ["torpor", "events", "send", BROKER, "--count", str(count), "--timeout-s", "300", *what]
+    pod = ["run", name, f"--image={IMAGE}", "--image-pull-policy=IfNotPresent", "--restart=Never", "--command"]
+    kubectl(*pod, "--", *command)
+
+
+def told() -> dict[str, list[dict[str, object]]]:
+    """The answers that have come, by the id of their question."""
+    answers = defaultdict(list)
+    for line in kubectl("logs", "deployment/sink", "--tail=-1").splitlines():
+        if line.startswith("{"):
+            event = json.loads(line)
+            answers[event["correlationid"]].append(event)
+    return answers
+
+
+def test_every_event_is_answered_whatever_happens_to_the_predictor() -> None:
+    """A thousand events, three kills and three wakes: each is answered, and whoever is answered twice, with the same event."""
+    for number, count in enumerate(ROUNDS):
+        wait_for_zero()
+        began_s = time.monotonic()
+        name = f"round-{number}"
+        send(name, count)
+        expected = sum(ROUNDS[:number])
+        while len(told()) < expected + count // 3:
+            assert time.monotonic() < began_s + 300, state()
+            time.sleep(1)
+        kubectl("delete", "pod", "-l", PREDICTOR, "--grace-period=0", "--force", "--wait=false")
+        kubectl("wait", f"pod/{name}", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=300s")
+        while len(told()) < expected + count:
+            assert time.monotonic() < began_s + 360, state()
+            time.sleep(1)
+        print(f"round {number + 1}: {count} events answered in {time.monotonic() - began_s:.0f} s")
+    answers = told()
+    assert set(answers) == {f"round-{n}-{k}" for n, count in enumerate(ROUNDS) for k in range(1, count + 1)}
+    repeats = [events for events in answers.values() if len(events) > 1]
+    print(f"{sum(ROUNDS)} events, {sum(map(len, answers.values()))} answers, {len(repeats)} questions answered again")
+    for events in answers.values():
+        first, *others = [{k: v for k, v in event.items() if not k.startswith("knative")} for event in events]
+        assert all(other == first for other in others)
+        (vector,) = first["data"]["predictions"]
+        assert np.linalg.norm(vector) == pytest.approx(1.0, abs=1e-4)
