@@ -242,6 +242,49 @@ def test_a_head_that_says_another_size_than_its_data_is_refused() -> None:
         tensors(loaded(), b"RIFF" + struct.pack("<I", len(body)) + body)
 
 
+def test_a_jpeg_whose_size_comes_later_is_refused() -> None:
+    """Two heads: the first one says little, and Pillow takes the last."""
+    file = saved(picture(), "JPEG")
+    small = b"\xff\xc0\x00\x11\x08\x00\x01\x00\x01\x03\x01\x11\x00\x02\x11\x00\x03\x11\x00"
+    with pytest.raises(InvalidInput, match=r"broken JPEG: it is \(40, 30\), its head says otherwise"):
+        tensors(loaded(max_pixels=100), file[:2] + small + file[2:])
+
+
+def test_an_image_without_pixels_is_refused() -> None:
+    """As its head says."""
+    with pytest.raises(InvalidInput, match=r"row 0 is 0 x 30 = 0 pixels, must be in \[1, "):
+        tensors(loaded(), png_of(0, 30))
+
+
+def test_pillow_is_asked_for_one_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of the format that the head has: all others are out of reach."""
+    asked = []
+    opened = PIL.Image.open
+    monkeypatch.setattr(
+        PIL.Image, "open", lambda *given, formats: asked.append(formats) or opened(*given, "r", formats)
+    )
+    tensors(loaded(), saved(picture()), saved(picture(), "WEBP"))
+    assert asked == [("PNG",), ("WEBP",)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    width=st.integers(1, 70), height=st.integers(1, 70), kind=st.sampled_from(["PNG", "JPEG", "VP8 ", "VP8L", "VP8X"])
+)
+def test_a_heads_size_is_the_images(width: int, height: int, kind: str) -> None:
+    """Of each format and kind of WebP; tables before a JPEG's head are no head."""
+    options = {"VP8L": {"lossless": True}, "VP8X": {"exif": b"II*\0\x08\0\0\0\0\0"}}.get(kind, {})
+    file = saved(picture(width, height), kind if kind in ("PNG", "JPEG") else "WEBP", **options)
+    if kind == "JPEG":
+        file = file[:2] + b"\xff\xc4\x00\x06\x00\x09\x09\x09" + file[2:]
+    elif kind != "PNG":
+        assert file[12:16] == kind.encode()
+    if kind == "VP8 ":  # the upper two bits are how to scale it, which nobody does
+        file = file[:27] + bytes([file[27] | 0x40]) + file[28:]
+    header = ImageHeader.of(file)
+    assert (header.width, header.height) == (width, height)
+
+
 @settings(max_examples=300, deadline=None)
 @given(
     form=st.sampled_from(["JPEG", "PNG", "WEBP"]),

@@ -27,8 +27,8 @@ from .table import FeatureTable, Key, key_bytes
 
 logger = logging.getLogger("torpor.features")
 
-_MOST_KEYS = 4096
-"""In one read or one call of the loader: Redis does nothing else meanwhile."""
+MAX_KEYS = 4096
+"""Of one caller, of one read and of one call of the loader: neither the event loop nor Redis does anything else meanwhile."""
 
 _MOST_WRITTEN = 512
 """Rows in one write: packing them holds up the event loop."""
@@ -53,7 +53,6 @@ class FeatureCache:
         self._reads = 0
         self._loads = 0
         self._is_writing = False
-        self._is_due = False
         self._tasks = Tasks()
         self._closing = Tasks()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -65,8 +64,8 @@ class FeatureCache:
     async def get(self, keys: Sequence[Key], default: float | None = None) -> Array:
         """The rows of the keys, [keys, …]; a key without one has the default everywhere.
 
-        Raises InvalidInput for a key without a row if there is no default, or for one of more than 1024 bytes, Unavailable
-        and ModelFailed if the loader was needed and failed.
+        Raises InvalidInput for a key without a row if there is no default, for a key of more than 1024 bytes and for more than
+        4096 keys, Unavailable and ModelFailed if the loader was needed and failed.
         """
         return self.table_of(keys, await self.look_up(keys), default)
 
@@ -84,7 +83,10 @@ class FeatureCache:
 
     async def look_up(self, keys: Sequence[Key]) -> list[Array | None]:
         """The row of each key, read-only, or None if there is none. Raises like `get`."""
+        self.prepare()
         self._loop = asyncio.get_running_loop()
+        if len(keys) > MAX_KEYS:
+            raise InvalidInput(f"keys = {len(keys)}, must be at most {MAX_KEYS}")
         try:
             wanted = [key_bytes(key) for key in keys]
         except ValueError as error:
@@ -101,9 +103,8 @@ class FeatureCache:
             else:
                 self._waiting[key] = [caller]
                 self._wanted.append(key)
-        if self._wanted and not self._is_due:
-            self._is_due = True
-            self._loop.call_soon(self._go)
+        if self._wanted:
+            self._loop.call_soon(self._go)  # with what others want before then
         if caller.left:
             await caller.future
         return [caller.rows[key] for key in wanted]
@@ -120,10 +121,9 @@ class FeatureCache:
 
     def _go(self) -> None:
         """Send what is wanted where it is to come from, as far as there is room."""
-        self._is_due = False
         if self.circuit.is_closed:
             while self._wanted and self._reads < CONNECTIONS:
-                keys, self._wanted = self._wanted[:_MOST_KEYS], self._wanted[_MOST_KEYS:]
+                keys, self._wanted = self._wanted[:MAX_KEYS], self._wanted[MAX_KEYS:]
                 self._reads += 1
                 self._tasks.start(self._read(keys), "features-read")
         else:
@@ -133,7 +133,7 @@ class FeatureCache:
             if self.circuit.probes(_now_s()):
                 self._tasks.start(self._probe(), "features-probe")
         while self._lacking and self._loads < self._max_loads:
-            keys, self._lacking = self._lacking[:_MOST_KEYS], self._lacking[_MOST_KEYS:]
+            keys, self._lacking = self._lacking[:MAX_KEYS], self._lacking[MAX_KEYS:]
             self._loads += 1
             self._tasks.start(self._load(keys), "features-load")
 
@@ -195,6 +195,8 @@ class FeatureCache:
                     await self.store.write(rows)
                 except StoreError as error:
                     self._failed("write", error)
+                    if not self.circuit.is_closed:
+                        rows = dict(self._unwritten)
                     self.metrics.dropped += len(rows)
                 for key in rows:
                     del self._unwritten[key]

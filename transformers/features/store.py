@@ -72,8 +72,8 @@ class FeatureStore:
         from redis.asyncio.retry import Retry
         from redis.backoff import NoBackoff
 
-        # A connection that the server has closed is noticed by its next use: a second try has a new one. Reads and writes
-        # of rows may be repeated. Two more connections are for the writer and the probe.
+        # The second try is for a connection that was closed while nobody used it. Two connections more are for the writer and
+        # the probe.
         retry = Retry(NoBackoff(), 1)
         try:
             return Redis.from_url(self._url, max_connections=CONNECTIONS + 2, retry=retry, decode_responses=False)
@@ -123,7 +123,5 @@ class FeatureStore:
             raise StoreError("timeout", f"{what} took more than {timeout_s:g} s") from None
         except exceptions.ResponseError as error:
             raise StoreError("refused", str(error)) from None
-        except (
-            Exception
-        ) as error:  # beside its own errors what the event loop says of a connection that breaks: RuntimeError
+        except Exception as error:  # its own errors, and what event loops say of a connection that breaks: RuntimeError
             raise StoreError("connection", str(error)) from None

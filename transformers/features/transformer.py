@@ -43,6 +43,8 @@ class Features:
         self._present = given.one("present", "")
         self._keep_key = given.one("keep_key", False)
         given.end()
+        if self._default is not None and table.codec().dtype.type(self._default) != self._default:
+            raise SettingError(f"default = {self._default:g} is no value of features = {table.features!r}")
         if self._present and self._default is None:
             raise SettingError(f"present = {self._present!r} has no meaning without default: all keys are present")
         self._cache = FeatureCache(loader, table)

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO
 
 from torpor.predictors.catalog import find_model_file, version_folder, wanted_versions
 from torpor.predictors.errors import TorporError
@@ -62,13 +62,13 @@ def _parameters(source: str) -> tuple[dict[str, Any], Path]:
 
 
 @contextmanager
-def _lines(name: str) -> Iterator[TextIO]:
+def _lines(name: str) -> Iterator[BinaryIO]:
     """Raises SettingError."""
     if name == "-":
-        yield sys.stdin
+        yield sys.stdin.buffer
         return
     try:
-        file = open(name, encoding="utf-8")  # noqa: SIM115
+        file = open(name, "rb")  # noqa: SIM115
     except OSError as error:
         raise SettingError(f"--keys: {error}") from None
     with file:
@@ -91,7 +91,7 @@ class Warming:
     def report(self) -> str:
         return f"{self.keys} keys: {self.there} there already, {self.loaded} loaded, {self.without} without features"
 
-    async def run(self, lines: TextIO, batch: int, parallel: int) -> None:
+    async def run(self, lines: BinaryIO, batch: int, parallel: int) -> None:
         """Raises StoreError, SettingError for a line that is no key, and what the loader raises: Unavailable, ModelFailed."""
         reading = asyncio.Lock()
         try:
@@ -103,14 +103,14 @@ class Warming:
         finally:
             await self._store.close()
 
-    async def _work(self, lines: TextIO, batch: int, reading: asyncio.Lock) -> None:
+    async def _work(self, lines: BinaryIO, batch: int, reading: asyncio.Lock) -> None:
         while True:
             async with reading:  # a pipe may keep its reader waiting
                 chunk = await asyncio.to_thread(lambda: list(islice(lines, batch)))
             if not chunk:
                 return
             try:
-                keys = [key_bytes(key) for line in chunk if (key := line.rstrip("\r\n"))]
+                keys = [key_bytes(key) for line in chunk if (key := line.rstrip(b"\r\n"))]
             except ValueError as error:
                 raise SettingError(f"--keys: {error}") from None
             await self._fill(keys)

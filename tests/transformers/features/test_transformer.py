@@ -88,6 +88,7 @@ def test_a_request_without_keys_is_refused(folder: Path) -> None:
         ({"loader": "nothing"}, "loader = 'nothing', must be of the form module:function"),
         ({"loader": "no_such_module:f"}, "loader = 'no_such_module:f': No module named"),
         ({"ttl_s": 0}, "ttl_s = 0.0, must be in"),
+        ({"features": "int64[rows]", "default": 0.5}, r"default = 0.5 is no value of features = 'int64\[rows\]'"),
         ({"present": "known"}, "present = 'known' has no meaning without default"),
         ({"url": "http://localhost"}, "url: Redis URL must specify one of"),
         ({"ttl": 3.0}, "Features: parameter ttl is unknown, must be one of features"),

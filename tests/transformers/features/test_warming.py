@@ -65,7 +65,7 @@ def test_keys_go_in_batches_from_standard_input(
     loader: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """No more at once than asked for."""
-    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(map(str, range(95)))))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\n".join(b"%d" % n for n in range(95)))))
     assert main(["features", "warm", loader, "--keys", "-", "--batch", "10", "--parallel", "3", *DECLARED]) == 0
     assert capsys.readouterr().out.startswith("95 keys: 0 there already, 95 loaded")
     assert sorted(map(len, calls_of(loader))) == [5, *[10] * 9]
