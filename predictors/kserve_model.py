@@ -132,7 +132,8 @@ def _array(tensor: Any) -> Array:
     if datatype not in _DATATYPES:
         raise InvalidInput(f"input '{name}': datatype = {datatype}, must be one of {', '.join(_DATATYPES)}")
     try:
-        if isinstance(tensor.data, list) and DTYPES[datatype].kind in "biu":
+        # With raw data, over gRPC, the list is there and empty.
+        if isinstance(tensor.data, list) and tensor.data and DTYPES[datatype].kind in "biu":
             return array_from_json(name, tensor.data, datatype, shape)
         array: Array = tensor.as_numpy()
     except (ValueError, TypeError, OverflowError) as error:

@@ -2,6 +2,7 @@
 
 import contextlib
 import http.client
+import importlib.util
 import json
 import os
 import re
@@ -16,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -300,6 +302,50 @@ def failing_start() -> Callable[..., tuple[int, str]]:
         return done.returncode, done.stderr
 
     return run
+
+
+@pytest.fixture(scope="session")
+def kserve_server() -> Callable[..., contextlib.AbstractContextManager[SimpleNamespace]]:
+    """Run a stock kserve.ModelServer with the models of folders, for as long as a `with` lasts: its ports, http and grpc."""
+    if importlib.util.find_spec("kserve") is None:
+        pytest.skip("needs kserve")
+
+    def free_ports() -> list[int]:
+        with contextlib.ExitStack() as stack:
+            sockets = [stack.enter_context(socket.socket()) for _ in range(2)]
+            for one in sockets:
+                one.bind(("127.0.0.1", 0))
+            return [one.getsockname()[1] for one in sockets]
+
+    @contextlib.contextmanager
+    def start(*folders: Path, **environment: str) -> Iterator[SimpleNamespace]:
+        for _ in range(3):  # the SDK cannot choose ports itself, so another pair is tried
+            ports = free_ports()
+            process = subprocess.Popen(
+                [sys.executable, MODELS.with_name("kserve_server.py"), *map(str, ports), *folders],
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | environment,
+            )  # fmt: skip
+            assert process.stdout is not None
+            log: list[str] = []
+            for line in process.stdout:
+                log.append(line)
+                if "Uvicorn running" in line:
+                    break
+            else:
+                process.wait(TIMEOUT_S)
+                process.stdout.close()
+                continue
+            reader = threading.Thread(target=log.extend, args=(process.stdout,))
+            reader.start()
+            yield SimpleNamespace(http=ports[0], grpc=f"127.0.0.1:{ports[1]}")
+            process.terminate()
+            process.wait(30)
+            reader.join(TIMEOUT_S)
+            process.stdout.close()
+            return
+        pytest.fail("".join(log))
+
+    return start
 
 
 @pytest.fixture(scope="session")

@@ -92,6 +92,14 @@ def test_ready_made_transformers_import_their_libraries_when_they_are_loaded() -
     assert command == loaded_by("import torpor.predictors.simulate")
 
 
+def test_the_client_imports_nothing_heavy() -> None:
+    """grpcio comes with the first request over gRPC; torch and kserve are for the predictor's side."""
+    modules = loaded_by(
+        "from torpor.transformers.client import PredictorClient; PredictorClient('a:1', 'm', 'grpc-v2')"
+    )
+    assert not modules & (HEAVY | {"scipy", "prometheus_client", "httpx", "h2", "ml_dtypes"})
+
+
 def test_the_authors_import_is_nearly_free() -> None:
     """`import torpor.predictors`, in a model's file, brings the errors and nothing else."""
     assert not loaded_by("import torpor.predictors") & (HEAVY | {"numpy", "asyncio", "orjson", "hpack"})

@@ -88,15 +88,15 @@ def encode_bytes(array: Array) -> bytes:
 
 
 def element_bytes(element: object) -> bytes:
-    """An element of a BYTES output. Raises ModelFailed for one that is neither `bytes` nor `str` of valid Unicode."""
+    """An element of a BYTES tensor. Raises ModelFailed for one that is neither `bytes` nor `str` of valid Unicode."""
     if isinstance(element, bytes):
         return element
     if not isinstance(element, str):
-        raise ModelFailed(f"a BYTES output holds a {type(element).__name__}, must hold bytes or str")
+        raise ModelFailed(f"a BYTES tensor holds a {type(element).__name__}, must hold bytes or str")
     try:
         return element.encode()
     except UnicodeEncodeError:
-        raise ModelFailed("a BYTES output holds a str that is not valid Unicode") from None
+        raise ModelFailed("a BYTES tensor holds a str that is not valid Unicode") from None
 
 
 def decode_bytes(data: memoryview, count: int, name: str) -> list[bytes]:

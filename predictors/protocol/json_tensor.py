@@ -181,4 +181,4 @@ def _text(value: object) -> str:
     try:
         return element_bytes(value).decode()
     except UnicodeDecodeError:
-        raise ModelFailed("a BYTES output is no UTF-8, which JSON needs: ask for it as binary data") from None
+        raise ModelFailed("a BYTES tensor is no UTF-8, which JSON needs: ask for it as binary data") from None

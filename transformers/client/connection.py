@@ -4,7 +4,6 @@ Answers are read by llhttp (httptools), in its strict mode: what two readers cou
 """
 
 import asyncio
-import math
 import socket
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
@@ -99,14 +98,15 @@ class Connection(asyncio.Protocol):
     _ends_with_connection: bool
 
     def __init__(self, owner: Owner, max_answer_bytes: int) -> None:
-        self.idle_since_s = math.inf
+        self.idle_sweeps = 0
+        """How often its owner has found it idle since it was last used."""
         self._owner = owner
         self._max_answer_bytes = max_answer_bytes
         self._transport: asyncio.Transport = None  # type: ignore[assignment]
         self._parser = HttpResponseParser(self)
         self._exchange: Exchange | None = None
         self._requests = 0
-        self._is_closed = False
+        self.is_closed = False
         self._begin_answer()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -114,10 +114,6 @@ class Connection(asyncio.Protocol):
         connection: socket.socket | None = transport.get_extra_info("socket")
         if connection is not None:  # a peer that is gone without a word is found by the kernel
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-
-    @property
-    def is_usable(self) -> bool:
-        return not (self._is_closed or self._transport.is_closing())
 
     def send(self, exchange: Exchange) -> None:
         """Nothing else may be under way here."""
@@ -133,7 +129,7 @@ class Connection(asyncio.Protocol):
     def abort(self) -> None:
         """Close at once; the exchange under way gets no answer."""
         self._exchange = None
-        self._is_closed = True
+        self.is_closed = True
         self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
@@ -165,8 +161,12 @@ class Connection(asyncio.Protocol):
             if self._head_bytes > _MOST_HEAD_BYTES:
                 self.fail(malformed(f"head = {self._head_bytes} bytes or more, must be in [0, {_MOST_HEAD_BYTES}]"))
 
+    def eof_received(self) -> None:
+        """The predictor sends no more, and the transport closes, which `connection_lost` sees to."""
+        self.is_closed = True
+
     def connection_lost(self, error: Exception | None) -> None:
-        self._is_closed = True
+        self.is_closed = True
         exchange, self._exchange = self._exchange, None
         self._owner.closed(self)
         if exchange is None:
@@ -241,7 +241,7 @@ class Connection(asyncio.Protocol):
             exchange.connection = None
             self._owner.freed(self)  # before the answer: whoever gets it may ask again at once
         else:
-            self._is_closed = True
+            self.is_closed = True
             self._transport.close()
         exchange.finish(reply)
 

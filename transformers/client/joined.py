@@ -76,9 +76,12 @@ class Joined:
         self._deadlines.guard(call)
         return call
 
-    async def close(self) -> None:
-        """Refuse what waits, and wait for what is under way."""
+    def refuse(self) -> None:
+        """Refuse what waits: the client is closing."""
         self._batcher.abandon()
+
+    async def close(self) -> None:
+        """Wait for what is under way."""
         await self._batcher.close()
 
     def submit(self, parts: Sequence[Bound], done: Done, loop: asyncio.AbstractEventLoop) -> None:

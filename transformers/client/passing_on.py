@@ -46,12 +46,13 @@ def credentials(kept: Mapping[str, str]) -> dict[str, str]:
 
 def timeout_field(timeout_s: float) -> bytes:
     """The value of `grpc-timeout` for what is left, at most 8 digits and a unit."""
-    number = max(1, int(timeout_s * 1e6))
-    unit = b"u"
+    number, unit = int(timeout_s * 1e6), b"u"
     if number > 99_999_999:
         number, unit = min(number // 1000, 99_999_999), b"m"
-    unimportant = max(0, number.bit_length() - _SIGNIFICANT_BITS)
-    return b"%d%b" % (number >> unimportant << unimportant, unit)
+    unimportant = number.bit_length() - _SIGNIFICANT_BITS
+    if unimportant > 0:
+        number = number >> unimportant << unimportant
+    return b"%d%b" % (number or 1, unit)
 
 
 def fields(kept: Mapping[str, str], timeout_s: float | None) -> bytes:

@@ -75,7 +75,7 @@ class Pool:
             exchange, _ = self._waiting.popitem(last=False)
             connection.send(exchange)
             return
-        connection.idle_since_s = asyncio.get_running_loop().time()
+        connection.idle_sweeps = 0
         self._idle.append(connection)
         if self._sweeper is None:
             self._sweep()
@@ -114,7 +114,7 @@ class Pool:
     def _take_idle(self) -> Connection | None:
         while self._idle:
             connection = self._idle.pop()
-            if connection.is_usable:
+            if not connection.is_closed:
                 return connection
         return None
 
@@ -129,7 +129,7 @@ class Pool:
         try:
             async with asyncio.timeout(self._connect_timeout_s):
                 connection = await self._connect()
-            if not connection.is_usable:
+            if connection.is_closed:
                 raise ConnectionResetError("it closes connections at once")
         except (OSError, TimeoutError) as error:
             self._opening -= 1
@@ -163,13 +163,17 @@ class Pool:
 
     def _sweep(self) -> None:
         """Close what has been idle for too long."""
-        loop = asyncio.get_running_loop()
+        stale = []
+        for connection in self._idle:
+            connection.idle_sweeps += 1
+            if connection.idle_sweeps > _SWEEPS:
+                stale.append(connection)
+        for connection in stale:
+            self._idle.remove(connection)
+            connection.abort()
         self._sweeper = None
-        limit_s = loop.time() - self._idle_s
-        while self._idle and self._idle[0].idle_since_s <= limit_s:
-            self._idle.pop(0).abort()
         if self._idle:
-            self._sweeper = loop.call_later(self._idle_s / _SWEEPS, self._sweep)
+            self._sweeper = asyncio.get_running_loop().call_later(self._idle_s / _SWEEPS, self._sweep)
 
 
 def _closed() -> Unavailable:

@@ -108,7 +108,7 @@ class PredictorClient:
         )
         self._batching = batching
         self._joined: Joined | None = None
-        self._carrier: Carrier | None = None
+        self.carrier: Carrier | None = None
         self._undecided: list[Call] = []
         self._tasks = Tasks()
         self.deadlines = Deadlines()
@@ -116,7 +116,7 @@ class PredictorClient:
     @property
     def protocol(self) -> str | None:
         """What is spoken: v1, v2-json, v2-binary or grpc-v2; None while that is not known."""
-        return None if self._carrier is None else self._carrier.protocol
+        return None if self.carrier is None else self.carrier.protocol
 
     def start(
         self, request: InferRequest, headers: Headers | None, timeout_s: float | None, answer: Answer
@@ -146,6 +146,8 @@ class PredictorClient:
         future: asyncio.Future[InferResponse] = asyncio.get_running_loop().create_future()
 
         def answer(result: InferResponse | TorporError) -> None:
+            if future.done():  # its caller is being cancelled
+                return
             if isinstance(result, TorporError):
                 future.set_exception(result)
             else:
@@ -177,10 +179,12 @@ class PredictorClient:
         """Close the connections; what is under way ends with Unavailable."""
         await self._tasks.cancel()
         if self._joined is not None:
-            await self._joined.close()
-        if self._carrier is not None:
-            await self._carrier.close()
+            self._joined.refuse()
+        if self.carrier is not None:
+            await self.carrier.close()
         await self._pool.close()
+        if self._joined is not None:
+            await self._joined.close()
         undecided, self._undecided = self._undecided, []
         for call in undecided:
             call.answered(Unavailable("the client has been closed", None))
@@ -206,18 +210,18 @@ class PredictorClient:
 
     def carrier_for(self, call: "Call") -> Carrier | None:
         """What carries it; None: it will be called again when that is known."""
-        if self._carrier is None and not self._decide():
+        if self.carrier is None and not self._decide():
             self._undecided.append(call)
             if len(self._undecided) == 1:
                 self._tasks.start(self._discover(credentials(call.kept)), f"protocol of {self.address}")
-        return self._carrier
+        return self.carrier
 
     def failed(self, carrier: Carrier | None, error: TorporError) -> None:
         """Ask the predictor anew what it speaks if that may be why."""
         doubtful = isinstance(error, NotFound | MethodNotAllowed | NotSupported | UnsupportedMedia | PredictorFailed)
         is_gone = isinstance(error, Unavailable) and not isinstance(error, QueueFull)
-        if (doubtful or is_gone) and carrier is self._carrier and self._asked_protocol in ("auto", "v2"):
-            self._carrier = None
+        if (doubtful or is_gone) and carrier is self.carrier and self._asked_protocol in ("auto", "v2"):
+            self.carrier = None
 
     def _decide(self) -> bool:
         """Whether what is spoken needs no asking."""
@@ -227,16 +231,16 @@ class PredictorClient:
         if protocol == "grpc-v2":
             from .v2_grpc import Grpc  # grpcio is an extra, and slow to import
 
-            self._carrier = Grpc(self.address, self.model_name, self._max_answer_bytes, self._ca_file)
+            self.carrier = Grpc(self.address, self.model_name, self._max_answer_bytes, self._ca_file)
         else:
-            self._carrier = rest(self._pool, self.model_name, protocol)
+            self.carrier = rest(self._pool, self.model_name, protocol)
         return True
 
     async def _find(self, kept: Mapping[str, str]) -> Carrier:
-        if self._carrier is None and not self._decide():
-            self._carrier = await discover(self._pool, self.model_name, kept, may_be_v1=self._asked_protocol == "auto")
-        assert self._carrier is not None
-        return self._carrier
+        if self.carrier is None and not self._decide():
+            self.carrier = await discover(self._pool, self.model_name, kept, may_be_v1=self._asked_protocol == "auto")
+        assert self.carrier is not None
+        return self.carrier
 
     async def _discover(self, kept: Mapping[str, str]) -> None:
         failure: TorporError | None = None
@@ -285,7 +289,7 @@ class Call:
 
     def begin(self) -> None:
         """Send it, now or when it is known how. Raises what the carrier refuses it with."""
-        carrier = self._carrier = self._client.carrier_for(self)
+        carrier = self._carrier = self._client.carrier or self._client.carrier_for(self)
         if carrier is not None:
             timeout_s = self.end_s - self._loop.time() if self._has_deadline else None
             self._underway = carrier.start(self.request, self.kept, timeout_s, self.answered)

@@ -122,6 +122,8 @@ async def get(pool: Pool, path: str, kept: Mapping[str, str]) -> Reply:
     future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
 
     def answer(result: Reply | TorporError) -> None:
+        if future.done():  # its caller is being cancelled
+            return
         if isinstance(result, TorporError):
             future.set_exception(result)
         else:

@@ -69,14 +69,14 @@ def _column(name: str, array: Array) -> Any:
     datatype_of(name, array)
     if array.dtype != object:
         return to_json(name, array)
-    return np.vectorize(_element, otypes=[object])(array).tolist() if array.size else array.tolist()
+    try:
+        return np.vectorize(_element, otypes=[object])(array).tolist() if array.size else array.tolist()
+    except ModelFailed as error:  # it is made for outputs
+        raise InvalidInput(f"input '{name}': {error}") from None
 
 
 def _element(value: object) -> object:
-    try:
-        data = element_bytes(value)
-    except ModelFailed as error:
-        raise InvalidInput(str(error)) from None
+    data = element_bytes(value)
     try:
         return data.decode()
     except UnicodeDecodeError:

@@ -85,6 +85,8 @@ class Grpc:
         self._model_name = model_name
         self._infer = self._channel.unary_unary(_SERVICE + "ModelInfer")
         self._tasks = Tasks()
+        self._answers: dict[asyncio.Task[None], Answer] = {}
+        """Whom the calls that are under way are for."""
 
     def start(
         self, request: InferRequest, kept: Mapping[str, str], timeout_s: float | None, answer: Answer
@@ -103,7 +105,10 @@ class Grpc:
                 result = error
             answer(result)
 
-        return self._tasks.start(ask(), "gRPC inference")
+        task = self._tasks.start(ask(), "gRPC inference")
+        self._answers[task] = answer
+        task.add_done_callback(self._answers.pop)
+        return task
 
     async def metadata(self, kept: Mapping[str, str]) -> dict[str, Any]:
         """What the predictor says of the model. Raises a TorporError."""
@@ -118,8 +123,11 @@ class Grpc:
         return bool((await self._ask("ModelReady", kept)).ready)
 
     async def close(self) -> None:
+        underway = [*self._answers.values()]
         await self._tasks.cancel()
         await self._channel.close()
+        for answer in underway:
+            answer(Unavailable("the client has been closed", None))
 
     async def _ask(self, method: str, kept: Mapping[str, str]) -> Any:
         request, response = message(f"inference.{method}Request"), message(f"inference.{method}Response")

@@ -90,11 +90,15 @@ class V2Rest:
 
     def decode(self, reply: Reply, request: InferRequest) -> InferResponse:
         """Raises PredictorFailed for what is no answer."""
-        length = reply.headers.get(_JSON_LENGTH)
+        body = reply.body
         try:
-            return _decode(reply.body, length)
+            json_length = _json_length(reply)
+            text = body[:json_length]
+            layout = _LAYOUTS.get(text) or _read_layout(text)
+            outputs = layout.tensors.read(body, json_length)
         except InvalidInput as error:
             raise malformed(str(error)) from None
+        return InferResponse(layout.model_name, layout.model_version, outputs, layout.id)
 
 
 def says_nothing(terms: Terms) -> bool:
@@ -115,7 +119,8 @@ def to_json(name: str, array: Array) -> object:
     try:
         return json_from_array(name, array)
     except ModelFailed as error:  # it is made for outputs
-        raise InvalidInput(f"input '{name}' cannot go as JSON: {error}") from None
+        why = error if array.dtype == object else "it holds NaN or infinity"
+        raise InvalidInput(f"input '{name}' cannot go as JSON: {why}") from None
 
 
 def _bytes(name: str, array: Array) -> bytes:
@@ -148,23 +153,23 @@ def _said(terms: Terms, binary: bool) -> dict[str, object]:
     return said
 
 
-def _decode(body: bytes, length: bytes | None) -> InferResponse:
-    json_length = len(body)
-    if length is not None:
-        if not (length.isdigit() and len(length) < 20 and int(length) <= json_length):
-            shown = length[:40].decode("latin-1")
-            raise InvalidInput(f"Inference-Header-Content-Length = {shown!r}, must be in [0, {json_length}]")
-        json_length = int(length)
-    text = body[:json_length]
-    layout = _LAYOUTS.get(text) if json_length <= LARGEST_KEPT_BYTES else None
-    if layout is None:
-        said = parse_object(text)
-        tensors = read_tensors(said, "outputs")
-        layout = _Layout(_text(said, "model_name"), _text(said, "model_version"), _text(said, "id"), tensors)
-        if not tensors.arrays and not layout.id and json_length <= LARGEST_KEPT_BYTES:
-            _LAYOUTS.keep(text, layout)
-    outputs = layout.tensors.read(body, json_length)
-    return InferResponse(layout.model_name, layout.model_version, outputs, layout.id)
+def _json_length(reply: Reply) -> int:
+    length, most = reply.headers.get(_JSON_LENGTH), len(reply.body)
+    if length is None:
+        return most
+    if not (length.isdigit() and len(length) < 20 and int(length) <= most):
+        shown = length[:40].decode("latin-1")
+        raise InvalidInput(f"Inference-Header-Content-Length = {shown!r}, must be in [0, {most}]")
+    return int(length)
+
+
+def _read_layout(text: bytes) -> _Layout:
+    said = parse_object(text)
+    tensors = read_tensors(said, "outputs")
+    layout = _Layout(_text(said, "model_name"), _text(said, "model_version"), _text(said, "id"), tensors)
+    if not tensors.arrays and not layout.id and len(text) <= LARGEST_KEPT_BYTES:
+        _LAYOUTS.keep(text, layout)
+    return layout
 
 
 def _text(said: dict[str, Any], field: str) -> str:

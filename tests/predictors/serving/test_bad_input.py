@@ -142,7 +142,7 @@ def test_a_model_that_exits_costs_its_batch_and_not_the_server(connect, marked) 
 
 @pytest.mark.parametrize(
     ("mark", "output", "message"),
-    [(GIVE_NAN, "doubled", "output 'doubled' holds NaN"), (GIVE_LATIN_1, "label", "a BYTES output is no UTF-8")],
+    [(GIVE_NAN, "doubled", "output 'doubled' holds NaN"), (GIVE_LATIN_1, "label", "a BYTES tensor is no UTF-8")],
 )
 def test_an_answer_that_json_cannot_hold(connect, marked, mark: int, output: str, message: str) -> None:
     """500 with the way out as JSON, fine as binary data."""

@@ -1,14 +1,8 @@
 """The adapter under a stock kserve.ModelServer, in a process of its own, asked over everything that it speaks."""
 
-import contextlib
 import http.client
 import importlib.util
 import json
-import os
-import socket
-import subprocess
-import sys
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,44 +20,11 @@ RAISE, GIVE_NAN, WAIT = 1000, 1003, 1006
 Infer = message("inference.ModelInferRequest")
 
 
-def free_ports() -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(2)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-
-
 @pytest.fixture(scope="module")
-def kserve(gate_path: Path) -> Iterator[SimpleNamespace]:
-    """The ports of a ModelServer with `mlp` and `marked`; the SDK cannot choose ports itself, so another pair is tried."""
-    if importlib.util.find_spec("kserve") is None:
-        pytest.skip("needs kserve")
-    script = Path(__file__).with_name("kserve_server.py")
-    for _ in range(3):
-        ports = free_ports()
-        process = subprocess.Popen(
-            [sys.executable, script, *map(str, ports), ROOT / "examples" / "mlp", MARKED],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | {"GATE": str(gate_path)},
-        )  # fmt: skip
-        log: list[str] = []
-        for line in process.stdout:
-            log.append(line)
-            if "Uvicorn running" in line:
-                break
-        else:
-            process.wait(20)
-            process.stdout.close()
-            continue
-        reader = threading.Thread(target=log.extend, args=(process.stdout,))
-        reader.start()
-        yield SimpleNamespace(http=ports[0], grpc=f"127.0.0.1:{ports[1]}")
-        process.terminate()
-        process.wait(30)
-        reader.join(20)
-        process.stdout.close()
-        return
-    pytest.fail("".join(log))
+def kserve(kserve_server, gate_path: Path) -> Iterator[SimpleNamespace]:
+    """The ports of a ModelServer with `mlp` and `marked`."""
+    with kserve_server(ROOT / "examples" / "mlp", MARKED, GATE=str(gate_path)) as ports:
+        yield ports
 
 
 @pytest.fixture(scope="module")
