@@ -1,4 +1,4 @@
-"""A torpor predictor as a `kserve.Model`, batched, under a stock `kserve.ModelServer`; the only place that imports kserve.
+"""A torpor predictor or transformer as a `kserve.Model` under a stock `kserve.ModelServer`; the only place that imports kserve.
 
 model = KServeModel("minilm", "examples/minilm")
 model.load()
@@ -18,17 +18,16 @@ from kserve.protocol.infer_type import to_http_parameters
 
 from .batching.policy import BatchingPolicy
 from .batching.run_times import RunTimes
-from .catalog import Assembled, ModelFolder, Outside
+from .catalog import Assembled, Loadable, ModelFolder, Outside
 from .errors import InvalidInput, TorporError, Unavailable
 from .protocol import v1
 from .protocol.datatypes import DTYPES, Array, datatype_of, object_array
 from .protocol.inference import InferRequest, InferResponse, Terms
 from .protocol.json_tensor import array_from_json
 from .serving.batcher import Batcher
-from .serving.data_plane import ServedModel
+from .serving.data_plane import DataPlane, Served, ServedModel
 from .serving.device_pool import DevicePool
 from .serving.metrics import ModelMetrics
-from .settings import SettingError
 from .signature import Bound
 
 _DATATYPES = tuple(name for name in DTYPES if name != "BF16")
@@ -36,24 +35,34 @@ _DATATYPES = tuple(name for name in DTYPES if name != "BF16")
 
 
 class KServeModel(kserve.Model):  # type: ignore[misc]
-    """One model folder; settings come from its model.toml and the environment."""
+    """One model folder; settings come from its model.toml and the environment.
+
+    A transformer has its predictor behind it here as elsewhere, by the setting `predictor`, and not by the SDK's client.
+    """
 
     def __init__(self, name: str, folder: str | Path) -> None:
         super().__init__(name)
         self._folder = Path(folder).resolve()
-        self._served: ServedModel | None = None
+        self._served: Served | None = None
+        self._chain: Loadable | None = None
+        self._loading = asyncio.Lock()
         self._devices: DevicePool | None = None
         self._policy: BatchingPolicy[Bound] | None = None
         self._version = "1"
         self._timeout_s = self._model_timeout_s = 0.0
 
     def load(self) -> bool:
-        """Import and load the class on its device threads; errors are raised as they are."""
+        """Import and load the class on its device threads; errors are raised as they are.
+
+        A transformer is loaded by the server, once that has the event loop that its predictor's client needs (`start_engine`).
+        """
         source = ModelFolder(self.name, self._folder, Outside({}, os.environ))
         self._version = source.versions()[0]
         assembled = source.assemble(self._version)
         if not isinstance(assembled, Assembled):
-            raise SettingError(f"{self._folder} is a transformer, must be a predictor")
+            self._chain = assembled
+            self.engine = self.ready = True
+            return True
         self._timeout_s, self._model_timeout_s = assembled.request_timeout_s, assembled.model_timeout_s
         self._devices = DevicePool(self.name, assembled.executors)
         self._devices.start()
@@ -63,9 +72,13 @@ class KServeModel(kserve.Model):  # type: ignore[misc]
         self.ready = True
         return True
 
+    async def start_engine(self) -> None:
+        """Called by the server beside its own start. Raises what the class raises, which ends it."""
+        await self._loaded()
+
     async def predict(self, payload: Any, headers: dict[str, str] | None = None, response_headers: Any = None) -> Any:
         """Answer a v1 dict with a v1 dict, an InferRequest with an InferResponse."""
-        model = self._model()
+        model = await self._loaded()
         try:
             if isinstance(payload, kserve.InferRequest):
                 return self._answer(payload, await model.infer(_request(payload), headers))
@@ -82,11 +95,11 @@ class KServeModel(kserve.Model):  # type: ignore[misc]
         except TorporError as error:
             raise kserve.errors.InferenceError(str(error)) from error
 
-    def get_input_types(self) -> list[dict[str, Any]]:
-        return self._model().metadata()["inputs"]  # type: ignore[return-value]
+    async def get_input_types(self) -> list[dict[str, Any]]:
+        return (await self._loaded()).metadata()["inputs"]  # type: ignore[return-value]
 
-    def get_output_types(self) -> list[dict[str, Any]]:
-        return self._model().metadata()["outputs"]  # type: ignore[return-value]
+    async def get_output_types(self) -> list[dict[str, Any]]:
+        return (await self._loaded()).metadata()["outputs"]  # type: ignore[return-value]
 
     def stop(self) -> None:
         """Unload the model after its batches."""
@@ -107,8 +120,12 @@ class KServeModel(kserve.Model):  # type: ignore[misc]
             use_binary_outputs=payload.use_binary_outputs, requested_outputs=payload.request_outputs,
         )  # fmt: skip
 
-    def _model(self) -> ServedModel:
-        """The batcher belongs to the server's event loop, which exists when the first call comes."""
+    async def _loaded(self) -> Served:
+        """What is served belongs to the server's event loop, which exists when the first call comes."""
+        if self._chain is not None and self._served is None:
+            async with self._loading:
+                if self._served is None:
+                    self._served = await self._chain.load(DataPlane("kserve"), self.name, self._version)
         if self._served is None:
             assert self._devices is not None and self._policy is not None
             metrics = ModelMetrics(self.name, self._version, self._policy)

@@ -15,6 +15,7 @@ from torpor.predictors.protocol.messages import message
 
 ROOT = Path(__file__).parents[3]
 MARKED = Path(__file__).parent / "models" / "marked"
+TRANSFORMERS = ROOT / "tests" / "transformers" / "models"
 RAISE, GIVE_NAN, WAIT = 1000, 1003, 1006
 
 Infer = message("inference.ModelInferRequest")
@@ -22,9 +23,22 @@ Infer = message("inference.ModelInferRequest")
 
 @pytest.fixture(scope="module")
 def kserve(kserve_server, gate_path: Path) -> Iterator[SimpleNamespace]:
-    """The ports of a ModelServer with `mlp` and `marked`."""
-    with kserve_server(ROOT / "examples" / "mlp", MARKED, GATE=str(gate_path)) as ports:
+    """The ports of a ModelServer with `mlp`, `marked`, and the transformer `words`."""
+    folders = ROOT / "examples" / "mlp", MARKED, TRANSFORMERS / "words"
+    with kserve_server(*folders, GATE=str(gate_path), TORPOR_PREDICTOR=str(TRANSFORMERS / "counts")) as ports:
         yield ports
+
+
+def test_a_transformer_is_a_model_too(kserve) -> None:
+    """With its predictor behind it, by v1 and v2; what it takes and gives is told."""
+    body = json.dumps({"instances": ["ab", "c"]}).encode()
+    status, content, _ = ask(kserve.http, "/v1/models/words:predict", body)
+    assert (status, [one["said"] for one in json.loads(content)["predictions"]]) == (200, ["195", "99"])
+    status, content, _ = ask(kserve.http, "/v2/models/words/infer", v2("word", datatype="BYTES", shape=[1], data=["c"]))
+    outputs = {output["name"]: output["data"] for output in json.loads(content)["outputs"]}
+    assert (status, outputs["said"]) == (200, ["99"])
+    status, content, _ = ask(kserve.http, "/v2/models/words/infer", v2("word", datatype="BYTES", shape=[1], data=[""]))
+    assert (status, json.loads(content)["error"]) == (400, "word = '', must have a letter")
 
 
 @pytest.fixture(scope="module")
