@@ -44,10 +44,10 @@ def check(attributes: Mapping[str, str]) -> None:
     if not (values.isascii() and values.isprintable()):
         _check_characters(attributes)
     for name, value in attributes.items():
-        if name in _RULES:
-            holds, must_be = _RULES[name]
-            if not holds(value):
-                raise wrong(name, value, must_be)
+        rule = _RULES.get(name)
+        if rule is not None:
+            if not rule[0](value):
+                raise wrong(name, value, rule[1])
         elif not _NAME.fullmatch(name) or name == "data":
             raise InvalidInput(f"attribute name = {name[:40]!r}, must be letters a-z and digits, and not 'data'")
 

@@ -9,26 +9,25 @@ from collections.abc import Mapping
 from .attributes import is_uri_reference, wrong
 
 _SAFE = bytes({*range(0x21, 0x7F)} - {*b'"%'})
+_PLAIN = _SAFE + b" "
 _UNSAFE = re.compile(rb"[^!#$&-~]")
 _ESCAPED = re.compile(rb"%([0-9A-Fa-f]{2})")
 _QUOTED = re.compile(rb'"((?:[^"\\]|\\.)*)"')
 _BACKSLASHED = re.compile(rb"\\(.)")
 
 
-def encode(values: Mapping[str, str]) -> dict[str, bytes]:
-    """By attribute: space, `"`, `%` and all that is not printable ASCII, percent-encoded as UTF-8."""
-    raw = {name: value.encode() for name, value in values.items()}
-    if b"".join(raw.values()).translate(None, _SAFE):
-        return {name: _UNSAFE.sub(_escape, value) for name, value in raw.items()}
-    return raw
+def encode(values: dict[bytes, bytes]) -> dict[bytes, bytes]:
+    """Values in UTF-8 by header: space, `"`, `%` and all that is not printable ASCII, percent-encoded."""
+    if b"".join(values.values()).translate(None, _SAFE):
+        return {header: _UNSAFE.sub(_escape, value) for header, value in values.items()}
+    return values
 
 
 def decode(raw: Mapping[str, bytes]) -> dict[str, str]:
     """By attribute. Bytes that should have been encoded and are UTF-8 are taken. Raises InvalidInput."""
-    all_raw = b"".join(raw.values())
-    if all_raw.isascii() and b"%" not in all_raw and b'"' not in all_raw:
-        return {name: value.decode() for name, value in raw.items()}
-    return {name: _decode(name, value) for name, value in raw.items()}
+    if b"".join(raw.values()).translate(None, _PLAIN):
+        return {name: _decode(name, value) for name, value in raw.items()}
+    return {name: value.decode() for name, value in raw.items()}
 
 
 def _decode(name: str, raw: bytes) -> str:
