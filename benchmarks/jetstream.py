@@ -179,7 +179,7 @@ class _Journey:
         self.answers[number] = body
         self.latencies_s.append(time.monotonic() - self._sent_s[number])
         self._room.release()
-        length = {"Inference-Header-Content-Length": headers["ce-inferenceheadercontentlength"]}
+        length = {"inference-header-content-length": headers["ce-inferenceheadercontentlength"]}
         found = self._wire.decode(length, body)
         index = number % len(self.rows)
         wanted = self.expected[index : index + 1]
@@ -218,7 +218,10 @@ class _Sink(asyncio.Protocol):
         if len(rest) < length:
             return
         self._data = rest[length:]
-        self._journey.arrived(headers, rest[:length])
+        try:
+            self._journey.arrived(headers, rest[:length])
+        except (KeyError, ValueError, IndexError) as error:
+            self._journey.wrong.append(f"no answer ({error!r}): {head[:300]!r}")
         self._transport.write(b"HTTP/1.1 202 Accepted\r\ncontent-length: 0\r\n\r\n")
 
 
