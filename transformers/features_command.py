@@ -5,7 +5,7 @@ from typing import Any
 
 FLAGS = {
     "features": "declaration of a row: float32[rows, 32]",
-    "url": "where Redis is; else $TORPOR_FEATURES_URL",
+    "url": "where Redis is, $TORPOR_FEATURES_URL if nobody says",
     "prefix": "of the keys in Redis",
     "ttl_s": "seconds that a row lives",
     "missing_ttl_s": "seconds that it is remembered that a key has no row",
