@@ -9,7 +9,7 @@ import contextlib
 import logging
 import sys
 import uuid
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -181,12 +181,13 @@ def _whole(text: str) -> int:
     return value
 
 
-def _run(work: Coroutine[Any, Any, int]) -> int:
-    """Run a command; its exit status."""
+def _run(work: Coroutine[Any, Any, int], loop_factory: "Callable[[], asyncio.AbstractEventLoop] | None" = None) -> int:
+    """Run a command; its exit status. loop_factory: None for asyncio's own loop."""
     from torpor.predictors.errors import InvalidInput, TorporError
 
     try:
-        return asyncio.run(work)
+        with asyncio.Runner(loop_factory=loop_factory) as runner:
+            return runner.run(work)
     except (CommandError, ValueError, InvalidInput) as error:
         print(f"torpor events: {error}", file=sys.stderr)
         return 2
@@ -216,7 +217,11 @@ def _run_broker(options: argparse.Namespace, began_s: float) -> int:
         )  # fmt: skip
         return await Broker(settings, triggers).run()
 
-    return _run(run())
+    if sys.platform == "win32":
+        return _run(run())
+    import uvloop
+
+    return _run(run(), uvloop.new_event_loop)
 
 
 def _run_send(options: argparse.Namespace, began_s: float) -> int:
