@@ -51,11 +51,14 @@ def run_virtually() -> Run:
 
 @pytest.fixture(params=[uvloop.new_event_loop, asyncio.SelectorEventLoop], ids=["uvloop", "asyncio"])
 def run(request: pytest.FixtureRequest) -> Run:
-    """Run a coroutine on either loop, with real sockets and for a limited time."""
+    """Run a coroutine on either loop, with real sockets and for a limited time; nothing may fail beside it."""
 
     def run_on_loop(scenario: Coroutine[Any, Any, None]) -> None:
+        unhandled: list[dict[str, Any]] = []
         with asyncio.Runner(loop_factory=request.param) as runner:
+            runner.get_loop().set_exception_handler(lambda _, context: unhandled.append(context))
             runner.run(asyncio.wait_for(scenario, 60))
+        assert not unhandled
 
     return run_on_loop
 

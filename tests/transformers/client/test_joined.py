@@ -194,6 +194,19 @@ def test_each_waits_to_its_own_deadline(run_virtually) -> None:
     run_virtually(scenario())
 
 
+def test_one_without_a_deadline_gives_it_to_nobody(run_virtually) -> None:
+    """A joined request waits as long as the most patient of its callers."""
+
+    async def scenario() -> None:
+        carrier = Doubling()
+        asking = client(carrier)
+        await asyncio.gather(*(asking.infer(rows(n), timeout_s=None if n == 2 else 9.0) for n in range(4)))
+        assert carrier.requests == [[0], [1], [2, 3]]
+        assert carrier.timeouts_s == [9.0, 9.0, None]
+
+    run_virtually(scenario())
+
+
 def test_who_leaves_while_waiting_is_not_sent(run_virtually) -> None:
     """Its rows are dropped, and those of the others go."""
 

@@ -15,6 +15,8 @@ from torpor.predictors.errors import (
     Unavailable,
 )
 from torpor.transformers.client import Backoff, InferRequest, PredictorClient
+from torpor.transformers.client.connection import Connection
+from torpor.transformers.client.pool import Pool
 
 PATIENCE_S = 0.3
 AT_ONCE = Backoff(first_s=0.0)
@@ -101,7 +103,7 @@ def test_connection_close_is_obeyed(run, predictor, small, ok) -> None:
 
     async def scenario() -> None:
         async with predictor(always(ok(b'{"error": "no"}', b"connection: close", status=b"404 Not Found"))) as server:
-            async with client(server) as asking:
+            async with client(server, max_connections=1) as asking:
                 for _ in range(3):
                     assert await error_of(asking.infer(small), NotFound) == "no"
             assert server.connections == 3
@@ -109,23 +111,35 @@ def test_connection_close_is_obeyed(run, predictor, small, ok) -> None:
     run(scenario())
 
 
-def test_a_connection_that_was_closed_while_idle_costs_nobody_a_request(run, predictor, small, ok) -> None:
-    """The request that came too late on it is sent again, at once and on another: nobody can have read it."""
-    heads = []
-
-    async def once(caller) -> None:
-        await caller.request()
-        await caller.send(ok())
-        head, _ = await caller.request()  # it has come, but as it were to nobody
-        heads.append(head)
-        caller.reset()
+def test_a_connection_that_was_closed_while_idle_costs_nobody_a_request(run, predictor, ok) -> None:
+    """The request that came too late on it is sent again, at once and before those that wait: nobody can have read it."""
+    bodies: list[bytes] = []
 
     async def scenario() -> None:
-        async with predictor(once, always(ok())) as server, client(server, backoff=Backoff(retries=0)) as asking:
-            await asking.infer(small)
-            assert (await asking.infer(small)).outputs["y"].tolist() == [5]
+        others_wait = asyncio.Event()
+
+        async def once(caller) -> None:
+            await caller.request()
+            await caller.send(ok())
+            await caller.request()  # it has come, but as it were to nobody
+            await others_wait.wait()
+            caller.reset()
+
+        async def after(caller) -> None:
+            while True:
+                bodies.append((await caller.request())[1])
+                await caller.send(ok())
+
+        requests = [InferRequest({"x": np.array([n])}) for n in range(3)]
+        options = {"backoff": Backoff(retries=0), "max_connections": 1}
+        async with predictor(once, after) as server, client(server, **options) as asking:
+            await asking.infer(requests[0])
+            tasks = [asyncio.create_task(asking.infer(request)) for request in requests]
+            await asyncio.sleep(0)
+            others_wait.set()
+            assert [answer.outputs["y"].tolist() for answer in await asyncio.gather(*tasks)] == [[5]] * 3
             assert server.connections == 2
-            assert len(heads) == 1
+        assert [b'"data":[%d]' % n in body for n, body in enumerate(bodies)] == [True] * 3
 
     run(scenario())
 
@@ -217,6 +231,25 @@ def test_a_longer_answer_than_it_says_ends_the_connection(run, predictor, small,
             for _ in range(3):
                 assert (await asking.infer(small)).outputs["y"].tolist() == [5]
             assert server.connections == 3
+
+    run(scenario())
+
+
+def test_an_interim_answers_head_is_not_taken_for_the_answers(run, predictor, small, ok) -> None:
+    """Though heads are kept by their bytes, and what follows it is as long as the kept one's body."""
+    interim = b"HTTP/1.1 100 Continue\r\n\r\n"
+    second = ok(b'{"error": "no"}'.ljust(200), status=b"404 Not Found")
+    first = ok(ok().partition(b"\r\n\r\n")[2].ljust(len(second)))
+
+    async def behave(caller) -> None:
+        for answer in (first, second):
+            await caller.request()
+            await caller.send(interim + answer)
+
+    async def scenario() -> None:
+        async with predictor(behave) as server, client(server) as asking:
+            assert (await asking.infer(small)).outputs["y"].tolist() == [5]
+            assert await error_of(asking.infer(small), NotFound) == "no"
 
     run(scenario())
 
@@ -367,6 +400,22 @@ def test_a_server_that_closes_at_once_does_not_make_the_client_spin(run, predict
             with pytest.raises((Unavailable, PredictorFailed)):
                 await asking.infer(small)
             assert server.connections <= 3
+
+    run(scenario())
+
+
+def test_a_connection_that_closes_as_it_opens_is_none(run, small, monkeypatch) -> None:
+    """Nothing has been sent on it, so that is as if nobody had listened."""
+
+    async def closed(pool: Pool) -> Connection:
+        connection = Connection(pool, 1)
+        connection.is_closed = True
+        return connection
+
+    async def scenario() -> None:
+        monkeypatch.setattr(Pool, "_connect", closed)
+        async with PredictorClient("a:1", "m", "v2-json", backoff=Backoff(0)) as asking:
+            assert "closes connections at once" in await error_of(asking.infer(small), Unavailable)
 
     run(scenario())
 
