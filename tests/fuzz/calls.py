@@ -52,7 +52,7 @@ class Empty:
 async def _serve() -> tuple[App, HttpServer]:
     data_plane = DataPlane("0")
     policy: BatchingPolicy[Bound] = BatchingPolicy(BatchingSettings(4, 0.0, 8), RunTimes())
-    metrics = ModelMetrics("m", "1", lambda: policy.queued_rows)
+    metrics = ModelMetrics("m", "1", policy)
     batcher = Batcher(policy, Device(), metrics)  # type: ignore[arg-type]
     data_plane.publish("m", [ServedModel("m", "1", Signature(), batcher, metrics)])
     await data_plane.set_ready(True)
