@@ -100,6 +100,20 @@ def test_the_client_imports_nothing_heavy() -> None:
     assert not modules & (HEAVY | {"scipy", "prometheus_client", "httpx", "h2", "ml_dtypes"})
 
 
+def test_the_codec_of_events_imports_nothing_heavy() -> None:
+    """The package cloudevents comes with the first event that the Python API takes or gives, by one module."""
+    modules = loaded_by("import torpor.transformers.events, torpor.transformers.events.python_sdk")
+    assert not modules & (HEAVY | {"numpy", "asyncio", "redis", "nats"})
+    assert not loaded_by("import torpor.transformers.events.receiver") & (HEAVY | {"redis", "nats"})
+    importers = {
+        str(file.relative_to(ROOT))
+        for folder in ("predictors", "transformers")
+        for file in (ROOT / folder).rglob("*.py")
+        if "cloudevents" in imported(file)
+    }
+    assert importers == {"transformers/events/python_sdk.py"}
+
+
 def test_the_authors_import_is_nearly_free() -> None:
     """`import torpor.predictors`, in a model's file, brings the errors and nothing else."""
     assert not loaded_by("import torpor.predictors") & (HEAVY | {"numpy", "asyncio", "orjson", "hpack"})
