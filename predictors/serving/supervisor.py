@@ -40,8 +40,8 @@ _ACCEPTED_AT_ONCE = 64
 _PAUSE_S = 0.02
 """Until the next try when nobody takes connections, or when no descriptor is left for one."""
 
-TAKEN, CLOSED = b"t", b"c"
-"""What a worker says of a connection; it takes them in the order that they come."""
+TAKEN, CLOSED, MISSED = b"t", b"c", b"m"
+"""What a worker says of a connection; it takes them in the order that they come. One is missed for want of a descriptor."""
 
 GIVEN, LET_GO = b"c", b"l"
 """What it is told: here is one; let one end with its next answer, whichever that is."""
@@ -64,11 +64,19 @@ class State(IntEnum):
 class Worker:
     """A worker, as its supervisor sees it."""
 
-    def __init__(self, number: int, handlers: Callable[["Worker"], dict[str, Handler]]) -> None:
+    def __init__(
+        self,
+        number: int,
+        handlers: Callable[["Worker"], dict[str, Handler]],
+        take_back: Callable[[socket.socket], object],
+    ) -> None:
         self.number = number
+        self._take_back = take_back
         self.state = State.STARTING
         self.was_ready = False
         self.connections = 0
+        self.is_full = False
+        """It had no descriptor for a connection, and none of its own has ended since."""
         self.untaken: deque[socket.socket] = deque()
         """Connections that it was given and has not looked at: if it dies, they are somebody else's."""
         self.metrics = ""
@@ -140,9 +148,15 @@ class Worker:
             return False
         except OSError:
             data = b""
-        self.connections -= data.count(CLOSED)
-        for _ in range(data.count(TAKEN)):
-            self.untaken.popleft().close()
+        for at in range(len(data)):
+            news = data[at : at + 1]
+            if news == TAKEN:
+                self.untaken.popleft().close()
+                continue
+            self.connections -= 1
+            self.is_full = news == MISSED and self.connections > 0
+            if news == MISSED:
+                self._take_back(self.untaken.popleft())
         if not data:  # it is ending, and the channel will say so
             asyncio.get_running_loop().remove_reader(self._handover)
         return bool(data)
@@ -159,6 +173,7 @@ class Supervisor:
         self._drain_timeout_s = drain_timeout_s
         self._workers: list[Worker] = []
         self._stopping = asyncio.Event()
+        self._is_paused = False
         self._is_open = False
         self._held: deque[socket.socket] = deque()
         """Connections that nobody has room for, or that were on their way to a worker which died."""
@@ -202,7 +217,7 @@ class Supervisor:
         """Start a worker, and the next one when it has died, until the server stops."""
         failures = 0
         while not self._stopping.is_set():
-            worker = Worker(number, self._handlers)
+            worker = Worker(number, self._handlers, self._take_back)
             self._workers.append(worker)
             status = await worker.run(self._command)
             self._workers.remove(worker)
@@ -291,16 +306,28 @@ class Supervisor:
         for state in (State.READY, State.DRAINING):
             workers = [worker for worker in self._workers if worker.state is state]
             if workers:
-                return sorted(workers, key=lambda worker: worker.connections)
+                return sorted(
+                    (worker for worker in workers if not worker.is_full), key=lambda worker: worker.connections
+                )
         return []
+
+    def _take_back(self, connection: socket.socket) -> None:
+        """A worker could not take it: it is the next one's, or the same one's later."""
+        self._held.append(connection)
+        self._pause()
 
     def _pause(self) -> None:
         """Leave connections in the backlog for a while."""
+        if self._is_paused:
+            return
+        self._is_paused = True
         loop = asyncio.get_running_loop()
-        loop.remove_reader(self._port)
+        if self._port.fileno() >= 0:
+            loop.remove_reader(self._port)
         loop.call_later(_PAUSE_S, self._resume)
 
     def _resume(self) -> None:
+        self._is_paused = False
         if self._port.fileno() >= 0:
             asyncio.get_running_loop().add_reader(self._port, self._accept)
             self._accept()  # what is held makes no event

@@ -14,7 +14,7 @@ from .http1 import HEAD_S
 from .merged_metrics import merged
 from .metrics import ServerMetrics
 from .repository import Repository
-from .supervisor import CLOSED, LET_GO, TAKEN
+from .supervisor import CLOSED, LET_GO, MISSED, TAKEN
 
 logger = logging.getLogger("torpor")
 
@@ -116,6 +116,8 @@ class HandedDown:
                 return
             if data == LET_GO:
                 self.surplus += 1
+            elif not descriptors:  # none was left for it here (recvmsg(2), MSG_CTRUNC)
+                self._note(MISSED)
             for descriptor in descriptors:
                 self._note(TAKEN)
                 connection = socket.socket(fileno=descriptor)
