@@ -17,10 +17,10 @@ _MOST_KEPT = 64
 
 
 class ContentType(NamedTuple):
-    """is_json: `*/json` or `*/*+json` (json-format.md, 3.1.1). is_text: known to be text of another kind.
+    """is_json: `*/json` or `*/*+json` (json-format.md, 3.1.1). is_text: known to be text.
 
-    essence: type and subtype, in lower case. codec: Python's name of the charset, None for one that is not read; JSON's is
-    always UTF-8 (RFC 8259, 8.1 and 11).
+    essence: type and subtype, in lower case. codec: Python's name of the charset, None for one that is not read. It means
+    nothing for JSON, which is UTF-8 (RFC 8259, 8.1 and 11).
     """
 
     essence: str
@@ -43,5 +43,5 @@ def content_type(value: str) -> ContentType | None:
             charset = said.strip('"').lower()
             break
     is_json = subtype == "json" or subtype.endswith("+json")
-    is_text = not is_json and (kind == "text" or subtype == "xml" or subtype.endswith("+xml") or bool(charset))
-    return ContentType(f"{kind}/{subtype}", is_json, is_text, charset, "utf-8" if is_json else _CODECS.get(charset))
+    is_text = kind == "text" or subtype == "xml" or subtype.endswith("+xml") or bool(charset)
+    return ContentType(f"{kind}/{subtype}", is_json, is_text, charset, _CODECS.get(charset))

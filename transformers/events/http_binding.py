@@ -25,7 +25,7 @@ class Mode(Enum):
     BATCHED = "batched"
 
 
-_NAMES = {b"ce-" + name.encode(): name for name in DEFINED - {"datacontenttype"}}
+_NAMES = {b"ce-" + name.encode(): name for name in DEFINED}
 _HEADERS = {name: header for header, name in _NAMES.items()}
 _FAMILY = b"application/cloudevents"
 _FAMILY_BYTES = len(_FAMILY)

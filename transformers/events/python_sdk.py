@@ -65,6 +65,6 @@ def _attribute_text(name: str, value: object) -> str:
 def _json_value(data: object) -> object:
     """What JSON makes of it: no NaN, no infinity, no lone surrogates, which the package writes all the same."""
     try:
-        return orjson.loads(json.dumps(data, allow_nan=False))
+        return orjson.loads(json.dumps(data))
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidInput(f"data cannot be written as JSON: {error}") from None

@@ -32,6 +32,7 @@ def received(headers: dict[bytes, bytes], body: bytes = b"") -> Event:
 def test_the_content_type_says_the_mode(content_type: bytes, mode: Mode) -> None:
     """By its beginning, in any case, with a charset or without."""
     assert mode_of({b"content-type": content_type}) is mode
+    assert is_event({b"content-type": content_type}) is (mode is not Mode.BINARY)
     assert mode_of({}) is Mode.BINARY
 
 

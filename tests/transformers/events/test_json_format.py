@@ -118,7 +118,7 @@ def test_no_data_implies_no_type() -> None:
         ("text/plain", "é", "é".encode()),
         ("text/plain", "", b""),
         ("text/plain;charset=ISO-8859-1", "é", b"\xe9"),
-        ('text/plain; x="charset=a"; Charset="us-ascii"', "e", b"e"),
+        ('text/plain; x="charset=a"; Charset="iso-8859-1"', "é", b"\xe9"),
         ("application/x-unknown", "\0é", "\0é".encode()),
     ],
 )
@@ -184,6 +184,7 @@ def test_data_and_data_base64_exclude_each_other() -> None:
         ("application/json", b"{", {"data_base64": "ew=="}),  # not what it says: bytes, so that none are lost
         ("text/plain", b"\xff", {"data_base64": "/w=="}),
         ("text/plain; charset=utf-16", b"a\0", {"data_base64": "YQA="}),
+        ("application/xml", b"<a/>", {"data": "<a/>"}),
         ("image/png", b"a", {"data_base64": "YQ=="}),
         (None, b"1", {"data_base64": "MQ=="}),  # `data` would say that it is JSON
     ],

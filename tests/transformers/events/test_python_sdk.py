@@ -50,6 +50,7 @@ class Color(Enum):
 
 def test_attributes_become_their_text() -> None:
     """Those that the package takes as they are; None is an attribute that is not set."""
+    assert from_cloudevent(CloudEvent(LEAST, bytearray(b"\0"))).data == b"\0"
     time = datetime(2018, 4, 5, 17, 31, tzinfo=UTC)
     extensions = {"a": True, "b": 5, "c": b"\0", "d": Color.RED, "e": None}
     event = from_cloudevent(CloudEvent({**LEAST, "time": time, "subject": None, **extensions}))  # type: ignore[dict-item]
