@@ -1,7 +1,6 @@
 """The driver of the policy on an event loop whose time is virtual: no test sleeps, every wait is exact."""
 
 import asyncio
-import selectors
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
@@ -16,30 +15,10 @@ from torpor.predictors.serving.batcher import Batcher
 from torpor.predictors.serving.data_plane import ServedModel
 from torpor.predictors.serving.metrics import ModelMetrics
 from torpor.predictors.signature import Bound, Signature
+from virtual_time import VirtualTimeLoop
+from virtual_time import run_virtually as run
 
 RUN_S = 0.5
-
-
-class VirtualTimeLoop(asyncio.SelectorEventLoop):
-    """Where a loop would wait for its next timer, the clock jumps to it."""
-
-    def __init__(self) -> None:
-        super().__init__(_JumpingSelector(self))
-        self.now = 100.0
-
-    def time(self) -> float:
-        return self.now
-
-
-class _JumpingSelector(selectors.SelectSelector):
-    def __init__(self, loop: VirtualTimeLoop) -> None:
-        super().__init__()
-        self._loop = loop
-
-    def select(self, timeout: float | None = None) -> list[Any]:
-        assert timeout is not None, "the test waits for something that never comes"
-        self._loop.now += timeout
-        return super().select(0)
 
 
 class Device:
@@ -119,11 +98,6 @@ class Bench:
 
     def send(self, *rows: float, deadline_s: float | None = None) -> "asyncio.Task[list[float]]":
         return asyncio.ensure_future(self.ask(*rows, deadline_s=deadline_s))
-
-
-def run(scenario: Coroutine[Any, Any, None]) -> None:
-    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
-        runner.run(scenario)
 
 
 def test_every_caller_gets_its_own_rows() -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import selectors
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any
@@ -12,41 +11,7 @@ import pytest
 import uvloop
 from torpor.transformers.client import InferRequest
 
-
-class VirtualTimeLoop(asyncio.SelectorEventLoop):
-    """Where a loop would wait for its next timer, the clock jumps to it."""
-
-    def __init__(self) -> None:
-        super().__init__(_JumpingSelector(self))
-        self.now = 100.0
-
-    def time(self) -> float:
-        return self.now
-
-
-class _JumpingSelector(selectors.SelectSelector):
-    def __init__(self, loop: VirtualTimeLoop) -> None:
-        super().__init__()
-        self._loop = loop
-
-    def select(self, timeout: float | None = None) -> list[Any]:
-        assert timeout is not None, "the test waits for something that never comes"
-        self._loop.now += timeout
-        return super().select(0)
-
-
 Run = Callable[[Coroutine[Any, Any, None]], None]
-
-
-@pytest.fixture
-def run_virtually() -> Run:
-    """Run a coroutine on a loop whose time is virtual; it may not use sockets."""
-
-    def run(scenario: Coroutine[Any, Any, None]) -> None:
-        with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
-            runner.run(scenario)
-
-    return run
 
 
 @pytest.fixture(params=[uvloop.new_event_loop, asyncio.SelectorEventLoop], ids=["uvloop", "asyncio"])

@@ -19,6 +19,7 @@ from torpor.predictors.errors import (
 )
 from torpor.predictors.protocol.inference import InferRequest, InferResponse, Terms
 from torpor.transformers.client import Backoff, BatchingSettings, PredictorClient
+from virtual_time import run_virtually
 
 TAKES_S = 0.5
 
@@ -71,7 +72,7 @@ def client(carrier: Doubling, max_batch_size: int = 8, max_queue_rows: int = 100
     return asking
 
 
-def test_what_comes_while_the_predictor_is_busy_goes_as_one(run_virtually) -> None:
+def test_what_comes_while_the_predictor_is_busy_goes_as_one() -> None:
     """The first two go at once, the rest together, each with its own id and rows."""
 
     async def scenario() -> None:
@@ -99,7 +100,7 @@ def test_what_comes_while_the_predictor_is_busy_goes_as_one(run_virtually) -> No
     ],
     ids=["dtype", "shape", "outputs", "parameters", "large"],
 )
-def test_what_differs_is_never_joined(run_virtually, others: list[InferRequest]) -> None:
+def test_what_differs_is_never_joined(others: list[InferRequest]) -> None:
     """Another layout, other outputs, parameters of its own, or too many rows to win anything."""
 
     async def scenario() -> None:
@@ -113,7 +114,7 @@ def test_what_differs_is_never_joined(run_virtually, others: list[InferRequest])
     run_virtually(scenario())
 
 
-def test_credentials_are_never_shared_and_headers_only_when_alike(run_virtually) -> None:
+def test_credentials_are_never_shared_and_headers_only_when_alike() -> None:
     """Rows go with the authorization of their own caller; a trace goes on if all are of it."""
 
     async def scenario() -> None:
@@ -129,7 +130,7 @@ def test_credentials_are_never_shared_and_headers_only_when_alike(run_virtually)
     run_virtually(scenario())
 
 
-def test_a_row_to_blame_fails_alone(run_virtually) -> None:
+def test_a_row_to_blame_fails_alone() -> None:
     """What the predictor refuses, or fails with, is sent again in halves."""
 
     async def scenario() -> None:
@@ -146,7 +147,7 @@ def test_a_row_to_blame_fails_alone(run_virtually) -> None:
     run_virtually(scenario())
 
 
-def test_a_predictor_out_of_memory_gets_fewer_rows(run_virtually) -> None:
+def test_a_predictor_out_of_memory_gets_fewer_rows() -> None:
     """507 for a joined request means a smaller one, by the policy's own rule."""
 
     async def scenario() -> None:
@@ -159,7 +160,7 @@ def test_a_predictor_out_of_memory_gets_fewer_rows(run_virtually) -> None:
     run_virtually(scenario())
 
 
-def test_an_answer_with_other_rows_is_nobodys(run_virtually) -> None:
+def test_an_answer_with_other_rows_is_nobodys() -> None:
     """Rows that cannot be told apart must not go to the wrong caller."""
 
     async def scenario() -> None:
@@ -172,7 +173,7 @@ def test_an_answer_with_other_rows_is_nobodys(run_virtually) -> None:
     run_virtually(scenario())
 
 
-def test_each_waits_to_its_own_deadline(run_virtually) -> None:
+def test_each_waits_to_its_own_deadline() -> None:
     """The joined request has the longest of them; whoever is less patient leaves alone."""
 
     async def scenario() -> None:
@@ -194,7 +195,7 @@ def test_each_waits_to_its_own_deadline(run_virtually) -> None:
     run_virtually(scenario())
 
 
-def test_one_without_a_deadline_gives_it_to_nobody(run_virtually) -> None:
+def test_one_without_a_deadline_gives_it_to_nobody() -> None:
     """A joined request waits as long as the most patient of its callers."""
 
     async def scenario() -> None:
@@ -207,7 +208,7 @@ def test_one_without_a_deadline_gives_it_to_nobody(run_virtually) -> None:
     run_virtually(scenario())
 
 
-def test_who_leaves_while_waiting_is_not_sent(run_virtually) -> None:
+def test_who_leaves_while_waiting_is_not_sent() -> None:
     """Its rows are dropped, and those of the others go."""
 
     async def scenario() -> None:
@@ -222,7 +223,7 @@ def test_who_leaves_while_waiting_is_not_sent(run_virtually) -> None:
     run_virtually(scenario())
 
 
-def test_what_does_not_fit_the_queue_is_refused(run_virtually) -> None:
+def test_what_does_not_fit_the_queue_is_refused() -> None:
     """At once, and closing refuses what waits."""
 
     async def scenario() -> None:
@@ -240,7 +241,7 @@ def test_what_does_not_fit_the_queue_is_refused(run_virtually) -> None:
 
 @settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(calls=st.lists(st.tuples(st.integers(1, 5), st.floats(0, 2)), min_size=1, max_size=30))
-def test_everybody_gets_the_rows_that_they_sent(run_virtually, calls: list[tuple[int, float]]) -> None:
+def test_everybody_gets_the_rows_that_they_sent(calls: list[tuple[int, float]]) -> None:
     """Any number of rows at any time, with a predictor that has memory for five."""
 
     async def scenario() -> None:

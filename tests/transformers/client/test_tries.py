@@ -19,6 +19,7 @@ from torpor.predictors.errors import (
 from torpor.predictors.protocol.inference import InferRequest, InferResponse, Terms
 from torpor.transformers.client import Backoff, PredictorClient
 from torpor.transformers.client.deadlines import Deadlines
+from virtual_time import run_virtually
 
 RESPONSE = InferResponse("m", "1", {})
 CANNOT_REACH = Unavailable("cannot be reached", 0.0)
@@ -63,7 +64,7 @@ def times(carrier: Carrier) -> list[float]:
     return [at for at, _ in carrier.tries]
 
 
-def test_waits_grow_and_are_bounded(run_virtually, small) -> None:
+def test_waits_grow_and_are_bounded(small) -> None:
     """0.1, 0.2, 0.4, then 0.5 s at most, where chance asks for all of it; the answer of the last try is the answer."""
 
     async def scenario() -> None:
@@ -93,7 +94,7 @@ def test_any_wait_is_jittered_fully_within_its_bound(tried: int, chance: float) 
     ],
     ids=lambda error: type(error).__name__,
 )  # fmt: skip
-def test_what_may_have_begun_is_never_sent_again(run_virtually, small, error: TorporError) -> None:
+def test_what_may_have_begun_is_never_sent_again(small, error: TorporError) -> None:
     """Nor what would be refused again."""
 
     async def scenario() -> None:
@@ -105,7 +106,7 @@ def test_what_may_have_begun_is_never_sent_again(run_virtually, small, error: To
     run_virtually(scenario())
 
 
-def test_a_refusal_is_waited_out_as_long_as_it_says(run_virtually, small) -> None:
+def test_a_refusal_is_waited_out_as_long_as_it_says(small) -> None:
     """The server knows when its queue will be empty."""
 
     async def scenario() -> None:
@@ -116,7 +117,7 @@ def test_a_refusal_is_waited_out_as_long_as_it_says(run_virtually, small) -> Non
     run_virtually(scenario())
 
 
-def test_a_wait_beyond_the_deadline_is_not_begun(run_virtually, small) -> None:
+def test_a_wait_beyond_the_deadline_is_not_begun(small) -> None:
     """The caller learns at once, from the refusal itself, while somebody else can still be asked."""
 
     async def scenario() -> None:
@@ -138,7 +139,7 @@ def test_a_wait_beyond_the_deadline_is_not_begun(run_virtually, small) -> None:
         (None, None, 30.0, False),
     ],
 )
-def test_the_shortest_deadline_counts(run_virtually, small, own_s, callers_s, expected_s, told) -> None:
+def test_the_shortest_deadline_counts(small, own_s, callers_s, expected_s, told) -> None:
     """The request's, its caller's; without either the client's patience, of which the predictor is not told."""
 
     async def scenario() -> None:
@@ -153,7 +154,7 @@ def test_the_shortest_deadline_counts(run_virtually, small, own_s, callers_s, ex
     run_virtually(scenario())
 
 
-def test_a_deadline_that_has_passed_is_refused_unsent(run_virtually, small) -> None:
+def test_a_deadline_that_has_passed_is_refused_unsent(small) -> None:
     """There is nothing to wait for."""
 
     async def scenario() -> None:
@@ -164,7 +165,7 @@ def test_a_deadline_that_has_passed_is_refused_unsent(run_virtually, small) -> N
     run_virtually(scenario())
 
 
-def test_a_deadline_may_pass_while_a_try_is_waited_for(run_virtually, small) -> None:
+def test_a_deadline_may_pass_while_a_try_is_waited_for(small) -> None:
     """No try is begun afterwards, and nobody is called twice."""
 
     async def scenario() -> None:
@@ -179,7 +180,7 @@ def test_a_deadline_may_pass_while_a_try_is_waited_for(run_virtually, small) -> 
 
 
 @pytest.mark.parametrize("at_s", [0.1, 0.3, 0.5])
-def test_a_cancelled_call_is_not_answered(run_virtually, small, at_s: float) -> None:
+def test_a_cancelled_call_is_not_answered(small, at_s: float) -> None:
     """During a try, between two, and during the next."""
 
     async def scenario() -> None:

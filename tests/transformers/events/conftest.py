@@ -1,17 +1,15 @@
 """A real NATS server, the broker as its command starts it, subscribers that record, and time that is virtual."""
 
-import asyncio
 import http.client
 import http.server
 import re
-import selectors
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -238,36 +236,3 @@ def polling() -> Callable[..., Any]:
 @pytest.fixture
 def send() -> Callable[..., http.client.HTTPResponse]:
     return post
-
-
-class _VirtualTimeLoop(asyncio.SelectorEventLoop):
-    """Where a loop would wait for its next timer, the clock jumps to it."""
-
-    def __init__(self) -> None:
-        super().__init__(_JumpingSelector(self))
-        self.now_s = 100.0
-
-    def time(self) -> float:
-        return self.now_s
-
-
-class _JumpingSelector(selectors.SelectSelector):
-    def __init__(self, loop: _VirtualTimeLoop) -> None:
-        super().__init__()
-        self._loop = loop
-
-    def select(self, timeout: float | None = None) -> Any:
-        if timeout:
-            self._loop.now_s += timeout
-        return super().select(0)
-
-
-@pytest.fixture
-def in_virtual_time() -> Callable[[Coroutine[Any, Any, Any]], Any]:
-    """Run a coroutine on a loop that never waits."""
-
-    def run(work: Coroutine[Any, Any, Any]) -> Any:
-        with asyncio.Runner(loop_factory=_VirtualTimeLoop) as runner:
-            return runner.run(work)
-
-    return run

@@ -3,7 +3,6 @@
 import asyncio
 import json
 from base64 import b64decode
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,6 +13,7 @@ from torpor.transformers.events import Event
 from torpor.transformers.events.delivery import Backoff, Delivered, Failed, deliver, deliver_once, judged
 from torpor.transformers.events.http_caller import Address, HttpCaller, Response
 from torpor.transformers.events.sink import HttpSink, read_overrides
+from virtual_time import run_virtually
 
 EVENT = Event({"specversion": "1.0", "id": "1", "source": "/me", "type": "ask"}, b"data")
 ADDRESS = Address("127.0.0.1", 80, False, "/")
@@ -96,18 +96,18 @@ class Scripted:
         return Response(status, {}, b"" if status < 300 else b"no")
 
 
-def test_tries_wait_as_the_policy_says_with_jitter(in_virtual_time: Callable[..., Any]) -> None:
+def test_tries_wait_as_the_policy_says_with_jitter() -> None:
     """Each wait lies in its upper half, where the draw puts it."""
     caller = Scripted(503, 429, None, 202)
     work = deliver(caller, ADDRESS, EVENT, 2.0, Backoff(5, "exponential", 1.0), 60.0, drawn=lambda: 0.5)
-    assert in_virtual_time(work) == Delivered()
+    assert run_virtually(work) == Delivered()
     assert caller.times_s == pytest.approx([0.0, 0.75, 2.25, 4.25 + 3.0])
 
 
-def test_tries_end_at_the_last_or_when_time_is_up(in_virtual_time: Callable[..., Any]) -> None:
+def test_tries_end_at_the_last_or_when_time_is_up() -> None:
     """Never later than within_s, not even by a slow answer."""
     caller = Scripted(500)
-    outcome = in_virtual_time(deliver(caller, ADDRESS, EVENT, 2.0, Backoff(2, "linear", 0.1), 60.0))
+    outcome = run_virtually(deliver(caller, ADDRESS, EVENT, 2.0, Backoff(2, "linear", 0.1), 60.0))
     assert (outcome, len(caller.times_s)) == (Failed(False, 500, b"no"), 3)
     slow = Scripted(None)
 
@@ -115,16 +115,16 @@ def test_tries_end_at_the_last_or_when_time_is_up(in_virtual_time: Callable[...,
         outcome = await deliver(slow, ADDRESS, EVENT, 4.0, Backoff(99, "linear", 1.0), 10.0, drawn=lambda: 0.99)
         return outcome, asyncio.get_running_loop().time() - 100.0
 
-    outcome, took_s = in_virtual_time(timed())
+    outcome, took_s = run_virtually(timed())
     assert isinstance(outcome, Failed)
     assert (outcome.code, outcome.is_final) == (504, False)
     assert took_s <= 10.0
 
 
-def test_a_final_answer_is_not_tried_again(in_virtual_time: Callable[..., Any]) -> None:
+def test_a_final_answer_is_not_tried_again() -> None:
     """Once is enough to learn it."""
     caller = Scripted(400)
-    assert in_virtual_time(deliver(caller, ADDRESS, EVENT, 1.0, Backoff(), 60.0)) == Failed(True, 400, b"no")
+    assert run_virtually(deliver(caller, ADDRESS, EVENT, 1.0, Backoff(), 60.0)) == Failed(True, 400, b"no")
     assert len(caller.times_s) == 1
 
 
@@ -136,22 +136,22 @@ def test_nobody_there_is_a_retriable_500() -> None:
     assert b"Connect" in outcome.data
 
 
-def test_a_sink_gives_its_extensions_and_its_failures(in_virtual_time: Callable[..., Any]) -> None:
+def test_a_sink_gives_its_extensions_and_its_failures() -> None:
     """K_CE_OVERRIDES go on each event; what fails for good goes to the dead letters with the reason."""
     overrides = read_overrides('{"extensions": {"site": "edge1"}}')
     caller = Scripted(400, 202)
-    in_virtual_time(HttpSink(caller, "http://sink/", "http://dead/letters", overrides).deliver(EVENT))
+    run_virtually(HttpSink(caller, "http://sink/", "http://dead/letters", overrides).deliver(EVENT))
     (first, headers), (second, letter) = caller.sent
     assert (first.host, second.host, second.target) == ("sink", "dead", "/letters")
     assert headers[b"ce-site"] == letter[b"ce-site"] == b"edge1"
     assert (letter[b"ce-knativeerrorcode"], letter[b"ce-knativeerrordest"]) == (b"400", b"http://sink/")
 
 
-def test_a_sink_without_dead_letters_leaves_the_event_with_its_sender(in_virtual_time: Callable[..., Any]) -> None:
+def test_a_sink_without_dead_letters_leaves_the_event_with_its_sender() -> None:
     """503: whoever sent the request comes again."""
     caller = Scripted(503)
     with pytest.raises(Unavailable, match="the sink did not take the answer: 503 no"):
-        in_virtual_time(HttpSink(caller, "http://sink/", "", {}).deliver(EVENT))
+        run_virtually(HttpSink(caller, "http://sink/", "", {}).deliver(EVENT))
     assert caller.times_s[-1] <= 30.0
     assert len(caller.times_s) > 3
 

@@ -1,7 +1,6 @@
 """The cache of features over a Redis that is told how to behave, in virtual time: no test sleeps, every wait is exact."""
 
 import asyncio
-import selectors
 import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
@@ -12,31 +11,10 @@ from prometheus_client import CollectorRegistry, generate_latest
 from torpor.predictors.errors import InvalidInput, ModelFailed, Unavailable
 from torpor.transformers.features import FeatureCache, FeatureTable
 from torpor.transformers.features.store import ABSENT, CONNECTIONS, FeatureStore, StoreError
+from virtual_time import run_virtually
 
 READ_S, WRITE_S, LOAD_S = 0.001, 0.002, 0.12
 TABLE = FeatureTable("float32[rows, 2]", load_timeout_s=1.0, max_loads=2)
-
-
-class VirtualTimeLoop(asyncio.SelectorEventLoop):
-    """Where a loop would wait for its next timer, the clock jumps to it."""
-
-    def __init__(self) -> None:
-        super().__init__(_JumpingSelector(self))
-        self.now = 100.0
-
-    def time(self) -> float:
-        return self.now
-
-
-class _JumpingSelector(selectors.SelectSelector):
-    def __init__(self, loop: VirtualTimeLoop) -> None:
-        super().__init__()
-        self._loop = loop
-
-    def select(self, timeout: float | None = None) -> list[Any]:
-        assert timeout is not None, "the test waits for something that never comes"
-        self._loop.now += timeout
-        return super().select(0)
 
 
 class Store(FeatureStore):
@@ -113,8 +91,7 @@ def run(scenario: Callable[[Bench], Coroutine[Any, Any, None]]) -> None:
         await scenario(bench)
         await bench.cache.close()
 
-    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
-        runner.run(whole())
+    run_virtually(whole())
 
 
 # Reading and loading
