@@ -7,7 +7,7 @@ from typing import Any
 
 from ..batching.policy import BatchingPolicy, BatchingSettings
 from ..batching.run_times import RunTimes
-from ..errors import InvalidInput, ModelBroken, NotFound, TorporError, Unavailable
+from ..errors import InvalidInput, ModelBroken, NotFound, Unavailable
 from ..protocol.inference import InferRequest, InferResponse, Terms
 from ..remembered import Remembered
 from ..signature import Bound, Fit, Request, Signature
@@ -17,6 +17,7 @@ from .device_thread import Executor
 from .exchange import Exchange
 from .metrics import ModelMetrics, ServerMetrics, StepMetrics
 from .request_options import Trace
+from .settling import settling
 from .tracing import Observers, Tracing
 from .warm_up import warm_up
 
@@ -99,14 +100,7 @@ class Served:
     ) -> InferResponse:
         """`start` for a coroutine: its response, or its error raised. Cancelled, it drops the rows that still wait."""
         outputs: asyncio.Future[Outputs] = asyncio.get_running_loop().create_future()
-
-        def answer(result: Outputs | TorporError) -> None:
-            if isinstance(result, TorporError):
-                outputs.set_exception(result)
-            else:
-                outputs.set_result(result)
-
-        started = self.start(request, headers, timeout_s, answer)
+        started = self.start(request, headers, timeout_s, settling(outputs))
         try:
             return self.response(request.terms, await outputs)
         finally:

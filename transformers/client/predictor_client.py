@@ -26,6 +26,7 @@ from torpor.predictors.errors import (
     UnsupportedMedia,
 )
 from torpor.predictors.protocol.inference import InferRequest, InferResponse
+from torpor.predictors.serving.settling import settling
 from torpor.predictors.serving.tasks import Tasks
 
 from .address import Address
@@ -144,16 +145,7 @@ class PredictorClient:
     ) -> InferResponse:
         """`start` for a coroutine: the response, or the error raised. Cancelled, it closes the request's connection."""
         future: asyncio.Future[InferResponse] = asyncio.get_running_loop().create_future()
-
-        def answer(result: InferResponse | TorporError) -> None:
-            if future.done():  # its caller is being cancelled
-                return
-            if isinstance(result, TorporError):
-                future.set_exception(result)
-            else:
-                future.set_result(result)
-
-        call = self.start(request, headers, timeout_s, answer)
+        call = self.start(request, headers, timeout_s, settling(future))
         try:
             return await future
         except asyncio.CancelledError:

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from torpor.predictors.errors import InvalidInput, NotFound, TorporError, Unavailable
 from torpor.predictors.protocol.inference import InferRequest, InferResponse
 from torpor.predictors.protocol.v2_rest import parse_object
+from torpor.predictors.serving.settling import settling
 
 from .answers import error_of_http, malformed
 from .connection import Exchange
@@ -120,16 +121,7 @@ async def _has_binary(pool: Pool, kept: Mapping[str, str]) -> bool:
 async def get(pool: Pool, path: str, kept: Mapping[str, str]) -> Reply:
     """Raises Unavailable, PredictorFailed."""
     future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-
-    def answer(result: Reply | TorporError) -> None:
-        if future.done():  # its caller is being cancelled
-            return
-        if isinstance(result, TorporError):
-            future.set_exception(result)
-        else:
-            future.set_result(result)
-
-    exchange = pool.send([head(path, pool.address.authority, None), fields(kept, None)], answer)
+    exchange = pool.send([head(path, pool.address.authority, None), fields(kept, None)], settling(future))
     try:
         return await future
     finally:

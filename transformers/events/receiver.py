@@ -18,6 +18,7 @@ from torpor.predictors.protocol.inference import NO_TERMS, InferResponse
 from torpor.predictors.serving.batcher import Outputs
 from torpor.predictors.serving.data_plane import DataPlane, Served
 from torpor.predictors.serving.exchange import Exchange
+from torpor.predictors.serving.settling import settling
 from torpor.predictors.serving.tasks import Tasks
 from torpor.predictors.serving.together import Together
 
@@ -192,18 +193,16 @@ class Receiver:
 
     async def _ran(self, model: Served, exchange: Exchange, event: Event, identity: Identity) -> Event:
         reply: asyncio.Future[Event] = asyncio.get_running_loop().create_future()
-
-        def replied(result: Event | TorporError | None) -> None:
-            if isinstance(result, Event):
-                reply.set_result(result)
-            elif result is not None:
-                reply.set_exception(result)
-
-        self._run(model, exchange, event, identity, replied)
+        self._run(model, exchange, event, identity, settling(reply))
         return await reply
 
     def _run(
-        self, model: Served, exchange: Exchange, event: Event, identity: Identity, replied: Replied
+        self,
+        model: Served,
+        exchange: Exchange,
+        event: Event,
+        identity: Identity,
+        replied: Callable[[Event | TorporError], None],
     ) -> Callable[[], object]:
         """Have the model answer."""
         head = exchange.head
