@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from .errors import NotFound
 from .settings import ModelFile, SettingError, resolve
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .batching.policy import BatchingSettings
     from .serving.data_plane import DataPlane, Served
     from .serving.device_thread import Executor
+    from .serving.repository import Loadable
 
 
 @dataclass(frozen=True)
@@ -51,12 +52,6 @@ class Assembled:
         )
 
 
-class Loadable(Protocol):
-    """A version of a predictor, or of a transformer and its predictor."""
-
-    async def load(self, data_plane: "DataPlane", name: str, version: str) -> "Served": ...
-
-
 @dataclass(frozen=True)
 class ModelClass:
     """`MODULE:CLASS`, looked for in the current folder. folder: what its `load` gets."""
@@ -70,7 +65,7 @@ class ModelClass:
         version = self.outside.settings({})["model_version"]
         return [version if version.isdecimal() else "1"]
 
-    def assemble(self, version: str) -> Loadable:
+    def assemble(self, version: str) -> "Loadable":
         return _assemble(ModelFile(self.class_path, None, {}, {}), self.folder, Path.cwd(), self.outside)
 
 
@@ -88,7 +83,7 @@ class ModelFolder:
         settings = self.outside.settings(ModelFile.read(file).settings if file.is_file() else {})
         return wanted_versions(self.root, settings["model_version"])
 
-    def assemble(self, version: str) -> Loadable:
+    def assemble(self, version: str) -> "Loadable":
         """Raises SettingError, UserClassError, and what the user's module raises."""
         folder = version_folder(self.root, version)
         path = find_model_file(self.root, folder)
@@ -173,7 +168,7 @@ def _numbers(root: Path) -> list[str]:
     return sorted(names, key=int, reverse=True)
 
 
-def _assemble(file: ModelFile, folder: Path | None, code_folder: Path, outside: Outside) -> Loadable:
+def _assemble(file: ModelFile, folder: Path | None, code_folder: Path, outside: Outside) -> "Loadable":
     # Here begins what is heavy: the user's module imports torch.
     from .runtime.user_class import import_class
 
@@ -193,7 +188,7 @@ def _assemble_predictor(cls: type, file: ModelFile, folder: Path | None, outside
     return Assembled(executors, batching, settings["request_timeout_s"], settings["model_timeout_s"])
 
 
-def _assemble_chain(cls: type, file: ModelFile, folder: Path | None, code_folder: Path, outside: Outside) -> Loadable:
+def _assemble_chain(cls: type, file: ModelFile, folder: Path | None, code_folder: Path, outside: Outside) -> "Loadable":
     from torpor.transformers import assembly
 
     settings = outside.settings({**assembly.SETTINGS, **file.settings})

@@ -18,7 +18,7 @@ from kserve.protocol.infer_type import to_http_parameters
 
 from .batching.policy import BatchingPolicy
 from .batching.run_times import RunTimes
-from .catalog import Assembled, Loadable, ModelFolder, Outside
+from .catalog import Assembled, ModelFolder, Outside
 from .errors import InvalidInput, TorporError, Unavailable
 from .protocol import v1
 from .protocol.datatypes import DTYPES, Array, datatype_of, object_array
@@ -28,6 +28,7 @@ from .serving.batcher import Batcher
 from .serving.data_plane import DataPlane, Served, ServedModel
 from .serving.device_pool import DevicePool
 from .serving.metrics import ModelMetrics
+from .serving.repository import Loadable
 from .signature import Bound
 
 _DATATYPES = tuple(name for name in DTYPES if name != "BF16")

@@ -8,7 +8,6 @@ several shapes are several requests to the target, whose answers are put in orde
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -16,7 +15,7 @@ from typing import Any, Protocol
 
 from torpor.predictors.errors import DeadlineExceeded, InvalidInput, ModelFailed, TorporError
 from torpor.predictors.protocol.inference import NO_TERMS, InferRequest, Terms
-from torpor.predictors.serving.data_plane import Served, shortest
+from torpor.predictors.serving.data_plane import Served, request_of, shortest
 from torpor.predictors.serving.metrics import ModelMetrics, StepMetrics
 from torpor.predictors.signature import Request, Signature
 
@@ -122,11 +121,8 @@ class Chain(Served):
             await self.postprocess.close()
 
     def request_of(self, terms: Terms, headers: Mapping[str, str] | None, timeout_s: float | None) -> Request | None:
-        """What a method that asks for its request gets."""
-        if not self._wants_request:
-            return None
-        deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
-        return Request(headers or {}, terms.parameters, terms.id, terms.tensor_parameters, deadline_s)
+        """For the methods, if one of them asks for its request."""
+        return request_of(terms, headers, timeout_s) if self._wants_request else None
 
     def terms_of(self, terms: Terms) -> Terms:
         """What the target is told beside its inputs: not which outputs, if others are made of them."""

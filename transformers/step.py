@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Lock, Thread
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from torpor.predictors.batching.bucket import Bucket
@@ -213,37 +213,63 @@ class Postprocessing:
         return results
 
 
-class Step(Protocol):
-    """A method, ready to run."""
+class Step:
+    """A method, ready to run, for at most so many rows together: those that run count as well as those that wait."""
 
-    method: Method
-    metrics: StepMetrics
+    def __init__(self, method: Method, settings: BatchingSettings, name: str, version: str) -> None:
+        self.method = method
+        self.metrics = method.metrics(name, version)
+        self._most_rows = settings.max_queue_rows
+        self._rows = 0
+        self._is_closed = False
+        self._loop = asyncio.get_running_loop()
 
     def start(self, bound: Bound, timeout_s: float | None, answer: Answer) -> Any:
         """Begin. Raises QueueFull, Unavailable, DeadlineExceeded, and then does not call `answer`."""
-        ...
+        raise NotImplementedError
 
-    def cancel(self, started: Any) -> None: ...
-    def check_room(self) -> None: ...
-    def flush(self) -> None: ...
-    def abandon(self) -> None: ...
-    async def close(self) -> None: ...
+    def cancel(self, started: Any) -> None:
+        """Nobody waits any more for what `start` returned this for."""
+        raise NotImplementedError
+
+    def check_room(self) -> None:
+        """Raise QueueFull if not even one row more may come."""
+        self._check_room_for(1)
+
+    def flush(self) -> None:
+        pass  # nothing waits for company
+
+    def abandon(self) -> None:
+        pass  # what waits is next, or all have begun
+
+    async def close(self) -> None:
+        """Take nothing more, answer what was taken, and unload."""
+        raise NotImplementedError
+
+    def _take(self, bound: Bound, timeout_s: float | None) -> None:
+        """Count the rows in. Raises Unavailable, DeadlineExceeded, QueueFull."""
+        if self._is_closed:
+            raise Unavailable("the transformer has just been unloaded or replaced")
+        if timeout_s is not None and timeout_s <= 0:
+            raise DeadlineExceeded("the deadline had passed when the request arrived")
+        self._check_room_for(bound.rows)
+        self._rows += bound.rows
+
+    def _check_room_for(self, rows: int) -> None:
+        if self._rows + rows > self._most_rows:
+            held = f"rows in {self.method.name} = {self._rows}, must stay within {self._most_rows}"
+            raise QueueFull(held, 1.0)
 
 
-class ThreadStep:
+class ThreadStep(Step):
     """A plain method: one thread, and each time that it is free all the rows that came meanwhile.
 
     Nothing waits for company and nothing is padded, so there is no policy: a queue, which the thread empties.
     """
 
     def __init__(self, method: Method, settings: BatchingSettings, name: str, version: str) -> None:
-        self.method = method
-        self.metrics = method.metrics(name, version)
-        self._most_rows = settings.max_queue_rows
+        super().__init__(method, settings, name, version)
         self._most_at_once = settings.max_batch_size
-        self._rows = 0
-        self._is_closed = False
-        self._loop = asyncio.get_running_loop()
         self._queue: SimpleQueue[Bound | None] = SimpleQueue()
         self._ended = asyncio.Event()
 
@@ -254,15 +280,9 @@ class ThreadStep:
         await asyncio.wrap_future(loaded)
 
     def start(self, bound: Bound, timeout_s: float | None, answer: Answer) -> Bound:
-        if self._is_closed:
-            raise Unavailable("the transformer has just been unloaded or replaced")
-        if self._rows + bound.rows > self._most_rows:
-            raise self._refusal()
+        self._take(bound, timeout_s)
         if timeout_s is not None:
-            if timeout_s <= 0:
-                raise DeadlineExceeded("the deadline had passed when the request arrived")
             self._loop.call_later(timeout_s, self._expire, bound)
-        self._rows += bound.rows
         bound.answer = answer
         self._queue.put(bound)
         return bound
@@ -270,23 +290,10 @@ class ThreadStep:
     def cancel(self, started: Bound) -> None:
         started.answer = None  # the thread passes it over
 
-    def check_room(self) -> None:
-        if self._rows >= self._most_rows:
-            raise self._refusal()
-
-    def flush(self) -> None:
-        pass  # nothing waits for company
-
-    def abandon(self) -> None:
-        pass  # what waits is next
-
     async def close(self) -> None:
         self._is_closed = True
         self._queue.put(None)
         await self._ended.wait()
-
-    def _refusal(self) -> QueueFull:
-        return QueueFull(f"rows in {self.method.name} = {self._rows}, must stay within {self._most_rows}", 1.0)
 
     def _expire(self, bound: Bound) -> None:
         answer, bound.answer = bound.answer, None
@@ -301,7 +308,6 @@ class ThreadStep:
             loaded.set_exception(error)
             return
         loaded.set_result(None)
-        bounds: list[Bound] = []
         while (first := self._queue.get()) is not None:
             bounds, is_last = [first], False
             rows = first.rows
@@ -356,48 +362,24 @@ def _run(method: Method, parts: Sequence[Bound]) -> list[Rows | TorporError]:
     return _run(method, parts[:middle]) + _run(method, parts[middle:])
 
 
-class LoopStep:
+class LoopStep(Step):
     """A coroutine: a task for each request, of at most so many rows together."""
 
     def __init__(self, method: Method, settings: BatchingSettings, name: str, version: str) -> None:
-        self.method = method
-        self.metrics = method.metrics(name, version)
-        self._most_rows = settings.max_queue_rows
-        self._rows = 0
-        self._is_closed = False
+        super().__init__(method, settings, name, version)
         self._tasks = Tasks()
-        self._loop = asyncio.get_running_loop()
 
     def start(self, bound: Bound, timeout_s: float | None, answer: Answer) -> Any:
-        if self._is_closed:
-            raise Unavailable("the transformer has just been unloaded or replaced")
-        if timeout_s is not None and timeout_s <= 0:
-            raise DeadlineExceeded("the deadline had passed when the request arrived")
-        if self._rows + bound.rows > self._most_rows:
-            raise self._refusal()
-        self._rows += bound.rows
+        self._take(bound, timeout_s)
         return self._tasks.start(self._run(bound, timeout_s, answer), self.method.name)
 
     def cancel(self, started: "asyncio.Task[None]") -> None:
         started.cancel()
 
-    def check_room(self) -> None:
-        if self._rows >= self._most_rows:
-            raise self._refusal()
-
-    def flush(self) -> None:
-        pass  # nothing waits for company
-
-    def abandon(self) -> None:
-        pass  # all of them have begun
-
     async def close(self) -> None:
         self._is_closed = True
         await self._tasks.ended()
         self.method.transformer.unload()
-
-    def _refusal(self) -> QueueFull:
-        return QueueFull(f"rows in {self.method.name} = {self._rows}, must stay within {self._most_rows}", 1.0)
 
     async def _run(self, bound: Bound, timeout_s: float | None, answer: Answer) -> None:
         method, began_s = self.method, time.perf_counter()

@@ -123,6 +123,12 @@ def shortest(*timeouts_s: float | None) -> float | None:
     return min((timeout_s for timeout_s in timeouts_s if timeout_s is not None), default=None)
 
 
+def request_of(terms: Terms, headers: Mapping[str, str] | None, timeout_s: float | None) -> Request:
+    """What a class that asks for its request gets."""
+    deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
+    return Request(headers or {}, terms.parameters, terms.id, terms.tensor_parameters, deadline_s)
+
+
 class ServedModel(Served):
     """One version of one model, loaded. default_timeout_s: for requests without a deadline; 0 for none."""
 
@@ -154,8 +160,7 @@ class ServedModel(Served):
         if timeout_s is None and self.default_timeout_s:
             timeout_s = self.default_timeout_s
         if self.signature.wants:
-            deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
-            bound.request = Request(headers or {}, terms.parameters, terms.id, terms.tensor_parameters, deadline_s)
+            bound.request = request_of(terms, headers, timeout_s)
         self.batcher.submit(bound, answer, timeout_s)
         return bound
 

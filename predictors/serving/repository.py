@@ -20,7 +20,7 @@ logger = logging.getLogger("torpor")
 
 
 class Loadable(Protocol):
-    """A version of a model."""
+    """A version of a predictor, or of a transformer and its predictor."""
 
     async def load(self, data_plane: DataPlane, name: str, version: str) -> Served:
         """Load it and warm it up; nobody is led to it yet. Raises what its `load` raises."""

@@ -19,13 +19,12 @@ from typing import NamedTuple
 from ..errors import InvalidInput, TorporError, UnsupportedMedia
 
 _ENVOY_TIMEOUT = b"x-envoy-expected-rq-timeout-ms"
-EVENT_MARKS = (b"ce-specversion", b"ce-id", b"ce-source", b"ce-type")
-"""Any of them makes the request an event, be it a wrong one; so does a content type of this family (`transformers.events`)."""
 _EVENT_FAMILY = b"application/cloudevents"
+_EVENT_FAMILY_BYTES = len(_EVENT_FAMILY)
 
 _READ = frozenset((
     b"content-encoding", b"accept-encoding", b"grpc-encoding", b"grpc-accept-encoding", b"grpc-timeout", _ENVOY_TIMEOUT,
-    b"traceparent", *EVENT_MARKS,
+    b"traceparent",
 ))  # fmt: skip
 
 _TIMEOUT_UNITS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
@@ -70,12 +69,27 @@ NO_OPTIONS = Options()
 """One and the same for all heads that ask for nothing."""
 
 
+def is_event(headers: Mapping[bytes, bytes]) -> bool:
+    """Whether a message is meant as a CloudEvent, be it a wrong one: by a required attribute, or by the media type."""
+    return (  # as cheap as it gets: each new head pays for it
+        b"ce-specversion" in headers
+        or b"ce-id" in headers
+        or b"ce-source" in headers
+        or b"ce-type" in headers
+        or has_event_type(headers)
+    )
+
+
+def has_event_type(headers: Mapping[bytes, bytes]) -> bool:
+    """Whether the media type is of the family of CloudEvents' own formats (http-protocol-binding.md, 3)."""
+    return headers.get(b"content-type", b"")[:_EVENT_FAMILY_BYTES].lower() == _EVENT_FAMILY
+
+
 def read_options(headers: Mapping[bytes, bytes], is_grpc: bool = False) -> Options:
     """The options in a request's fields, names in lower case."""
-    is_event = headers.get(b"content-type", b"")[: len(_EVENT_FAMILY)].lower() == _EVENT_FAMILY
-    if headers.keys().isdisjoint(_READ) and not is_event:
+    is_cloudevent = is_event(headers)
+    if headers.keys().isdisjoint(_READ) and not is_cloudevent:
         return NO_OPTIONS
-    is_event = is_event or not headers.keys().isdisjoint(EVENT_MARKS)
     trace = _trace(headers)
     try:
         timeout_s = _timeout(headers)
@@ -91,7 +105,7 @@ def read_options(headers: Mapping[bytes, bytes], is_grpc: bool = False) -> Optio
         text = f"Content-Encoding = {coding.decode('latin-1')[:40]}, must be identity, gzip or deflate"
         return Options(trace=trace, refusal=partial(UnsupportedMedia, text))
     accepted = _accepted(headers, b"accept-encoding")
-    return Options(coding, accepted[0] if accepted else b"", timeout_s, trace, is_event)
+    return Options(coding, accepted[0] if accepted else b"", timeout_s, trace, is_cloudevent)
 
 
 def _trace(headers: Mapping[bytes, bytes]) -> Trace | None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from enum import Enum
 
 from torpor.predictors.errors import InvalidInput, UnsupportedMedia
+from torpor.predictors.serving.request_options import has_event_type
 
 from . import header_value, json_format
 from .attributes import DEFINED
@@ -27,30 +28,16 @@ class Mode(Enum):
 
 _NAMES = {b"ce-" + name.encode(): name for name in DEFINED}
 _HEADERS = {name: header for header, name in _NAMES.items()}
-_FAMILY = b"application/cloudevents"
-_FAMILY_BYTES = len(_FAMILY)
 _STRUCTURED = "application/cloudevents+json"
 _BATCHED = "application/cloudevents-batch+json"
 _MODES = {_STRUCTURED: Mode.STRUCTURED, _BATCHED: Mode.BATCHED}
 
 
-def is_event(headers: Mapping[bytes, bytes]) -> bool:
-    """Whether a message is meant as an event, be it a wrong one: any of the required attributes, or the media type, says so."""
-    return (  # as cheap as it gets: each plain request pays for it
-        b"ce-specversion" in headers
-        or b"ce-id" in headers
-        or b"ce-source" in headers
-        or b"ce-type" in headers
-        or headers.get(b"content-type", b"")[:_FAMILY_BYTES].lower() == _FAMILY
-    )
-
-
 def mode_of(headers: Mapping[bytes, bytes]) -> Mode:
     """The mode of a message that is an event. Raises UnsupportedMedia for an event format other than JSON."""
-    value = headers.get(b"content-type", b"")
-    if value[:_FAMILY_BYTES].lower() != _FAMILY:
+    if not has_event_type(headers):
         return Mode.BINARY
-    said = value.decode("latin-1")
+    said = headers[b"content-type"].decode("latin-1")
     media = content_type(said)
     mode = None if media is None else _MODES.get(media.essence)
     if media is None or mode is None:
