@@ -12,7 +12,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,7 +97,7 @@ class BusyProbe:
         tensor = {"name": "seconds", "datatype": "FP32", "shape": [1], "data": [5.0]}
         body = json.dumps({"inputs": [tensor]}).encode()
         taken: list[float] = []
-        with serving(folder) as (_, port):
+        with serving(folder, variables=environment("")) as (_, port):
             probe, caller = connect(port), socket.create_connection(("127.0.0.1", port))
             for _ in range(max(1, round(seconds / 5))):
                 head = f"POST /v2/models/busy/infer HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n"
@@ -137,7 +137,7 @@ def script(model: str) -> Iterator[tuple[subprocess.Popen[str], float]]:
 def server(model: str) -> Iterator[tuple[subprocess.Popen[bytes], http.client.HTTPConnection]]:
     """torpor, once it has answered; the answer must be the bare script's."""
     folder, _ = CLASSES[model]
-    with serving(folder, model) as (process, port):
+    with serving(folder, variables=environment(model)) as (process, port):
         connection = connect(port)
         _, answer = ask(connection, model)
         yield process, connection
@@ -153,16 +153,27 @@ _EXPECTED: dict[str, float] = {}
 
 
 @contextmanager
-def serving(folder: Path, model: str = "") -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+def serving(
+    folder: Path, *options: str, variables: Mapping[str, str] | None = None
+) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """A torpor that has just been started, and its port, which is not open yet. variables: its environment."""
     port = free_port()
     torpor = Path(sys.executable).with_name("torpor")
     command = [str(torpor), "serve", str(folder), "--port", str(port), "--host", "127.0.0.1", "--log-level", "error"]
-    process = subprocess.Popen(command, env=environment(model))
+    process = subprocess.Popen([*command, *options], env=variables)
     try:
         yield process, port
     finally:
         process.kill()
         process.wait()
+
+
+@contextmanager
+def ready(folder: Path, *options: str, variables: Mapping[str, str] | None = None) -> Iterator[int]:
+    """The port of a torpor that answers."""
+    with serving(folder, *options, variables=variables) as (_, port):
+        connect(port).close()
+        yield port
 
 
 def environment(model: str) -> dict[str, str]:

@@ -17,6 +17,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from beginnings import ready
 from environments import BENCHMARKS
 from loads import BadAnswerError, Rate
 from measurements import load_rows
@@ -39,10 +40,10 @@ class ChainLatency:
         message = V2Binary("mlp").encode(load_rows("mlp")[0]).http1()
         with ExitStack() as stack:
             scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-chain-")))
-            alone = stack.enter_context(serving(MLP, "--unix-socket", str(scratch / "predictor")))
+            alone = stack.enter_context(ready(MLP, "--unix-socket", str(scratch / "predictor")))
             where = {"process": str(MLP), "pod": f"unix:{scratch / 'predictor'}", "remote": f"127.0.0.1:{alone}"}
             options = ("--model-name", "mlp", "--predictor", where[self.placement])
-            chain = stack.enter_context(serving(PASSING, *options))
+            chain = stack.enter_context(ready(PASSING, *options))
             ask_alone, ask_chain = asking(alone, message), asking(chain, message)
             answer = ask_alone()
             if answer[-40:] != ask_chain()[-40:]:  # the output's numbers
@@ -65,15 +66,6 @@ class ChainLatency:
         beside = {f"{name} us": value * 1e6 for name, value in middle.items()}
         base = middle["echo"] if self.placement != "process" else middle["trip"] - middle["echo"]
         return Rate((middle["chain"] - middle["alone"]) / base, math.nan, math.nan, beside)
-
-
-@contextmanager
-def serving(model: Path, *options: str) -> Iterator[int]:
-    """The port of a torpor that is ready."""
-    port = free_port()
-    torpor = Path(sys.executable).with_name("torpor")
-    with started([str(torpor), "serve", str(model), "--port", str(port), *options], "ready in"):
-        yield port
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from beginnings import connect
+from beginnings import connect, ready
 from environments import BENCHMARKS, UnavailableError
 from loads import BadAnswerError, Rate
 from servers import free_port
@@ -45,13 +45,13 @@ class LookedUp:
         port = free_port()
         environment = os.environ | {"TORPOR_FEATURES_URL": f"redis://127.0.0.1:{port}"}
         if not self.has_redis:
-            with _serving(environment) as server:
+            with ready(FOLDER, variables=environment) as server:
                 return asyncio.run(_load(server, seconds))
         with _redis(port):
             keys = "\n".join(map(str, range(KNOWN)))
             command = [TORPOR, "features", "warm", str(FOLDER), "--keys", "-"]
             subprocess.run(command, input=keys, text=True, env=environment, check=True, stdout=subprocess.DEVNULL)
-            with _serving(environment) as server:
+            with ready(FOLDER, variables=environment) as server:
                 return asyncio.run(_load(server, seconds))
 
 
@@ -62,19 +62,6 @@ def _redis(port: int) -> Iterator[None]:
     try:
         connect(port).close()
         yield
-    finally:
-        process.kill()
-        process.wait()
-
-
-@contextmanager
-def _serving(environment: dict[str, str]) -> Iterator[int]:
-    port = free_port()
-    command = [TORPOR, "serve", str(FOLDER), "--port", str(port), "--host", "127.0.0.1", "--log-level", "error"]
-    process = subprocess.Popen(command, env=environment)
-    try:
-        connect(port).close()
-        yield port
     finally:
         process.kill()
         process.wait()
