@@ -3,7 +3,7 @@ PYTHON ?= python3
 ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := pyproject.toml $(shell find predictors transformers -type f -not -name '*.pyc')
+SOURCES := pyproject.toml $(shell find knative predictors transformers -type f -not -name '*.pyc')
 
 .PHONY: demo test bench lint schemas lock clean
 
@@ -19,7 +19,7 @@ bench: $(VENV)/torpor
 lint: $(VENV)/torpor
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy -p torpor.predictors -p torpor.transformers
+	$(BIN)/mypy -p torpor.predictors -p torpor.transformers -p torpor.knative
 
 # The packages that the gRPC schemas' descriptors are compiled with are in the lock, like everything else.
 schemas: $(VENV)/dependencies

@@ -17,6 +17,7 @@ FORBIDDEN = {
     "predictors/protocol": {"asyncio", *HEAVY, "serving", "runtime", "batching"},
     "predictors/serving": {*HEAVY, "runtime"},
     "predictors/runtime": {"kserve", "kubernetes", "hpack", "serving"},
+    "knative": {"torch", "runtime", "kserve", "pandas", "fastapi", "transformers", "uvicorn"},
     "transformers": {"torch", "kubernetes", "pandas", "fastapi", "transformers", "uvicorn"},
 }
 """What no module of a folder may import, outside packages and torpor's own."""
