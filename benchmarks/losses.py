@@ -122,7 +122,10 @@ class Pods:
             raise BadAnswerError(f"the pod ended with status {status}: {pod.log.read_text()[-300:]}")
 
     async def kill_worker(self) -> None:
-        """SIGKILL the worker with the most connections, and wait until the supervisor has a new one that is ready."""
+        """SIGKILL the worker with the most connections, and wait until there is a new one, ready and with its own connections.
+
+        Until it has some, it takes nothing off the one that was left, whose queue may be full by then.
+        """
         pod = self.there[0]
         victim = max(_children(pod.process.pid), key=lambda process: len(_connections(process)))
         trouble = Trouble(time.monotonic())
@@ -131,7 +134,8 @@ class Pods:
 
         def is_back() -> bool:
             told = set(re.findall(rb'process="(\d+)"', get(pod.port, "/metrics") or b""))
-            return len(told) == 2 and victim not in _children(pod.process.pid)
+            workers = _children(pod.process.pid)
+            return len(told) == 2 and victim not in workers and all(map(_connections, workers))
 
         await _until(is_back, "a new worker", pod)
         trouble.ended_s = time.monotonic()

@@ -22,6 +22,8 @@ _DTYPE_WORDS = {
     **{f"{sign}int{bits}": f"{sign.upper()}INT{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)},
 }  # fmt: skip
 
+_MOST_FITS = 512
+
 _SPEC = re.compile(r"\s*(\w+)\s*\[([^\]]*)\]\s*")
 
 
@@ -102,10 +104,12 @@ class Bound(Item):
     """A request that fits its model, as the batching policy queues it: inputs by name, and where they may be batched.
 
     request: what a class that asks for its request gets. answer: who waits for the outputs, the batcher's own.
+    preparing_s: how long it had its device before it was a request of the model (`Batcher.run_alone`).
     """
 
     request: Request | None = None
     answer: Any = None
+    preparing_s = 0.0
 
     def __init__(
         self,
@@ -153,6 +157,7 @@ class Signature:
         self.outputs = outputs or {}
         self.optional = optional
         self.wants = wants
+        self._fits: dict[tuple[object, ...], Fit] = {}
         self.named_axes = tuple(
             dict.fromkeys(axis for spec in self.inputs.values() for axis in spec.axes if isinstance(axis, str))
         )
@@ -166,7 +171,17 @@ class Signature:
         return Bound(inputs, *self.fit(inputs))
 
     def fit(self, inputs: Mapping[str, Array]) -> Fit:
-        """The same check without the rows. Raises InvalidInput."""
+        """The same check without the rows, once for all inputs of the same names, dtypes and shapes. Raises InvalidInput."""
+        layout = tuple([(name, array.dtype, array.shape) for name, array in inputs.items()])
+        fit = self._fits.get(layout)
+        if fit is None:
+            fit = self._check_all(inputs)
+            if len(self._fits) >= _MOST_FITS:
+                self._fits = {}  # and not emptied: other threads use it
+            self._fits[layout] = fit
+        return fit
+
+    def _check_all(self, inputs: Mapping[str, Array]) -> Fit:
         names = self.names or tuple(inputs)
         unknown = [name for name in inputs if name not in names]
         if unknown:

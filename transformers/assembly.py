@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 from torpor.predictors.batching.policy import BatchingSettings
 from torpor.predictors.catalog import Assembled
 from torpor.predictors.runtime.user_class import UserClassError
-from torpor.predictors.serving.data_plane import DataPlane
+from torpor.predictors.serving.batcher import Batcher
+from torpor.predictors.serving.data_plane import DataPlane, ServedModel
 from torpor.predictors.settings import SettingError
 from torpor.predictors.signature import Signature, TensorSpec
 
-from .chain import Chain
-from .step import LoopStep, Method, Postprocessing, Step, ThreadStep, Transformer
+from .accompanied import Accompanied
+from .chain import Chain, Target
+from .step import LoopStep, Method, Step, ThreadStep, Transformer
 
 if TYPE_CHECKING:
     from .remote import Remote
@@ -28,6 +30,7 @@ SETTINGS: Mapping[str, Any] = {"max_batch_size": 1024, "batch_timeout_micros": 0
 class AssembledChain:
     """A transformer, imported and not loaded yet."""
 
+    transformer: Transformer
     preprocess: Method | None
     postprocess: Method | None
     batching: BatchingSettings
@@ -41,14 +44,12 @@ class AssembledChain:
         behind_it = Signature() if isinstance(predictor, Elsewhere) else predictor.executors[0].signature
         inputs = self.preprocess.declared.signature if self.preprocess is not None else behind_it
         outputs = (postprocess.declared.signature if postprocess is not None else behind_it).outputs
-        # A plain postprocess runs where the outputs are: another thread would cost a way there and back.
-        if (
-            isinstance(predictor, Assembled)
-            and postprocess is not None
-            and not (postprocess.is_coroutine or postprocess.signature.wants)
-        ):
-            executors = [Postprocessing(executor, postprocess) for executor in predictor.executors]
-            predictor, postprocess = replace(predictor, executors=executors), None
+        if isinstance(predictor, Assembled):
+            # A plain postprocess runs where the outputs are: another thread would cost a way there and back.
+            is_plain = postprocess is not None and not (postprocess.is_coroutine or postprocess.signature.wants)
+            there, postprocess = (postprocess, None) if is_plain else (None, postprocess)
+            executors = [Accompanied(executor, self.transformer, there) for executor in predictor.executors]
+            predictor = replace(predictor, executors=executors)
         async with AsyncExitStack() as on_failure:
             with data_plane.metrics.phase("transformer"):
                 before = await self._step(self.preprocess, name, version, on_failure)
@@ -58,7 +59,7 @@ class AssembledChain:
         signature = _signature(inputs, outputs)
         return Chain(
             name, version, signature, before, target, behind, self.request_timeout_s, self.media_types,
-            target_postprocesses=postprocess is not self.postprocess,
+            target_postprocesses=postprocess is not self.postprocess, alone=_preparing(target),
         )  # fmt: skip
 
     async def _step(self, method: Method | None, name: str, version: str, on_failure: AsyncExitStack) -> Step | None:
@@ -96,6 +97,16 @@ class Elsewhere:
         return Remote(client)
 
 
+def _preparing(target: Target) -> Batcher | None:
+    """The batcher of a predictor whose device prepares rows that come alone.
+
+    Not of one that wants a request of its own with its rows, nor where steps of two batches are in flight at once.
+    """
+    if not isinstance(target, ServedModel) or target.wants_headers or target.batcher.begins_ahead:
+        return None
+    return target.batcher
+
+
 def elsewhere(settings: Mapping[str, Any]) -> Elsewhere:
     """Raises SettingError."""
     from .client.address import Address  # httptools, which the client needs, is an extra
@@ -121,6 +132,7 @@ def assemble(
     transformer = Transformer(cls, folder, parameters)
     preprocess = Method.of(transformer, cls, "preprocess")
     return AssembledChain(
+        transformer,
         preprocess,
         Method.of(transformer, cls, "postprocess"),
         BatchingSettings.of(settings),

@@ -3,7 +3,8 @@
     Chain.start ─► preprocess ─► target ─► postprocess ─► answer
 
 A request is a `Journey` through these; where it is at the moment, its caller may leave. Rows that `preprocess` gives in
-several shapes are several requests to the target, whose answers are put in order again.
+several shapes are several requests to the target, whose answers are put in order again. A row that comes while nothing
+else is there is prepared on the thread of its predictor, if that is one of this process (`accompanied.py`).
 """
 
 import asyncio
@@ -15,12 +16,14 @@ from typing import Any, Protocol
 
 from torpor.predictors.errors import DeadlineExceeded, InvalidInput, ModelFailed, TorporError
 from torpor.predictors.protocol.inference import NO_TERMS, InferRequest, Terms
+from torpor.predictors.serving.batcher import Batcher
 from torpor.predictors.serving.data_plane import Served, request_of, shortest
 from torpor.predictors.serving.metrics import ModelMetrics, StepMetrics
-from torpor.predictors.signature import Request, Signature
+from torpor.predictors.signature import Bound, Request, Signature
 
+from .accompanied import Unprepared, unfit
 from .rows import Rows, by_shape, check_even, in_order
-from .step import Answer, Step
+from .step import Answer, Step, ThreadStep
 
 logger = logging.getLogger("torpor.transformer")
 
@@ -46,7 +49,7 @@ class Chain(Served):
     """One version of a transformer and its predictor.
 
     signature: what its callers give and get. media_types: see `Served`. target_postprocesses: the target's outputs are
-    those of the transformer already, and `postprocess` is None.
+    those of the transformer already, and `postprocess` is None. alone: the target's batcher, if its device prepares rows.
     """
 
     def __init__(
@@ -60,6 +63,7 @@ class Chain(Served):
         default_timeout_s: float = 0.0,
         media_types: Sequence[str] = (),
         target_postprocesses: bool = False,
+        alone: Batcher | None = None,
     ) -> None:
         self.name = name
         self.version = version
@@ -68,6 +72,7 @@ class Chain(Served):
         self.target = target
         self.postprocess = postprocess
         self.media_types = media_types
+        self.alone = alone
         self._makes_outputs = postprocess is not None or target_postprocesses
         self._steps = [step for step in (preprocess, postprocess) if step is not None]
         self._parts: list[Step | Target] = [*self._steps, target]
@@ -165,6 +170,8 @@ class Journey:
         timeout_s = self._remaining_s()
         bound = chain.preprocess.method.bind(inputs)
         bound.request = chain.request_of(self._terms, self._headers, timeout_s)
+        if chain.alone is not None and self._run_alone(chain.alone, bound, timeout_s):
+            return
         started = chain.preprocess.start(bound, timeout_s, self._then(self._predict))
         self._leave = [partial(chain.preprocess.cancel, started)]
 
@@ -195,6 +202,28 @@ class Journey:
 
         return answer
 
+    def _run_alone(self, batcher: Batcher, bound: Bound, timeout_s: float | None) -> bool:
+        """Prepare and run a row on the predictor's thread, if nothing else is there; whether that has begun."""
+        step = self._chain.preprocess
+        if not (isinstance(step, ThreadStep) and step.is_idle):
+            return False
+        unprepared = Unprepared(bound, step)
+        then = self._then(self._postprocess)
+
+        def answer(result: Rows | TorporError) -> None:
+            step.metrics.seconds.observe(unprepared.preparing_s)
+            then(result)
+
+        if not batcher.run_alone(unprepared, answer):
+            return False
+        if timeout_s is not None:
+            self._loop.call_later(timeout_s, self._expire, unprepared)
+        return True
+
+    def _expire(self, unprepared: Unprepared) -> None:
+        if not unprepared.is_prepared:  # else it runs, like any other that has begun
+            self._finish(unprepared.step.expired())
+
     def _predict(self, inputs: Rows) -> None:
         chain = self._chain
         groups = by_shape(inputs)
@@ -212,7 +241,7 @@ class Journey:
             except InvalidInput as error:
                 if chain.preprocess is None:
                     raise
-                raise ModelFailed(f"what preprocess gave does not fit the predictor: {error}") from None
+                raise unfit(error) from None
             if self.answer is None:  # one of them has failed at once
                 chain.target.cancel(started)
                 return

@@ -22,7 +22,6 @@ from torpor.predictors.batching.policy import BatchingSettings
 from torpor.predictors.errors import DeadlineExceeded, InvalidInput, ModelFailed, QueueFull, TorporError, Unavailable
 from torpor.predictors.protocol.datatypes import BFLOAT16, Array, float32_from_bfloat16
 from torpor.predictors.runtime.user_class import UserClass, inspect_class
-from torpor.predictors.serving.device_thread import Executor
 from torpor.predictors.serving.metrics import StepMetrics
 from torpor.predictors.serving.tasks import Tasks
 from torpor.predictors.signature import Bound, Signature
@@ -132,7 +131,8 @@ class Method:
         """The arguments of a call for all of the parts."""
         arguments: dict[str, Any] = {}
         for name in parts[0].arrays:
-            array = np.concatenate([part.arrays[name] for part in parts])
+            arrays = [part.arrays[name] for part in parts]
+            array = np.concatenate(arrays) if len(arrays) > 1 else arrays[0].copy()  # the class may write into it
             arguments[name] = float32_from_bfloat16(array) if array.dtype == BFLOAT16 else array
         if self.signature.wants == "request":
             arguments["request"] = parts[0].request
@@ -160,57 +160,6 @@ class Method:
         if len(self.signature.names) != 1:
             raise ModelFailed(f"{self.name} returned an array alone, must return the predictor's inputs by name")
         return self.signature.names[0]
-
-
-class Postprocessing:
-    """A predictor's executor whose answers go through a plain `postprocess` before they leave the device's thread."""
-
-    def __init__(self, inner: Executor, method: Method) -> None:
-        self._inner = inner
-        self._method = method
-
-    @property
-    def signature(self) -> Signature:
-        return self._inner.signature
-
-    @property
-    def in_flight(self) -> int:
-        return self._inner.in_flight
-
-    @property
-    def compiles(self) -> bool:
-        return self._inner.compiles
-
-    def load(self) -> None:
-        self._inner.load()
-        self._method.transformer.load()
-
-    def unload(self) -> None:
-        self._inner.unload()
-        self._method.transformer.unload()
-
-    def warm_up(self, rows: int) -> Bound | None:
-        return self._inner.warm_up(rows)
-
-    def begin(self, parts: Sequence[Bound]) -> Any:
-        return self._inner.begin(parts)
-
-    def wait(self, begun: Any) -> None:
-        self._inner.wait(begun)
-
-    def run(self, parts: Sequence[Bound], begun: Any = None) -> list[Rows | TorporError]:
-        results = self._inner.run(parts, begun)
-        places: dict[Bound, int] = {}
-        for place, result in enumerate(results):
-            if isinstance(result, TorporError):
-                continue
-            try:
-                places[self._method.bind_outputs(result)] = place
-            except TorporError as error:
-                results[place] = error
-        for bound, result in _run_alike([*places], self._method).items():
-            results[places[bound]] = result
-        return results
 
 
 class Step:
@@ -246,6 +195,9 @@ class Step:
         """Take nothing more, answer what was taken, and unload."""
         raise NotImplementedError
 
+    def expired(self) -> DeadlineExceeded:
+        return DeadlineExceeded(f"the deadline passed in {self.method.name}")
+
     def _take(self, bound: Bound, timeout_s: float | None) -> None:
         """Count the rows in. Raises Unavailable, DeadlineExceeded, QueueFull."""
         if self._is_closed:
@@ -272,6 +224,13 @@ class ThreadStep(Step):
         self._most_at_once = settings.max_batch_size
         self._queue: SimpleQueue[Bound | None] = SimpleQueue()
         self._ended = asyncio.Event()
+        self.turn = Lock()
+        """Who runs the method, which a class need not expect twice at a time."""
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it has no rows."""
+        return not self._rows
 
     async def open(self) -> None:
         """Load the transformer on the thread. Raises what the class raises."""
@@ -298,7 +257,7 @@ class ThreadStep(Step):
     def _expire(self, bound: Bound) -> None:
         answer, bound.answer = bound.answer, None
         if answer is not None:
-            answer(DeadlineExceeded(f"the deadline passed in {self.method.name}"))
+            answer(self.expired())
 
     def _work(self, loaded: "Future[None]") -> None:
         """The thread."""
@@ -322,7 +281,8 @@ class ThreadStep(Step):
                     bounds.append(more)
                     rows += more.rows
             began_s = time.perf_counter()
-            results = _run_alike([bound for bound in bounds if bound.answer is not None], self.method)
+            with self.turn:
+                results = run_alike([bound for bound in bounds if bound.answer is not None], self.method)
             self._loop.call_soon_threadsafe(self._done, bounds, results, time.perf_counter() - began_s)
             if is_last:
                 break
@@ -338,19 +298,21 @@ class ThreadStep(Step):
                 answer(results[bound])
 
 
-def _run_alike(bounds: Sequence[Bound], method: Method) -> "dict[Bound, Rows | TorporError]":
+def run_alike(bounds: Sequence[Bound], method: Method) -> "dict[Bound, Rows | TorporError]":
     """Run those of one shape together."""
+    if len(bounds) == 1:
+        return {bounds[0]: run(method, bounds)[0]}
     alike: dict[Bucket, list[Bound]] = {}
     for bound in bounds:
         alike.setdefault(bound.bucket, []).append(bound)
     results: dict[Bound, Rows | TorporError] = {}
     for bucket, chosen in alike.items():
         for part in [[one] for one in chosen] if bucket.alone else [chosen]:
-            results |= zip(part, _run(method, part), strict=True)
+            results |= zip(part, run(method, part), strict=True)
     return results
 
 
-def _run(method: Method, parts: Sequence[Bound]) -> list[Rows | TorporError]:
+def run(method: Method, parts: Sequence[Bound]) -> list[Rows | TorporError]:
     """Each part's rows, or the error that it alone caused: what fails together is halved until it is alone."""
     try:
         result = method.transformer.method(method.name)(**method.inputs(parts))
@@ -359,7 +321,7 @@ def _run(method: Method, parts: Sequence[Bound]) -> list[Rows | TorporError]:
         if len(parts) == 1:
             return [_failure(method.name, error)]
     middle = len(parts) // 2
-    return _run(method, parts[:middle]) + _run(method, parts[middle:])
+    return run(method, parts[:middle]) + run(method, parts[middle:])
 
 
 class LoopStep(Step):
@@ -391,7 +353,7 @@ class LoopStep(Step):
         except Exception as error:
             result = _failure(method.name, error)
             if limit.expired():
-                result = DeadlineExceeded(f"the deadline passed in {method.name}")
+                result = self.expired()
         finally:
             self._rows -= bound.rows
         self.metrics.seconds.observe(time.perf_counter() - began_s)

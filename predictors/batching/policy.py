@@ -5,6 +5,7 @@
     clear()             all items that wait, dropped
     expire(now)         the items whose deadline has passed, dropped
     take(now)           the batch to run on a device that is free, or None: waiting is better
+    take_alone(item, now)   a batch of this item, which was not offered, or None: others are there or expected
     wake_at(now)        when to ask `take` again, if nothing else happens before
     complete(batch, s)  the batch has run for that many seconds
     retry(batch, …)     there was no memory for it: it waits again, and batches like it become smaller
@@ -225,8 +226,7 @@ class BatchingPolicy(Generic[ItemT]):
                 due_s, first = queue_due_s, queue
         if first is None or not (flush or due_s <= now or self._nobody_can_come()):
             return None
-        outstanding = self.queued_rows + self.running_rows
-        self.expected_rows = max(outstanding, _DECAY * self.expected_rows + (1 - _DECAY) * outstanding)
+        self._expect(self.queued_rows + self.running_rows)
         slices: list[Slice[ItemT]] = []
         bucket = first.bucket
         rows = self._fill(first, slices, self._most_rows(bucket))
@@ -235,6 +235,16 @@ class BatchingPolicy(Generic[ItemT]):
             bucket, rows = self._join_neighbours(bucket, slices, rows)
         self.running_rows += rows
         return Batch(slices, rows, bucket, now)
+
+    def take_alone(self, item: ItemT, now: float) -> Batch[ItemT] | None:
+        """A batch of a single row that has not been offered, if nothing waits or runs and nobody else is expected."""
+        if item.rows != 1 or self.queued_rows or self.running_rows or self.expected_rows >= 1.5:
+            return None
+        self._expect(1)
+        item.arrival_s = now
+        item.state = _TAKEN
+        self.running_rows = 1
+        return Batch([Slice(item, 0, 1)], 1, item.bucket, now)
 
     def wake_at(self, now: float) -> float | None:
         """When `take` should be asked again while a device is free: never before `now`; None with an empty queue."""
@@ -274,6 +284,10 @@ class BatchingPolicy(Generic[ItemT]):
             item.again = ((start, stop), *item.again)
             queue.rows += stop - start
             self.queued_rows += stop - start
+
+    def _expect(self, outstanding: int) -> None:
+        """A batch begins while so many rows wait or run."""
+        self.expected_rows = max(outstanding, _DECAY * self.expected_rows + (1 - _DECAY) * outstanding)
 
     def _nobody_can_come(self) -> bool:
         if self.queued_rows >= self.settings.max_queue_rows:

@@ -93,6 +93,11 @@ class Batcher:
         # Of requests that were split over batches: the outputs so far, by the row that they start at.
         self._pieces: dict[Bound, dict[int, Outputs]] = {}
 
+    @property
+    def begins_ahead(self) -> bool:
+        """Whether a device is given a batch while it runs another."""
+        return self._most_running > self._at_once
+
     def submit(self, bound: Bound, answer: Answer, timeout_s: float | None = None) -> None:
         """Queue a request. `answer` gets its outputs, all of its rows and no others, or its error.
 
@@ -110,6 +115,21 @@ class Batcher:
         self.policy.offer(bound, now)
         if not self._busy or timeout_s is not None:  # else the end of the batch that runs is the next thing to happen
             self._step(now)
+
+    def run_alone(self, bound: Bound, answer: Answer) -> bool:
+        """Run a single row at once and by itself, if nothing else is there or expected; whether it does.
+
+        For a request that its device still has to prepare: until then nobody knows which others it could be batched with.
+        Not where a model may hang for so long only: what prepares it may take longer.
+        """
+        if self._running or self._is_closed or self._model_timeout_s:
+            return False
+        batch = self.policy.take_alone(bound, self._loop.time())
+        if batch is None:
+            return False
+        bound.answer = answer
+        self._hand_over(batch, [bound], self._ran_alone)
+        return True
 
     def cancel(self, bound: Bound) -> None:
         """Nobody waits for the answer any more: drop the rows that still wait, and give it to nobody."""
@@ -254,6 +274,11 @@ class Batcher:
                 self._gather(bound, start, result, answer)
         self._observer.batch_ran(batch, seconds)
         self._note_empty()
+
+    def _ran_alone(self, batch: Batch[Bound], results: list[Result], seconds: float) -> None:
+        ((bound, _, _),) = batch.slices
+        batch.bucket = bound.bucket
+        self._done(batch, results, seconds - bound.preparing_s)
 
     def _ended(self, batch: Batch[Bound]) -> None:
         timer = self._running.pop(batch)

@@ -198,3 +198,13 @@ def test_what_remains_until_a_deadline_is_never_negative() -> None:
     assert late is not None
     assert 0 < late <= 60
     assert Request({}, {}, "").remaining_s is None
+
+
+def test_what_is_remembered_of_requests_is_bounded() -> None:
+    """Callers decide how many shapes there are, and each is checked as it was before."""
+    of = signature({"x": "float32[rows, -1]"})
+    for width in range(1200):
+        assert of.bind({"x": np.zeros((2, width), np.float32)}).rows == 2
+    assert len(of._fits) <= 512
+    with pytest.raises(InvalidInput, match="datatype = FP64, must be FP32"):
+        of.bind({"x": np.zeros((2, 1199))})

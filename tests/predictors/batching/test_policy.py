@@ -43,6 +43,38 @@ def test_a_lone_caller_never_waits() -> None:
         p.complete(batch, 0.0005)
 
 
+def test_a_row_runs_alone_where_nobody_else_is() -> None:
+    """Without having been offered; while it runs, whoever comes is not alone."""
+    p = policy()
+    item = Item(1, A)
+    batch = p.take_alone(item, 3.0)
+    assert batch is not None
+    assert (batch.slices, batch.rows, batch.bucket, batch.taken_s) == ([(item, 0, 1)], 1, A, 3.0)
+    assert (item.arrival_s, item.state, p.running_rows, p.queued_rows) == (3.0, State.TAKEN, 1, 0)
+    assert p.take_alone(Item(1, A), 3.0) is None
+    p.complete(batch, 0.1)
+    assert p.take_alone(Item(1, A), 4.0) is not None
+
+
+def test_a_row_does_not_run_alone_where_others_are() -> None:
+    """Some wait, some are expected, or it is two rows: then it is queued like any other."""
+    p = policy(callers=3)
+    assert p.take_alone(Item(1, A), 0.0) is None
+    p = policy()
+    assert p.take_alone(Item(2, A), 0.0) is None
+    offer(p, 0.0, 1)
+    assert p.take_alone(Item(1, B), 0.0) is None
+
+
+def test_callers_that_come_alone_are_expected_no_longer() -> None:
+    """After a burst it takes as many batches as it would with rows that are queued."""
+    p = policy(callers=1)
+    p.expected_rows = 1.4
+    batch = p.take_alone(Item(1, A), 0.0)
+    assert batch is not None
+    assert p.expected_rows == pytest.approx(0.8 * 1.4 + 0.2)
+
+
 def test_rows_wait_for_callers_that_were_here_lately() -> None:
     """Of three callers one is back: it waits for the others, and goes with them as soon as they are here."""
     p = policy(callers=3)

@@ -45,6 +45,18 @@ class PolicyMachine(RuleBasedStateMachine):
             self.live.append(item)
             self.kept.append(item)
 
+    @rule(rows=st.integers(1, 2), bucket=st.sampled_from(BUCKETS))
+    def take_alone(self, rows: int, bucket: Bucket) -> None:
+        item = Item(rows, bucket)
+        others = self.policy.queued_rows + self.policy.running_rows
+        batch = self.policy.take_alone(item, self.now)
+        if batch is None:
+            assert rows > 1 or others or self.policy.expected_rows > 1
+            return
+        assert (rows, others, batch.rows) == (1, 0, 1)
+        self.kept.append(item)
+        self.running.append(batch)
+
     @precondition(lambda self: self.live)
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import uvloop
+from torpor.predictors.batching.bucket import Bucket
 from torpor.predictors.batching.policy import Batch, BatchingPolicy, BatchingSettings
 from torpor.predictors.batching.run_times import RunTimes
 from torpor.predictors.errors import DeadlineExceeded, ModelBroken, ModelFailed, OutOfMemory, QueueFull, Unavailable
@@ -827,3 +828,71 @@ def test_lessons_end_with_the_server_or_the_model() -> None:
 
     assert taught(unload).device.batches == [[0]]
     assert taught(drain).device.batches == []
+
+
+def alone(bench: Bench, value: float) -> tuple[bool, list[Any]]:
+    """Whether a row runs at once and by itself, and its answers so far."""
+    answers: list[Any] = []
+    return bench.batcher.run_alone(Signature(("x",)).bind({"x": np.array([value])}), answers.append), answers
+
+
+def test_a_row_that_its_device_prepares_runs_at_once() -> None:
+    """Nothing else runs meanwhile, and what comes is queued behind it."""
+
+    async def scenario() -> None:
+        bench = Bench()
+        begun, answers = alone(bench, 1)
+        assert begun
+        assert not alone(bench, 2)[0]
+        assert await bench.ask(3) == [6]
+        assert [answer["y"].tolist() for answer in answers] == [[2]]
+        assert bench.device.batches == [[1], [3]]
+        assert alone(bench, 4)[0]
+
+    run(scenario())
+
+
+def test_the_time_of_preparing_is_not_the_models() -> None:
+    """Of a row that its device has prepared the policy learns what the model took, and in the bucket that it was given."""
+
+    async def scenario() -> None:
+        bench = Bench()
+        bound = Signature(("x",)).bind({"x": np.array([1.0])})
+        bench.batcher.run_alone(bound, lambda answer: None)
+        bound.bucket, bound.preparing_s = Bucket("prepared"), 0.4
+        await asyncio.sleep(1)
+        assert bench.policy.run_times.estimate_s(1, Bucket("prepared")) == pytest.approx(RUN_S - 0.4)
+
+    run(scenario())
+
+
+def test_nothing_runs_alone_where_it_could_do_harm() -> None:
+    """Beside a lesson, in a model that was closed, and where a model that takes long counts as one that hangs."""
+
+    async def scenario() -> None:
+        bench = Bench()
+        bench.batcher.teach([Signature(("x",)).bind({"x": np.array([0.0])})])
+        await asyncio.sleep(0.15)
+        assert bench.device.batches == [[0]]
+        assert not alone(bench, 1)[0]
+        await asyncio.sleep(1)
+        await bench.batcher.close()
+        assert not alone(bench, 1)[0]
+        assert not alone(Bench(model_timeout_s=5.0), 1)[0]
+
+    run(scenario())
+
+
+def test_who_left_gets_no_answer_from_a_row_alone() -> None:
+    """It runs to its end, and nobody is told."""
+
+    async def scenario() -> None:
+        bench = Bench()
+        bound, answers = Signature(("x",)).bind({"x": np.array([1.0])}), []
+        assert bench.batcher.run_alone(bound, answers.append)
+        bench.batcher.cancel(bound)
+        await asyncio.sleep(1)
+        assert not answers
+        assert bench.policy.running_rows == 0
+
+    run(scenario())
