@@ -84,6 +84,16 @@ def test_callers_at_the_same_time_get_their_own_rows(chained: Chained, connect_h
     assert answers == [[total(word)] for word in words]
 
 
+def test_an_event_is_answered_like_a_request(chained: Chained, connect_http1: Any) -> None:
+    """Its headers go on to the predictor, to which it is an event too, and whose answer is read all the same."""
+    headers = {"ce-specversion": "1.0", "ce-id": "7", "ce-source": "/here", "ce-type": "word"}
+    reply = connect_http1(chained("words")).request("POST", "/", infer(["torpor", "a"]), headers)
+    assert reply.status == 200, reply
+    outputs = {output["name"]: output["data"] for output in reply.json()["outputs"]}
+    assert outputs["said"] == [total("torpor"), total("a")]
+    assert reply.headers["ce-correlationid"] == "7"
+
+
 def test_what_is_declared_is_told(chained: Chained, connect: Any) -> None:
     """Callers see what the transformer takes and gives, not the predictor's tensors."""
     metadata = connect(chained("words")).request("GET", "/v2/models/counts").json()

@@ -23,7 +23,8 @@ from .content_type import content_type
 
 JSON = "application/json"
 _BINARY = "application/octet-stream"
-_LENGTH = "inferenceheadercontentlength"
+LENGTH = "inferenceheadercontentlength"
+"""The extension that says how much of the data is v2's JSON object."""
 
 _NO_EXTENSIONS: Mapping[str, str] = MappingProxyType({})
 
@@ -55,7 +56,7 @@ def read(event: Event, model: Served, json_length: str | None) -> Asked:
             datatypes = {spec.name: spec.datatype for spec in model.signature.inputs.values()}
             return Asked(v1.decode(data, model.signature.names, datatypes), _encode_v1)
         return _asked_v2(v2_rest.decode(data, None))
-    length = json_length if json_length is not None else event.attributes.get(_LENGTH)
+    length = json_length if json_length is not None else event.attributes.get(LENGTH)
     if media.essence == _BINARY and length is not None:
         if not (length.isdecimal() and len(length) < 20):
             raise InvalidInput(f"Inference-Header-Content-Length = {length[:40]!r}, must be an integer")
@@ -92,6 +93,6 @@ def _asked_v2(request: InferRequest) -> Asked:
         data, json_length = v2_rest.encode(responses[0], request.terms.binary_outputs)
         if json_length is None:
             return Answered(data, JSON)
-        return Answered(data, _BINARY, {_LENGTH: str(json_length)})
+        return Answered(data, _BINARY, {LENGTH: str(json_length)})
 
     return Asked([request], encode)

@@ -23,7 +23,8 @@ from torpor.predictors.serving.tasks import Tasks
 from torpor.predictors.serving.together import Together
 
 from . import Event, Mode, decode, encode, encode_batch, mode_of
-from .content import Asked, read
+from .content import LENGTH, Asked, read
+from .http_binding import Message
 from .json_format import decode as decode_stored
 from .json_format import encode as encode_stored
 from .reply import Identity
@@ -135,7 +136,7 @@ class Receiver:
         elif result is None:
             exchange.respond(_ACCEPTED, b"")
         else:
-            self._send(exchange, [result], partial(encode, result, mode))
+            self._send(exchange, [result], partial(_message, result, mode))
 
     def _send(self, exchange: Exchange, replies: Sequence[Event], message: Callable[[], Any]) -> None:
         self._data_plane.metrics.requests["event", "200"] += 1
@@ -231,6 +232,17 @@ class Receiver:
             source = self._source or f"io.kserve.inference.{model.name}"
             identity = self._identities[model.name] = Identity(source, self._type)
         return identity
+
+
+def _message(reply: Event, mode: Mode) -> Message:
+    """A reply as the body of an answer. A caller of a model's path that passes an event's headers on, as a transformer does
+    (`client/passing_on.py`), looks for v2's header.
+    """
+    headers, body = encode(reply, mode)
+    length = reply.attributes.get(LENGTH)
+    if length is not None and mode is Mode.BINARY:
+        headers[b"inference-header-content-length"] = length.encode()
+    return headers, body
 
 
 def _nothing() -> None:
