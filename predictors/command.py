@@ -15,6 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torpor.knative.validate_command import add_command as add_validate
 from torpor.transformers.features_command import add_command as add_features
 
 from .catalog import Catalog, ModelClass, ModelFolder, Outside, find_model_file, is_model_folder, version_folder
@@ -121,6 +122,7 @@ def _parser() -> argparse.ArgumentParser:
 
     add_simulate(commands)
     add_features(commands)
+    add_validate(commands)
     add_events(commands)
 
     completion = commands.add_parser("completion", help="print a shell's completion script")
