@@ -259,6 +259,9 @@ async def _run(
     except (Unavailable, ValueError) as error:
         logger.error("%s", error)
         return 1
+    except ImportError as error:
+        logger.error("%s: pip install 'torpor[events]'", error)
+        return 1
     receiver = _receiver(data_plane, settings, store, sink)
     app = App(data_plane, repository, settings["max_body_bytes"], colleagues, receiver)
     server = HttpServer(app, listener, settings["max_body_bytes"], settings["max_unfinished_bytes"])

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .client.message import Reply
     from .events import Event
-    from .events.http_caller import Response
 
 _NATS = "nats://127.0.0.1:4222"
 _STREAM = "torpor-events"
@@ -230,7 +230,8 @@ def _run_send(options: argparse.Namespace, began_s: float) -> int:
 
 async def _send(options: argparse.Namespace) -> int:
     from .events import Event, Mode, encode, encode_batch
-    from .events.http_caller import Address, HttpCaller
+    from .events.destination import Destination
+    from .events.http_caller import HttpCaller
 
     attributes = {"specversion": "1.0", "type": options.type, "source": options.source}
     for extension in options.extension:
@@ -241,7 +242,7 @@ async def _send(options: argparse.Namespace) -> int:
     data = _data(options)
     if data is not None:
         attributes["datacontenttype"] = options.content_type
-    address, mode, caller = Address.parse("URL", options.url), Mode(options.mode), HttpCaller()
+    destination, mode, caller = Destination.parse("URL", options.url), Mode(options.mode), HttpCaller()
     first = options.id or str(uuid.uuid4())
     ids = [first] if options.count == 1 else [f"{first}-{n}" for n in range(1, options.count + 1)]
     events = [Event({**attributes, "id": one}, data) for one in ids]
@@ -251,13 +252,13 @@ async def _send(options: argparse.Namespace) -> int:
 
     async def work() -> None:
         for headers, body in waiting:
-            response = await _post(caller.post(address, headers, body, options.timeout_s), options.url)
+            response = await _post(caller.post(destination, headers, body, options.timeout_s), options.url)
             statuses.append(response.status)
             _print_answer(response, prints_all=len(messages) == 1)
             _progress(len(statuses), len(messages))
 
     await asyncio.gather(*(work() for _ in range(min(options.concurrency, len(messages)))))
-    caller.close()
+    await caller.close()
     failed = sum(not 200 <= status < 300 for status in statuses)
     if failed and len(messages) > 1:
         print(f"torpor events: {failed} of {len(messages)} were refused", file=sys.stderr)
@@ -277,17 +278,15 @@ def _data(options: argparse.Namespace) -> bytes | None:
         raise CommandError(f"--data-file: {error}") from error
 
 
-async def _post(call: "Coroutine[Any, Any, Response]", url: str) -> "Response":
+async def _post(call: "Coroutine[Any, Any, Reply]", url: str) -> "Reply":
     """Raises OSError with a text for people."""
     try:
         return await call
     except TimeoutError:
         raise OSError(f"{url} did not answer in time") from None
-    except OSError as error:
-        raise OSError(f"{url}: {error}") from error
 
 
-def _print_answer(response: "Response", prints_all: bool) -> None:
+def _print_answer(response: "Reply", prints_all: bool) -> None:
     from .events import decode, is_event
     from .events.json_format import encode_batch
 
@@ -389,10 +388,11 @@ def _run_replay(options: argparse.Namespace, began_s: float) -> int:
 async def _replay(options: argparse.Namespace) -> int:
     from .events import Event, Mode, encode
     from .events.broker import REPLAY
-    from .events.http_caller import Address, HttpCaller
+    from .events.destination import Destination
+    from .events.http_caller import HttpCaller
     from .events.jetstream import JetStream
 
-    address, caller = Address.parse("URL", options.url), HttpCaller()
+    destination, caller = Destination.parse("URL", options.url), HttpCaller()
     run = uuid.uuid4().hex.encode()
     jetstream = None if options.file else await JetStream.connect(options.nats)
     taken = refused = 0
@@ -403,7 +403,9 @@ async def _replay(options: argparse.Namespace) -> int:
         kept = {name: value for name, value in event.attributes.items() if not name.startswith("knative")}
         headers, body = encode(Event(kept, event.data), Mode.BINARY)
         try:
-            response = await _post(caller.post(address, headers | {REPLAY: run}, body, options.timeout_s), options.url)
+            response = await _post(
+                caller.post(destination, headers | {REPLAY: run}, body, options.timeout_s), options.url
+            )
         finally:
             room.release()
         if not 200 <= response.status < 300:
@@ -422,7 +424,7 @@ async def _replay(options: argparse.Namespace) -> int:
     except ExceptionGroup as errors:  # of the group; one is enough to tell
         raise errors.exceptions[0] from None
     finally:
-        caller.close()
+        await caller.close()
         if jetstream is not None:
             await jetstream.close()
         print(f"{taken} sent again, {refused} refused", file=sys.stderr)

@@ -26,8 +26,8 @@ class Address:
         try:
             port = parts.port
         except ValueError:
-            port = -1
-        wrong = parts.scheme not in ("http", "https") or not parts.hostname or port == -1
+            port = 0
+        wrong = parts.scheme not in ("http", "https") or not parts.hostname or port == 0
         if wrong or parts.query or parts.fragment or parts.username is not None:
             raise ValueError(f"address = {text!r}, must be host:port, http(s)://host[:port][/prefix] or unix:/path")
         is_tls = parts.scheme == "https"

@@ -1,4 +1,4 @@
-"""One HTTP/1.1 connection to the predictor: one request after the other, each answered before the next is sent (RFC 9112).
+"""One HTTP/1.1 connection: one request after the other, each answered before the next is sent (RFC 9112).
 
 Answers are read by llhttp (httptools), in its strict mode: what two readers could understand differently is no answer.
 """
@@ -12,7 +12,7 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 from torpor.predictors.errors import PredictorFailed, TorporError
 from torpor.predictors.remembered import Remembered
 
-from .answers import malformed
+from .address import Address
 from .message import Piece, Reply
 
 _MOST_HEAD_BYTES = 64 << 10
@@ -31,7 +31,7 @@ class _Head(NamedTuple):
 
 
 _HEADS: Remembered[bytes, _Head] = Remembered(512)
-"""By their bytes: a predictor sends few different ones a second (the Date field), and a look-up costs a tenth of it."""
+"""By their bytes: a server sends few different ones a second (the Date field), and a look-up costs a tenth of it."""
 
 
 class Exchange:
@@ -54,7 +54,7 @@ class Exchange:
             answer(result)
 
     def cancel(self) -> None:
-        """Nobody waits any more. Who has sent a request can only close the connection: so the predictor learns of it."""
+        """Nobody waits any more. Who has sent a request can only close the connection: so the other end learns of it."""
         if self.answer is not None:
             self.answer = None
             if self.connection is None:
@@ -65,6 +65,9 @@ class Exchange:
 
 class Owner(Protocol):
     """What a connection, or an exchange, tells whoever has opened it: `pool.Pool`."""
+
+    @property
+    def address(self) -> Address: ...
 
     def freed(self, connection: "Connection") -> None:
         """It can take another request."""
@@ -148,7 +151,7 @@ class Connection(asyncio.Protocol):
             self._parser.feed_data(data)
         except (HttpParserError, HttpParserUpgrade) as error:
             if not self._is_complete:
-                self.fail(malformed(self._wrong or f"is no HTTP/1.1: {error}"))
+                self._fail_malformed(self._wrong or f"is no HTTP/1.1: {error}")
                 return
             self._keeps_alive = False  # more has come than was asked for
         if self._is_complete:
@@ -159,10 +162,10 @@ class Connection(asyncio.Protocol):
         elif not self._has_head:
             self._head_bytes += len(data)
             if self._head_bytes > _MOST_HEAD_BYTES:
-                self.fail(malformed(f"head = {self._head_bytes} bytes or more, must be in [0, {_MOST_HEAD_BYTES}]"))
+                self._fail_malformed(f"has head = {self._head_bytes} bytes or more, must be in [0, {_MOST_HEAD_BYTES}]")
 
     def eof_received(self) -> None:
-        """The predictor sends no more, and the transport closes, which `connection_lost` sees to."""
+        """No more is sent from there, and the transport closes, which `connection_lost` sees to."""
         self.is_closed = True
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -174,16 +177,16 @@ class Connection(asyncio.Protocol):
         if self._ends_with_connection and error is None:
             exchange.finish(self._reply())
         elif self._requests > 1 and not self._has_begun:
-            # It was closed while idle, and the request came too late: a predictor that reads a request answers it.
+            # It was closed while idle, and the request came too late: whoever reads a request answers it.
             exchange.connection = None
             self._owner.again(exchange)
         else:
             when = "in the middle of its answer" if self._has_begun else "without an answer"
-            exchange.finish(PredictorFailed(f"the predictor closed the connection {when}"))
+            exchange.finish(PredictorFailed(f"{self._owner.address} closed the connection {when}"))
 
     def on_message_begin(self) -> None:
         if self._is_complete:
-            self._refuse("more than one has come")
+            self._refuse("came with another one")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._fields += 1
@@ -252,8 +255,11 @@ class Connection(asyncio.Protocol):
         if exchange is not None:
             exchange.finish(error)
 
+    def _fail_malformed(self, why: str) -> None:
+        self.fail(PredictorFailed(f"the answer of {self._owner.address} {why}"))
+
     def _refuse_size(self, size: str) -> None:
-        self._refuse(f"body = {size} bytes, must be in [0, {self._max_answer_bytes}]")
+        self._refuse(f"has body = {size} bytes, must be in [0, {self._max_answer_bytes}]")
 
     def _refuse(self, why: str) -> None:
         """End what the parser does with the bytes."""

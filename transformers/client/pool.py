@@ -1,4 +1,4 @@
-"""The connections to one predictor: kept, bounded, and shared by whoever asks."""
+"""The connections to one address: kept, bounded, and shared by whoever asks."""
 
 import asyncio
 import ssl
@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 from torpor.predictors.errors import QueueFull, TorporError, Unavailable
+from torpor.predictors.serving.settling import settling
 from torpor.predictors.serving.tasks import Tasks
 
 from .address import Address
@@ -69,6 +70,15 @@ class Pool:
         self._waiting[exchange] = None
         self._open_more()
         return exchange
+
+    async def ask(self, message: list[Piece]) -> Reply:
+        """`send` for a coroutine: the answer, or the error raised. Cancelled, it closes the request's connection."""
+        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        exchange = self.send(message, settling(future))
+        try:
+            return await future
+        finally:
+            exchange.cancel()
 
     def freed(self, connection: Connection) -> None:
         if self._waiting:
@@ -136,7 +146,7 @@ class Pool:
             # Those that wait go on waiting where another connection will be free for them.
             if not self._connections and not self._opening:
                 why = f"not within {self._connect_timeout_s:g} s" if isinstance(error, TimeoutError) else str(error)
-                self._refuse(Unavailable(f"the predictor at {address} cannot be reached: {why}", 0.0))
+                self._refuse(Unavailable(f"{address} cannot be reached: {why}", 0.0))
             return
         except BaseException:
             self._opening -= 1

@@ -1,6 +1,5 @@
 """Requests over HTTP, and which protocol a predictor speaks."""
 
-import asyncio
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Protocol
@@ -8,7 +7,6 @@ from typing import Any, Protocol
 from torpor.predictors.errors import InvalidInput, NotFound, TorporError, Unavailable
 from torpor.predictors.protocol.inference import InferRequest, InferResponse
 from torpor.predictors.protocol.v2_rest import parse_object
-from torpor.predictors.serving.settling import settling
 
 from .answers import error_of_http, malformed
 from .connection import Exchange
@@ -120,12 +118,7 @@ async def _has_binary(pool: Pool, kept: Mapping[str, str]) -> bool:
 
 async def get(pool: Pool, path: str, kept: Mapping[str, str]) -> Reply:
     """Raises Unavailable, PredictorFailed."""
-    future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-    exchange = pool.send([head(path, pool.address.authority, None), fields(kept, None)], settling(future))
-    try:
-        return await future
-    finally:
-        exchange.cancel()
+    return await pool.ask([head(path, pool.address.authority, None), fields(kept, None)])
 
 
 def _object(reply: Reply) -> dict[str, Any] | None:

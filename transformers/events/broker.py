@@ -79,7 +79,7 @@ class Broker:
             self._jetstream = await JetStream.connect(url)
             await self._serve(caller, url, stop)
         finally:
-            caller.close()
+            await caller.close()
             if self._jetstream is not None:
                 await self._jetstream.close()
             if server is not None:

@@ -18,8 +18,9 @@ from typing import Protocol
 
 from torpor.predictors.errors import TorporError
 
+from ..client.message import Reply
 from . import Event, Mode, decode, encode, is_event
-from .http_caller import Address, Response
+from .destination import Destination
 
 _RETRIED = frozenset((404, 408, 409, 429))
 _MOST_DATA_BYTES = 768
@@ -29,8 +30,10 @@ _MOST_DATA_BYTES = 768
 class Caller(Protocol):
     """What sends requests: `http_caller.HttpCaller`."""
 
-    async def post(self, address: Address, headers: Mapping[bytes, bytes], body: bytes, timeout_s: float) -> Response:
-        """Raises OSError, TimeoutError."""
+    async def post(
+        self, destination: Destination, headers: Mapping[bytes, bytes], body: bytes, timeout_s: float
+    ) -> Reply:
+        """Raises a TorporError, TimeoutError."""
         ...
 
 
@@ -61,20 +64,20 @@ class Failed:
 
 
 async def deliver_once(
-    caller: Caller, address: Address, event: Event, timeout_s: float, mode: Mode = Mode.BINARY
+    caller: Caller, destination: Destination, event: Event, timeout_s: float, mode: Mode = Mode.BINARY
 ) -> Delivered | Failed:
     """Send the event and judge the answer."""
     headers, body = encode(event, mode)
     try:
-        response = await caller.post(address, {**headers, b"prefer": b"reply"}, body, timeout_s)
+        response = await caller.post(destination, {**headers, b"prefer": b"reply"}, body, timeout_s)
     except TimeoutError:
         return Failed(False, 504, f"no answer within {timeout_s:g} s".encode())
-    except OSError as error:
+    except TorporError as error:
         return Failed(False, 500, str(error).encode())
     return judged(response)
 
 
-def judged(response: Response) -> Delivered | Failed:
+def judged(response: Reply) -> Delivered | Failed:
     """What a subscriber's answer means."""
     status, headers, body = response
     if not 200 <= status < 300:
@@ -115,7 +118,7 @@ class Backoff:
 
 async def deliver(
     caller: Caller,
-    address: Address,
+    destination: Destination,
     event: Event,
     timeout_s: float,
     backoff: Backoff,
@@ -131,7 +134,7 @@ async def deliver(
     end_s = loop.time() + within_s
     tries = 0
     while True:
-        outcome = await deliver_once(caller, address, event, max(0.001, min(timeout_s, end_s - loop.time())))
+        outcome = await deliver_once(caller, destination, event, max(0.001, min(timeout_s, end_s - loop.time())))
         tries += 1
         if isinstance(outcome, Delivered) or outcome.is_final:
             return outcome

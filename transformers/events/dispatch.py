@@ -15,7 +15,7 @@ from torpor.predictors.serving.tasks import Tasks
 
 from . import Event
 from .delivery import Backoff, Caller, Delivered, Failed, deliver, deliver_once
-from .http_caller import Address
+from .destination import Destination
 from .jetstream import Consumer, JetStream, Taken, key_of
 from .trigger import DEAD_LETTERS, Trigger
 
@@ -56,8 +56,8 @@ class Dispatch:
         self._publisher = publisher
         self._ack_wait_s = ack_wait_s
         self._counts = counts
-        self._subscriber = Address.parse("subscriber", trigger.subscriber)
-        self._letters = Address.parse("dead_letter", trigger.dead_letter_url) if trigger.dead_letter_url else None
+        self._subscriber = Destination.parse("subscriber", trigger.subscriber)
+        self._letters = Destination.parse("dead_letter", trigger.dead_letter_url) if trigger.dead_letter_url else None
         self._consumer: Consumer | None = None
         self._in_flight: dict[asyncio.Task[None], Taken] = {}
         self._tasks = Tasks()

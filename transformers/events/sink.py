@@ -7,7 +7,7 @@ from torpor.predictors.errors import Unavailable
 
 from . import Event
 from .delivery import Backoff, Caller, Delivered, deliver
-from .http_caller import Address
+from .destination import Destination
 
 logger = logging.getLogger("torpor.events")
 
@@ -44,8 +44,8 @@ class HttpSink:
     def __init__(self, caller: Caller, url: str, dead_letter_url: str, overrides: dict[str, str]) -> None:
         self._caller = caller
         self._url = url
-        self._address = Address.parse("sink", url)
-        self._dead_letters = Address.parse("dead_letter_sink", dead_letter_url) if dead_letter_url else None
+        self._address = Destination.parse("sink", url)
+        self._dead_letters = Destination.parse("dead_letter_sink", dead_letter_url) if dead_letter_url else None
         self._overrides = overrides
 
     async def deliver(self, event: Event) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 
 from . import Event
 from .delivery import Backoff
-from .http_caller import Address
+from .destination import Destination
 
 DEAD_LETTERS = "torpor-dead-letters"
 """The stream of a trigger that names no other."""
@@ -85,7 +85,7 @@ def _trigger(entry: dict[str, Any]) -> Trigger:
     if not _NAME.fullmatch(name):
         raise ValueError(f"name = {name[:80]!r}, must be 1 to 64 letters, digits, - or _")
     subscriber = _text(entry, "subscriber")
-    Address.parse("subscriber", subscriber)
+    Destination.parse("subscriber", subscriber)
     wanted = entry.pop("filter", {})
     if not isinstance(wanted, dict) or not all(isinstance(value, str) for value in wanted.values()):
         raise ValueError(f"filter = {wanted!r}, must be a table of attributes and their texts")
@@ -97,7 +97,7 @@ def _trigger(entry: dict[str, Any]) -> Trigger:
         raise ValueError(f"backoff_policy = {policy!r}, must be linear or exponential")
     dead_letter = _text(entry, "dead_letter", DEAD_LETTERS)
     if "://" in dead_letter:
-        Address.parse("dead_letter", dead_letter)
+        Destination.parse("dead_letter", dead_letter)
     elif not _NAME.fullmatch(dead_letter):
         raise ValueError(f"dead_letter = {dead_letter[:80]!r}, must be a URL, or 1 to 64 letters, digits, - or _")
     retry = int(_number(entry, "retry", 10, 0, 1000, int))

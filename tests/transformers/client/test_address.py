@@ -25,7 +25,7 @@ def test_an_address_is_a_host_a_url_or_a_socket(text: str, address: Address, aut
 
 
 @pytest.mark.parametrize(
-    "text", ["", "ftp://a", "a:b", "a:99999", "http://", "http://a?b", "http://u@a", "unix:p.sock", "unix:"]
+    "text", ["", "ftp://a", "a:b", "a:0", "a:99999", "http://", "http://a?b", "http://u@a", "unix:p.sock", "unix:"]
 )
 def test_what_is_no_address_is_refused(text: str) -> None:
     """At once, with the forms that there are."""

@@ -55,7 +55,7 @@ def test_send_says_what_went_wrong(model: str, tmp_path: Path) -> None:
     assert (status, replies) == (1, [])
     assert said.startswith("torpor events: 400: ")
     status, _, said = torpor("send", "http://127.0.0.1:1/", "--data", "{}")
-    assert (status, said.startswith("torpor events: http://127.0.0.1:1/: ")) == (1, True)
+    assert (status, said.startswith("torpor events: http://127.0.0.1:1 cannot be reached: ")) == (1, True)
     for wrong, text in (
         (("send", "there"), "URL = 'there', must be http://"),
         (("send", model, "--extension", "x"), "--extension = 'x', must be NAME=TEXT"),
