@@ -44,7 +44,7 @@ class Channel:
         """Answer calls until the other end closes or dies; what was asked of it and not answered is Unavailable."""
         assert self._writer is not None
         try:
-            while line := await self._reader.readline():
+            while (line := await self._reader.readline()).endswith(b"\n"):  # a piece of one comes before the end
                 self._receive(json.loads(line))
         except ConnectionError as error:
             logger.debug("the channel broke: %s", error)
