@@ -247,7 +247,7 @@ async def _run(
     except (SettingError, UserClassError) as error:
         logger.error("%s", error)
         return 1
-    except Exception:
+    except (Exception, SystemExit):
         logger.exception("a model failed to load")
         return 1
     # What the models left is there to stay, as the imports are: the collector need not look at it during each request.

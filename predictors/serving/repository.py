@@ -127,7 +127,7 @@ class Repository:
             for version in source.versions():
                 assembled = await asyncio.to_thread(source.assemble, version)
                 prepared.append(await assembled.load(self._data_plane, name, version))
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             logger.exception("model %s failed to load", name)
             self._reasons[name] = f"{type(error).__name__}: {error}"
             raise ModelFailed(f"model '{name}' failed to load: {self._reasons[name]}") from error

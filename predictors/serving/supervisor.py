@@ -102,13 +102,13 @@ class Worker:
             try:
                 await self.channel.open(calls)
                 await self.channel.run()
+                self.state = State.CLOSED  # at once: whoever waits for its answer is told now, and asks why
                 status = await self._process.wait()
             finally:
                 while self._hear():
                     pass
                 loop.remove_reader(handover)
                 self._handover = None
-                self.state = State.CLOSED
         return status if status >= 0 else 128 - status
 
     def give(self, connection: socket.socket) -> bool:

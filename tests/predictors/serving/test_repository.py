@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 from torpor.predictors.batching.policy import BatchingSettings
-from torpor.predictors.serving.data_plane import DataPlane
+from torpor.predictors.errors import ModelFailed
+from torpor.predictors.serving.data_plane import DataPlane, Served
 from torpor.predictors.serving.repository import Repository
 from torpor.predictors.signature import Signature
 
@@ -80,6 +81,100 @@ def test_imports_are_made_without_the_collector_and_loads_with_it() -> None:
         gc.unfreeze()
 
 
+class Version(Served):
+    """Of the model `m`, made by its `load` numbered so."""
+
+    name, version, measured = "m", "1", ()
+
+    def __init__(self, load: int, closed: list[int]) -> None:
+        self.load, self.closed = load, closed
+
+    async def close(self) -> None:
+        self.closed.append(self.load)
+
+
+class Loading:
+    """A catalog of one model, `m`, of two versions. fails: what the numbered load of a version raises."""
+
+    def __init__(self, fails: dict[int, BaseException] | None = None) -> None:
+        self.fails = fails or {}
+        self.loads = 0
+        self.closed: list[int] = []
+        self.threads: set[threading.Thread] = set()
+        self.now = self.most = 0
+        self.states: list[str] = []
+        self.repository = Repository(self, DataPlane("0"), may_change=True)
+
+    def names(self) -> list[str]:
+        return ["m"]
+
+    def model(self, name: str) -> "Loading":
+        return self
+
+    def versions(self) -> list[str]:
+        return ["2", "1"]
+
+    def assemble(self, version: str) -> "Loading":
+        self.threads.add(threading.current_thread())
+        return self
+
+    async def load(self, data_plane: DataPlane, name: str, version: str) -> Served:
+        self.loads += 1
+        load = self.loads
+        self.now += 1
+        self.most = max(self.now, self.most)
+        self.states += [entry["state"] for entry in self.repository.index(only_ready=False)]
+        await asyncio.sleep(0)
+        self.now -= 1
+        if load in self.fails:
+            raise self.fails[load]
+        return Version(load, self.closed)
+
+
+def test_a_model_is_loaded_beside_what_is_served() -> None:
+    """It is imported on a thread of its own, the index shows it as loading, and what it takes the place of is closed."""
+
+    async def scenario() -> None:
+        catalog = Loading()
+        await catalog.repository.load("m")
+        assert catalog.states == ["LOADING", "LOADING"]
+        assert threading.main_thread() not in catalog.threads
+        assert not catalog.closed
+        await catalog.repository.load("m")
+        await catalog.repository._retiring.ended()
+        assert catalog.closed == [1, 2]
+
+    asyncio.run(scenario())
+
+
+def test_changes_that_come_together_are_made_one_after_the_other() -> None:
+    """Else one would serve what the other has prepared, and keep its own for nobody."""
+
+    async def scenario() -> None:
+        catalog = Loading()
+        await asyncio.gather(*(catalog.repository.load("m") for _ in range(3)))
+        await catalog.repository._retiring.ended()
+        assert (catalog.most, sorted(catalog.closed)) == (1, [1, 2, 3, 4])
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("error", [ValueError("no weights"), SystemExit("no weights")], ids=["raises", "exits"])
+def test_a_load_that_fails_half_way_leaves_nothing(error: BaseException) -> None:
+    """The versions that it had loaded are closed; a class that calls sys.exit fails like any other."""
+
+    async def scenario() -> None:
+        catalog = Loading(fails={2: error})
+        with pytest.raises(ModelFailed, match=f"failed to load: {type(error).__name__}: no weights"):
+            await catalog.repository.load("m")
+        await catalog.repository._retiring.ended()
+        assert catalog.closed == [1]
+        (entry,) = catalog.repository.index(only_ready=False)
+        assert (entry["state"], entry["reason"]) == ("UNAVAILABLE", f"{type(error).__name__}: no weights")
+
+    asyncio.run(scenario())
+
+
 def write_model(folder: Path, factors: dict[str, float], text: str = "") -> None:
     """A model that multiplies, a version for each factor."""
     folder.mkdir(exist_ok=True)
@@ -143,6 +238,15 @@ def test_a_version_by_header(start, connect, models) -> None:
     assert ask(connection, "/v2/models/double/infer", **{"torpor-model-version": "7"}).status == 404
     torn = ask(connection, "/v2/models/double/versions/10/infer", **{"torpor-model-version": "2"})
     assert (torn.status, torn.error()) == (400, "torpor-model-version = 2, must be 10 as in the path")
+
+
+def test_a_load_that_exits_ends_the_start_as_a_failure(failing_start, models) -> None:
+    """With status 1 and the reason in the log, whatever status it asks for."""
+    (models / "triple" / "model.py").write_text(
+        CODE.replace("self.factor = ", "raise SystemExit(0)\n        self.factor = ")
+    )
+    status, log = failing_start(models)
+    assert (status, "a model failed to load" in log) == (1, True)
 
 
 def test_the_wanted_versions_come_from_flag_or_file(start, failing_start, connect_http1, models) -> None:
@@ -221,6 +325,36 @@ def test_one_worker_that_cannot_load_holds_back_all(start, connect_http1, models
     (models / "triple" / "1" / "factor").write_text("4")
     assert post(connections[0], "/v2/repository/models/triple/load").status == 500
     assert {answer(connection, "/v2/models/triple/infer") for connection in connections} == {3}
+
+
+DIES = """
+import os, signal
+import numpy as np
+
+
+class Pid:
+    def load(self, folder):
+        if (folder.parent / "dies").exists() and int((folder.parent / "dies").read_text()) == os.getpid():
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def predict(self, x: np.ndarray):
+        return x * 0 + os.getpid()
+"""
+
+
+def test_a_worker_that_dies_while_it_loads_holds_back_nobody(start, connect_http1, models) -> None:
+    """The others serve the new model, and so does the worker that takes its place."""
+    write_model(models / "pid", {"1": 1})
+    (models / "pid" / "model.py").write_text(DIES)
+    (models / "pid" / "model.toml").write_text('class = "model:Pid"')
+    server = start(models, "--model-control-mode", "explicit", "--processes", "2")
+    asking, dying = (connect_http1(server) for _ in range(2))
+    survivor, dies = (int(answer(connection, "/v2/models/pid/infer")) for connection in (asking, dying))
+    assert survivor != dies
+    (models / "pid" / "dies").write_text(str(dies))
+    loaded = post(asking, "/v2/repository/models/pid/load")
+    assert loaded.status == 200, loaded
+    assert int(answer(asking, "/v2/models/pid/infer")) == survivor
 
 
 def test_no_request_is_lost_while_a_model_is_loaded_anew(start, connect_http1, models) -> None:
