@@ -77,6 +77,12 @@ def test_flags_come_before_the_environment_and_that_before_the_file() -> None:
     assert values.keys() == BY_NAME.keys()
 
 
+def test_an_empty_flag_says_so() -> None:
+    """Unlike a variable, nobody gives one by accident: it takes back what the environment asks for."""
+    assert resolve({}, {"K_SINK": "http://broker"}, {})["sink"] == "http://broker"
+    assert resolve({"sink": ""}, {"K_SINK": "http://broker"}, {})["sink"] == ""
+
+
 @pytest.mark.parametrize(
     ("environment", "port"),
     [({}, 8080), ({"PORT": "81"}, 81), ({"TORPOR_PORT": "82"}, 82), ({"PORT": "81", "TORPOR_PORT": "82"}, 82)],
@@ -128,6 +134,7 @@ def test_a_model_file_is_read(tmp_path: Path) -> None:
         (b'class = "m:C"\nname = 1', "name = 1, must be a text"),
         (b'class = "m:C"\nparameters = 1', "parameters must be a table"),
         (b'class = "m:C"\nbatching = 1', "batching is unknown"),
+        (b'class = "m:C"\n[""]\nmodel_version = "1"', " is unknown, must be class"),
         (
             b'class = "m:C"\n[other]\na = 1',
             "other is unknown, must be class, name, model_version, [batching], [device], [transformer] or [parameters]",

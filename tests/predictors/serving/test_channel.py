@@ -49,9 +49,9 @@ def test_a_call_gets_its_result_or_the_error_of_the_other_end() -> None:
         ours, its = socket.socketpair()
         async with running(ours) as (channel, _), running(its, twice=twice, refuse=refuse, fail=fail):
             assert await channel.call("twice", "x" * 100_000) == "x" * 200_000
-            with pytest.raises(NotFound, match="^model 'm' is unknown$"):
+            with pytest.raises(NotFound, match=r"^model 'm' is unknown$"):
                 await channel.call("refuse")
-            with pytest.raises(ModelFailed, match="^fail raised ZeroDivisionError$"):
+            with pytest.raises(ModelFailed, match=r"^fail raised ZeroDivisionError$"):
                 await channel.call("fail")
 
     run(story())

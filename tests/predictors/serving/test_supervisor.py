@@ -1,0 +1,312 @@
+"""What a supervisor decides about its workers, which are played here (`test_processes.py` has real ones)."""
+
+import asyncio
+import signal
+import socket
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from torpor.predictors.errors import Unavailable
+from torpor.predictors.serving.channel import Channel, Handler
+from torpor.predictors.serving.data_plane import DataPlane
+from torpor.predictors.serving.metrics import ServerMetrics
+from torpor.predictors.serving.repository import Repository
+from torpor.predictors.serving.supervisor import GIVEN, State, Supervisor, Worker, bound_port
+from torpor.predictors.serving.worker import Colleagues
+from virtual_time import run_virtually
+
+TIMEOUT_S = 10
+
+
+def run(story: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(asyncio.wait_for(story, TIMEOUT_S))
+
+
+@contextmanager
+def supervising(processes: int = 2) -> Iterator[Supervisor]:
+    """A supervisor with a port and without workers."""
+    with bound_port("127.0.0.1", 0) as port:
+        yield Supervisor([], processes, port, drain_timeout_s=25.0)
+
+
+def worker_of(supervisor: Supervisor, state: State = State.READY, connections: int = 0) -> Worker:
+    """One more worker, by the next number."""
+    worker = Worker(len(supervisor._workers) + 1, supervisor._handlers, supervisor._take_back)
+    worker.state, worker.connections, worker.was_ready = state, connections, state is not State.STARTING
+    supervisor._workers.append(worker)
+    return worker
+
+
+@asynccontextmanager
+async def joined(worker: Worker, other: Channel) -> AsyncIterator[None]:
+    """The worker's channel leads to another one, until this ends or either is closed."""
+    tasks = []
+    for channel, end in zip((worker.channel, other), socket.socketpair(), strict=True):
+        await channel.open(end)
+        tasks.append(asyncio.create_task(channel.run()))
+    yield
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+
+
+# Failures and ends
+
+
+class Ends:
+    """Workers that end as soon as they are started: with these (was it ready, status), one after the other."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *ends: tuple[bool, int]) -> None:
+        self.started_s: list[float] = []
+
+        async def run(worker: Worker, command: Any) -> int:
+            self.started_s.append(asyncio.get_running_loop().time())
+            worker.was_ready, status = ends[len(self.started_s) - 1]
+            return status
+
+        monkeypatch.setattr(Worker, "run", run)
+
+
+def kept(supervisor: Supervisor) -> int:
+    """The server's status when it has given up."""
+
+    async def story() -> int:
+        await supervisor._keep(1)
+        return supervisor._status
+
+    return run_virtually(story())
+
+
+def test_a_worker_that_fails_again_and_again_ends_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five times in a row, each try later than the one before; who was ready in between has begun anew."""
+    died, failed = (True, 137), (False, 3)
+    ends = Ends(monkeypatch, died, failed, failed, died, *[failed] * 5)
+    with supervising(processes=1) as supervisor:
+        supervisor._is_open = True
+        assert kept(supervisor) == 3
+    waits = [after - before for before, after in zip(ends.started_s, ends.started_s[1:], strict=False)]
+    assert waits == pytest.approx([0, 1, 2, 0, 1, 2, 4, 8])
+
+
+def test_a_first_start_that_ends_is_a_failure_whatever_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody serves, even if the worker's status is 0."""
+    Ends(monkeypatch, (False, 0))
+    with supervising(processes=1) as supervisor:
+        assert kept(supervisor) == 1
+
+
+def test_one_worker_that_fails_while_all_leave_is_the_servers_status(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever of them ends last."""
+
+    async def story() -> int:
+        async def run(worker: Worker, command: Any) -> int:
+            await asyncio.sleep(worker.number)
+            return 1 if worker.number == 1 else 0
+
+        monkeypatch.setattr(Worker, "run", run)
+        with supervising() as supervisor:
+            keeping = [asyncio.create_task(supervisor._keep(number)) for number in (1, 2)]
+            await asyncio.sleep(0)
+            supervisor.stop()
+            await asyncio.gather(*keeping)
+            return supervisor._status
+
+    assert run_virtually(story()) == 1
+
+
+def test_a_worker_that_does_not_end_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When it has had time to drain, as much to finish what is in flight, and 5 s; a second signal changes nothing."""
+
+    async def story() -> list[tuple[float, signal.Signals]]:
+        loop = asyncio.get_running_loop()
+        sent: list[tuple[float, signal.Signals]] = []
+        began_s = loop.time()
+        with supervising() as supervisor:
+            worker = worker_of(supervisor)
+            monkeypatch.setattr(worker, "send_signal", lambda number: sent.append((loop.time() - began_s, number)))
+            supervisor.stop(signal.SIGTERM)
+            await asyncio.sleep(10)
+            supervisor.stop(signal.SIGINT)
+            await asyncio.sleep(100)
+        return sent
+
+    assert run_virtually(story()) == [(0, signal.SIGTERM), (10, signal.SIGINT), (55, signal.SIGKILL)]
+
+
+# Connections
+
+
+def test_the_least_busy_of_those_that_are_ready_come_first() -> None:
+    """Who drains is asked when nobody is ready, and who has no descriptor left never."""
+
+    async def story() -> None:
+        with supervising() as supervisor:
+            assert not supervisor._takers()
+            draining = worker_of(supervisor, State.DRAINING)
+            worker_of(supervisor, State.STARTING)
+            worker_of(supervisor, State.CLOSED)
+            assert supervisor._takers() == [draining]
+            busy, idle, full = (worker_of(supervisor, connections=count) for count in (5, 1, 0))
+            full.is_full = True
+            assert supervisor._takers() == [idle, busy]
+            idle.is_full = busy.is_full = True
+            assert not supervisor._takers()
+
+    run(story())
+
+
+def test_a_connection_that_nobody_takes_waits_for_somebody() -> None:
+    """The worker that it was meant for has just died; another one, which comes later, gets it."""
+
+    async def story() -> None:
+        with supervising() as supervisor:
+            dead, living = (worker_of(supervisor, state) for state in (State.READY, State.STARTING))
+            (dead._handover, gone), (living._handover, its) = socket.socketpair(), socket.socketpair()
+            gone.close()
+            its.setblocking(False)
+            supervisor._open()
+            with dead._handover, living._handover, its, socket.socket() as caller:
+                caller.setblocking(False)
+                loop = asyncio.get_running_loop()
+                await loop.sock_connect(caller, supervisor._port.getsockname())
+                supervisor._accept()
+                assert len(supervisor._held) == 1
+                living.state = State.READY
+                assert await loop.sock_recv(its, 16) == GIVEN
+                (taken,) = living.untaken
+                assert taken.getpeername() == caller.getsockname()
+                taken.close()
+            loop.remove_reader(supervisor._port)
+
+    run(story())
+
+
+def test_a_connection_that_a_worker_had_no_descriptor_for_goes_to_another() -> None:
+    """Nothing else need happen at the port for that."""
+
+    async def story() -> None:
+        with supervising() as supervisor, socket.socket() as connection:
+            worker = worker_of(supervisor)
+            worker._handover, its = socket.socketpair()
+            its.setblocking(False)
+            with worker._handover, its:
+                supervisor._open()
+                supervisor._take_back(connection)
+                assert await asyncio.get_running_loop().sock_recv(its, 16) == GIVEN
+            asyncio.get_running_loop().remove_reader(supervisor._port)
+
+    run(story())
+
+
+# Metrics
+
+
+def test_a_worker_that_does_not_tell_its_metrics_counts_as_before() -> None:
+    """One that hangs, one that has just ended; one that has never been ready has none."""
+
+    async def never(_: str) -> str:
+        await asyncio.get_running_loop().create_future()
+        raise AssertionError
+
+    async def gone(_: str) -> str:
+        raise Unavailable("it has ended")
+
+    async def tells(_: str) -> str:
+        return "new"
+
+    async def story() -> list[tuple[str, str]]:
+        with supervising() as supervisor:
+            for call in (never, gone, tells):
+                worker = worker_of(supervisor)
+                worker.metrics, worker.channel = "old", SimpleNamespace(call=call)  # type: ignore[assignment]
+            worker_of(supervisor, State.STARTING).channel = SimpleNamespace(call=tells)  # type: ignore[assignment]
+            return await supervisor._metrics()
+
+    assert run_virtually(story()) == [("", ""), ("1", "old"), ("2", "old"), ("3", "new")]
+
+
+# Changes
+
+
+class Nothing:
+    """A catalog without models: all that can be done is unload."""
+
+    def names(self) -> list[str]:
+        return []
+
+    def model(self, name: str) -> Any:
+        raise AssertionError
+
+
+def test_a_worker_follows_what_was_changed_before_it_is_ready() -> None:
+    """Also what was changed after it had asked, and then it counts as ready."""
+
+    async def story() -> None:
+        with supervising(processes=2) as supervisor:
+            supervisor._changes = {"a": False, "b": False}
+            repository = Repository(Nothing(), DataPlane("0"), may_change=True)
+            await repository.load_all({"a": False})
+            colleagues = Colleagues(repository, ServerMetrics())
+            worker = worker_of(supervisor, State.STARTING)
+            async with joined(worker, colleagues.channel):
+                await colleagues.become_ready()
+                assert repository.changes == {"a": False, "b": False}
+                assert worker.state is State.READY
+
+    run(story())
+
+
+def test_a_worker_that_comes_during_a_change_follows_it() -> None:
+    """It is not one of those that change together, and does not count as ready before they have."""
+
+    async def story() -> None:
+        begun, may_end = asyncio.Event(), asyncio.Event()
+
+        async def prepare(_: Any) -> None:
+            begun.set()
+            await may_end.wait()
+
+        async def commit(_: Any) -> None:
+            pass
+
+        with supervising() as supervisor:
+            old, new = (worker_of(supervisor, state) for state in (State.READY, State.STARTING))
+            handlers: dict[str, Handler] = {"prepare": prepare, "commit": commit}
+            its, comes = Channel(handlers), Channel({})
+            async with joined(old, its), joined(new, comes):
+                changing = asyncio.create_task(its.call("change", ["m", True]))
+                await begun.wait()
+                ready = asyncio.create_task(comes.call("ready", {}))
+                await comes.call("changes")  # what was called before has begun as well
+                may_end.set()
+                await changing
+                assert await ready == {"m": True}
+                assert new.state is State.STARTING
+
+    run(story())
+
+
+def test_changes_are_made_one_after_the_other() -> None:
+    """Two callers at two workers would else prepare and commit across each other."""
+
+    async def story() -> None:
+        steps: list[str] = []
+
+        async def prepare(change: tuple[str, bool]) -> None:
+            steps.append(f"prepare {change[0]}")
+            await asyncio.sleep(0)
+
+        async def commit(change: tuple[str, bool]) -> None:
+            steps.append(f"commit {change[0]}")
+
+        with supervising() as supervisor:
+            worker = worker_of(supervisor, State.DRAINING)  # it still answers, and so it changes too
+            its = Channel({"prepare": prepare, "commit": commit})
+            async with joined(worker, its):
+                await asyncio.gather(*(its.call("change", [name, True]) for name in "ab"))
+        assert steps == ["prepare a", "commit a", "prepare b", "commit b"]
+
+    run(story())
