@@ -65,8 +65,12 @@ class ModelClass:
         version = self.outside.settings({})["model_version"]
         return [version if version.isdecimal() else "1"]
 
+    def code(self, version: str) -> "Code":
+        """Raises UserClassError, and what the user's module raises."""
+        return Code.of(ModelFile(self.class_path, None, {}, {}), self.folder, Path.cwd())
+
     def assemble(self, version: str) -> "Loadable":
-        return _assemble(ModelFile(self.class_path, None, {}, {}), self.folder, Path.cwd(), self.outside)
+        return _assemble(self.code(version), self.outside)
 
 
 @dataclass(frozen=True)
@@ -83,14 +87,41 @@ class ModelFolder:
         settings = self.outside.settings(ModelFile.read(file).settings if file.is_file() else {})
         return wanted_versions(self.root, settings["model_version"])
 
-    def assemble(self, version: str) -> "Loadable":
+    def code(self, version: str) -> "Code":
         """Raises SettingError, UserClassError, and what the user's module raises."""
         folder = version_folder(self.root, version)
         path = find_model_file(self.root, folder)
         file = ModelFile.read(path)
         if path.parent != self.root and "model_version" in file.settings:
             raise SettingError(f"{path}: model_version belongs into {self.root / 'model.toml'}")
-        return _assemble(file, folder, path.parent, self.outside)
+        return Code.of(file, folder, path.parent)
+
+    def assemble(self, version: str) -> "Loadable":
+        """Raises the same, and SettingError for what does not fit together."""
+        return _assemble(self.code(version), self.outside)
+
+
+@dataclass(frozen=True)
+class Code:
+    """A version's class, imported. folder: what its `load` gets; place: where its module is looked for."""
+
+    cls: type
+    file: ModelFile
+    folder: Path | None
+    place: Path
+
+    @classmethod
+    def of(cls, file: ModelFile, folder: Path | None, place: Path) -> "Code":
+        # Here begins what is heavy: the user's module imports torch.
+        from .runtime.user_class import import_class
+
+        return cls(import_class(file.class_path, place), file, folder, place)
+
+    @property
+    def is_transformer(self) -> bool:
+        return not hasattr(self.cls, "predict") and (
+            hasattr(self.cls, "preprocess") or hasattr(self.cls, "postprocess")
+        )
 
 
 class Catalog:
@@ -141,7 +172,7 @@ def wanted_versions(root: Path, wanted: str) -> list[str]:
         return numbers[:1]
     if wanted == "all":
         return numbers
-    chosen = [number.strip() for number in wanted.split(",")]
+    chosen = {number.strip() for number in wanted.split(",")}
     for number in chosen:
         if number not in numbers:
             raise SettingError(
@@ -168,44 +199,39 @@ def _numbers(root: Path) -> list[str]:
     return sorted(names, key=int, reverse=True)
 
 
-def _assemble(file: ModelFile, folder: Path | None, code_folder: Path, outside: Outside) -> "Loadable":
-    # Here begins what is heavy: the user's module imports torch.
-    from .runtime.user_class import import_class
-
-    cls = import_class(file.class_path, code_folder)
-    if not hasattr(cls, "predict") and (hasattr(cls, "preprocess") or hasattr(cls, "postprocess")):
-        return _assemble_chain(cls, file, folder, code_folder, outside)
-    return _assemble_predictor(cls, file, folder, outside)
+def _assemble(code: Code, outside: Outside) -> "Loadable":
+    return _assemble_chain(code, outside) if code.is_transformer else _assemble_predictor(code, outside)
 
 
-def _assemble_predictor(cls: type, file: ModelFile, folder: Path | None, outside: Outside) -> Assembled:
+def _assemble_predictor(code: Code, outside: Outside) -> Assembled:
     from .runtime.assembly import assemble
     from .runtime.cores import usable_cores
 
-    settings = outside.settings(file.settings)
+    settings = outside.settings(code.file.settings)
     settings["threads"] = settings["threads"] or max(1, usable_cores() // settings["processes"])
-    executors, batching = assemble(cls, folder, file.parameters, settings)
+    executors, batching = assemble(code.cls, code.folder, code.file.parameters, settings)
     return Assembled(executors, batching, settings["request_timeout_s"], settings["model_timeout_s"])
 
 
-def _assemble_chain(cls: type, file: ModelFile, folder: Path | None, code_folder: Path, outside: Outside) -> "Loadable":
+def _assemble_chain(code: Code, outside: Outside) -> "Loadable":
     from torpor.transformers import assembly
 
+    cls, file, folder = code.cls, code.file, code.folder
     settings = outside.settings({**assembly.SETTINGS, **file.settings})
     predictor = settings["predictor"]
     if not predictor:
         raise SettingError(f"{file.class_path} is a transformer: predictor = '', must say where its predictor is")
-    place = code_folder / predictor if "predictor" in file.settings else Path(predictor)
+    place = code.place / predictor if "predictor" in file.settings else Path(predictor)
     if place.is_dir():
         source: ModelFolder | ModelClass = ModelFolder("", place, outside)
     elif _CLASS.fullmatch(predictor):
         source = ModelClass("", predictor, folder, outside)
     else:
         return assembly.assemble(cls, folder, file.parameters, settings, assembly.elsewhere(settings))
-    behind = source.assemble(source.versions()[0])
-    if not isinstance(behind, Assembled):
+    behind = source.code(source.versions()[0])
+    if behind.is_transformer:
         raise SettingError(f"predictor = {predictor!r} is a transformer too, must be a predictor")
-    return assembly.assemble(cls, folder, file.parameters, settings, behind)
+    return assembly.assemble(cls, folder, file.parameters, settings, _assemble_predictor(behind, outside))
 
 
 _CLASS = re.compile(r"(?!unix:)[A-Za-z_][\w.]*:[A-Za-z_]\w*")
