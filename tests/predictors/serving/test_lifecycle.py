@@ -1,13 +1,100 @@
 """SIGTERM under load: what runs and what waits is answered, what comes late too, and then the process leaves."""
 
+import asyncio
+import math
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from torpor.predictors.serving.data_plane import DataPlane, Served
+from torpor.predictors.serving.lifecycle import Lifecycle
+from virtual_time import run_virtually
+
+
+class Story:
+    """What happens to a server and to its model, and after how many seconds."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[float, str]] = []
+        self.in_flight = 0
+        self.last_request_s = -math.inf
+        self.data_plane = DataPlane("0")
+
+    def note(self, event: str) -> None:
+        self.events.append((round(asyncio.get_running_loop().time() - 100, 1), event))
+
+    async def start(self) -> str:
+        return "here"
+
+    async def drain(self) -> None:
+        self.note("drains" if self.data_plane.is_draining and not self.data_plane.is_ready else "drains too early")
+
+    async def shutdown(self, timeout_s: float) -> None:
+        self.note(f"ends within {timeout_s:g} s")
+
+    def asked(self) -> None:
+        """A request has come, and was answered at once."""
+        self.last_request_s = asyncio.get_running_loop().time()
+
+
+class Model(Served):
+    name, measured = "m", ()
+
+    def __init__(self, story: Story) -> None:
+        self._story = story
+
+    def flush(self) -> None:
+        self._story.note("waits for nobody")
+
+    def abandon(self) -> None:
+        self._story.note("refuses what waits")
+
+
+def lived(quiet_s: float, timeout_s: float, *acts: tuple[float, Callable[[Story], object]]) -> list[tuple[float, str]]:
+    """What happens to a server that is told to leave after a second, and to which this happens after so many."""
+
+    async def scenario() -> list[tuple[float, str]]:
+        story, loop = Story(), asyncio.get_running_loop()
+        story.data_plane.publish("m", [Model(story)])
+        lifecycle = Lifecycle(story.data_plane, story, quiet_s, timeout_s)  # type: ignore[arg-type]
+        loop.call_later(1, signal.raise_signal, signal.SIGTERM)
+        for seconds, act in acts:
+            loop.call_later(seconds, act, story)
+        assert await lifecycle.run("at {address}") == 0
+        return story.events
+
+    return run_virtually(scenario())
+
+
+BEGINNING = [(1, "drains"), (1, "waits for nobody")]
+
+
+def test_it_leaves_when_it_has_been_quiet_for_long_enough() -> None:
+    """By its last request, or the signal; before that it is unready, and what waits for company waits no longer."""
+    assert lived(5, 25) == [*BEGINNING, (6, "ends within 25 s")]
+    assert lived(5, 25, (4, Story.asked), (8, Story.asked)) == [*BEGINNING, (13, "ends within 25 s")]
+
+
+def test_a_second_signal_changes_nothing() -> None:
+    """Nor does SIGINT, which alone would have skipped the quiet."""
+    interrupt = signal.raise_signal
+    again = [(2.0, lambda _: interrupt(signal.SIGTERM)), (3.0, lambda _: interrupt(signal.SIGINT))]
+    assert lived(5, 25, *again) == [*BEGINNING, (6, "ends within 25 s")]
+    first = lived(5, 25, (0.5, lambda _: interrupt(signal.SIGINT)))
+    assert first[-1] == (0.5, "ends within 25 s")
+
+
+def test_it_waits_for_what_is_being_answered_and_no_longer_than_its_time() -> None:
+    """Then what has not begun is refused, and what has gets as long again, a second at least."""
+    busy, idle = (lambda story, count=count: setattr(story, "in_flight", count) for count in (1, 0))
+    assert lived(0, 25, (0, busy), (9, idle)) == [*BEGINNING, (9, "ends within 25 s")]
+    assert lived(0, 20, (0, busy)) == [*BEGINNING, (21, "refuses what waits"), (21, "ends within 20 s")]
+    assert lived(5, 0) == [*BEGINNING, (1, "refuses what waits"), (1, "ends within 1 s")]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
