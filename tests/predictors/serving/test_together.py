@@ -1,8 +1,12 @@
 """v1 rows that differ in length: each padded and cut by itself, answered together."""
 
 import json
+from collections.abc import Callable
+from typing import Any
 
 import pytest
+from torpor.predictors.errors import InvalidInput, QueueFull, TorporError
+from torpor.predictors.serving.together import Together
 
 PATH = "/v1/models/padded:predict"
 
@@ -58,3 +62,72 @@ def test_more_rows_than_the_queue_holds_are_refused_whole(serve, connect) -> Non
         assert connection.request("POST", PATH, instances([1], [2, 3])).status == 200
     assert "torpor_queued_rows{" in (metrics := connection.request("GET", "/metrics").body.decode())
     assert any(line.startswith("torpor_queued_rows{") and line.endswith(" 0.0") for line in metrics.splitlines())
+
+
+class Model:
+    """Keeps what is started, to be answered as the test likes. refuses: the numbers that it does not take."""
+
+    def __init__(self, refuses: dict[int, TorporError] | None = None) -> None:
+        self.refuses = refuses or {}
+        self.waiting: dict[int, Callable[[Any], None]] = {}
+        self.cancelled: list[int] = []
+
+    def start(self, request: int, headers: None, timeout_s: None, answer: Callable[[Any], None]) -> int:
+        if request in self.refuses:
+            raise self.refuses[request]
+        self.waiting[request] = answer
+        return request
+
+    def cancel(self, started: int) -> None:
+        self.cancelled.append(started)
+
+
+def started(model: Any, count: int) -> tuple[Together, list[Any]]:
+    """Requests that are numbers, and what they are answered together."""
+    answers: list[Any] = []
+    together = Together(model, answers.append)
+    together.start(range(count), None, None)  # type: ignore[arg-type]
+    return together, answers
+
+
+def test_the_answer_has_all_in_the_order_of_the_requests() -> None:
+    """Whatever order they end in, and not before the last."""
+    model = Model()
+    _, answers = started(model, 3)
+    for number in (2, 0):
+        model.waiting[number](f"{number}")
+    assert not answers
+    model.waiting[1]("1")
+    assert answers == [["0", "1", "2"]]
+
+
+def test_the_first_error_is_the_answer_and_the_only_one() -> None:
+    """Nobody waits for the others any more; that they are answered all the same tells nobody."""
+    model, error = Model(), InvalidInput("x")
+    _, answers = started(model, 3)
+    model.waiting[0]("0")
+    model.waiting[1](error)
+    assert (answers, model.cancelled) == ([error], [0, 1, 2])
+    model.waiting[2](InvalidInput("y"))
+    model.waiting[2]("2")
+    assert answers == [error]
+
+
+def test_who_has_cancelled_is_not_answered() -> None:
+    """Whether the rest ends well or not."""
+    model = Model()
+    together, answers = started(model, 2)
+    together.cancel()
+    assert model.cancelled == [0, 1]
+    for number in (0, 1):
+        model.waiting[number](f"{number}")
+    assert not answers
+
+
+def test_a_request_that_is_refused_takes_back_those_before_it() -> None:
+    """Its error is raised, and not answered as well."""
+    model = Model(refuses={2: QueueFull("full", 1.0)})
+    answers: list[Any] = []
+    with pytest.raises(QueueFull):
+        Together(model, answers.append).start(range(4), None, None)  # type: ignore[arg-type]
+    assert (sorted(model.waiting), model.cancelled, answers) == ([0, 1], [0, 1], [])
