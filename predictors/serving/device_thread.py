@@ -66,7 +66,7 @@ class DeviceThread:
         self._thread.start()
 
     def stop(self) -> None:
-        """Let the thread end after what it has been given."""
+        """Let both threads end after the calls that they have been given; a batch in flight must have ended before."""
         self._jobs.put(None)
         self._waits.put(None)
 

@@ -68,10 +68,10 @@ class Bench:
         self.pool = DevicePool("m", executors)
         self.pool.start()
 
-    def submit(self, number: float) -> "asyncio.Future[tuple[list[Result], float]]":
+    def submit(self, number: float, parts: int = 1) -> "asyncio.Future[tuple[list[Result], float]]":
         loop = asyncio.get_running_loop()
         ended: asyncio.Future[tuple[list[Result], float]] = loop.create_future()
-        self.pool.submit(batch(number), lambda results, seconds: ended.set_result((results, seconds)), loop)
+        self.pool.submit(batch(number) * parts, lambda results, seconds: ended.set_result((results, seconds)), loop)
         return ended
 
 
@@ -127,18 +127,35 @@ def test_a_plain_device_runs_one_batch_at_a_time() -> None:
 
 
 def test_a_batch_that_fails_on_its_way_is_answered_for() -> None:
-    """Whatever `wait` raises and whatever `run` raises: its callers get an error, and both threads go on."""
+    """Whatever `wait` raises and whatever `run` raises: each of its callers gets an error, and both threads go on."""
 
     async def scenario() -> None:
         model = Pipelined()
         bench = Bench(model)
         model.may_end[3].set()
         model.may_end[1].set()
-        results, _ = await bench.submit(3)
-        assert isinstance(results[0], ModelFailed)
+        results, _ = await bench.submit(3, parts=2)
+        assert [type(result) for result in results] == [ModelFailed] * 2
         results, _ = await bench.submit(1)
         assert isinstance(results[0], dict)
         bench.pool.stop()
+
+    run(scenario())
+
+
+def test_both_threads_end_when_the_device_is_stopped() -> None:
+    """A model that is loaded anew again and again leaves none."""
+
+    async def scenario() -> None:
+        model = Pipelined()
+        bench = Bench(model)
+        model.may_end[0].set()
+        await bench.submit(0)
+        bench.pool.stop()
+        (device,) = bench.pool._threads
+        for thread in (device._thread, device._waiter):
+            await asyncio.to_thread(thread.join, TIMEOUT_S)
+            assert not thread.is_alive()
 
     run(scenario())
 

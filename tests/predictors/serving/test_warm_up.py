@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Sequence
-from threading import Event
+from threading import Event, Thread, current_thread
 
 import numpy as np
 import pytest
@@ -27,23 +27,25 @@ def zeros(rows: int) -> Bound:
 class Model:
     """Takes 10 ms a batch and 2 ms a row on a clock of its own; its first run allocates for 5 s.
 
-    compiles: see Executor. fails: what each run answers instead.
+    compiles: see Executor. fails: what each run answers instead. most: rows that it has memory for.
     """
 
     in_flight = 1
     signature = SIGNATURE
 
-    def __init__(self, compiles: bool = False, fails: Exception | None = None) -> None:
-        self.compiles, self.fails = compiles, fails
+    def __init__(self, compiles: bool = False, fails: Exception | None = None, most: int = 8) -> None:
+        self.compiles, self.fails, self.most = compiles, fails, most
         self.now_s = 0.0
         self.runs: list[int] = []
         self.has_seen_all = Event()
+        self.thread: Thread | None = None
+        self.is_unloaded = False
 
     def load(self) -> None:
-        pass
+        self.thread = current_thread()
 
     def unload(self) -> None:
-        pass
+        self.is_unloaded = True
 
     def warm_up(self, rows: int) -> Bound | None:
         return zeros(rows)
@@ -54,6 +56,8 @@ class Model:
         self.runs.append(rows)
         if len(self.runs) == 3:
             self.has_seen_all.set()
+        if rows > self.most:
+            return [OutOfMemory(rows) for _ in parts]
         return [self.fails or {"y": part.arrays["x"]} for part in parts]  # type: ignore[misc]
 
 
@@ -96,6 +100,27 @@ def test_a_model_without_room_for_one_row_fails_its_load() -> None:
     for error in (OutOfMemory(1), ModelFailed("it raised")):
         with pytest.raises(type(error)):
             first_runs(Model(fails=error))
+
+
+def test_a_lesson_that_memory_is_too_small_for_keeps_nobody_from_serving() -> None:
+    """It is met again, and the policy learns from it how many rows there is room for."""
+    model = Model(compiles=True, most=2)
+    assert first_runs(model) == [1, 4]
+    assert model.runs == [1, 4]
+
+
+def test_a_load_that_fails_unloads_what_it_has_loaded() -> None:
+    """The threads of its devices end."""
+
+    async def scenario(model: Model) -> None:
+        with pytest.raises(ModelFailed):
+            await DataPlane("0").load("m", "1", [model], BatchingSettings())
+
+    model = Model(fails=ModelFailed("it raised"))
+    asyncio.run(scenario(model))
+    assert model.thread is not None
+    model.thread.join(TIMEOUT_S)
+    assert (model.thread.is_alive(), model.is_unloaded) == (False, True)
 
 
 def test_the_first_run_allocates_and_teaches_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
