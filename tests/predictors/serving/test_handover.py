@@ -2,13 +2,18 @@
 
 import asyncio
 import socket
-from collections.abc import Iterator
+import ssl
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+from torpor.predictors.errors import Unavailable
 from torpor.predictors.serving.supervisor import CLOSED, GIVEN, MISSED, TAKEN, Worker
 from torpor.predictors.serving.worker import HandedDown
+
+TIMEOUT_S = 10
 
 
 @contextmanager
@@ -68,3 +73,108 @@ def test_a_worker_says_that_it_missed_a_connection() -> None:
             return ours.recv(16)
 
     assert asyncio.run(story()) == MISSED
+
+
+Listening = tuple[HandedDown, socket.socket, list[asyncio.Protocol]]
+
+
+@contextmanager
+def listening(
+    call: Callable[[str], Awaitable[object]] | None = None, tls: ssl.SSLContext | None = None
+) -> Iterator[Listening]:
+    """A worker's listener, the supervisor's end, and the connections that have opened. call: of the supervisor."""
+    ours, its = socket.socketpair()
+    with ours, its:
+        its.setblocking(False)
+        colleagues: Any = SimpleNamespace(channel=SimpleNamespace(call=call))
+        listener = HandedDown(its, colleagues, 1, tls)
+        opened: list[asyncio.Protocol] = []
+
+        class Opening(asyncio.Protocol):
+            def connection_made(self, transport: Any) -> None:
+                transport.abort()
+                opened.append(self)
+
+        listener._protocol = Opening
+        asyncio.get_running_loop().add_reader(its, listener._receive)
+        yield listener, ours, opened
+        asyncio.get_running_loop().remove_reader(its)
+
+
+def test_a_worker_that_leaves_opens_what_had_been_sent_to_it() -> None:
+    """The supervisor may have passed connections on before it knew."""
+
+    async def story() -> None:
+        async def leave(name: str) -> None:
+            assert name == "leave"
+            for connection in socket.socketpair():
+                with connection:
+                    socket.send_fds(ours, [GIVEN], [connection.fileno()])
+            ours.shutdown(socket.SHUT_WR)
+
+        with listening(leave) as (listener, ours, opened):
+            await listener.close()
+            assert len(opened) == 2
+
+    asyncio.run(story())
+
+
+def test_a_worker_leaves_also_when_its_supervisor_has_died() -> None:
+    """What the supervisor had not read of it makes that a reset."""
+
+    async def story() -> None:
+        async def gone(name: str) -> None:
+            raise Unavailable("it has ended")
+
+        with listening(gone) as (listener, ours, _):
+            listener._note(TAKEN)
+            await asyncio.sleep(0)
+            ours.close()
+            await listener.drain()
+            await asyncio.wait_for(listener.close(), TIMEOUT_S)
+            listener._note(CLOSED)
+            await asyncio.sleep(0)
+            assert not listener._news
+
+    asyncio.run(story())
+
+
+def test_a_connection_that_does_not_open_has_closed(caplog: pytest.LogCaptureFixture) -> None:
+    """Here its caller speaks no TLS. Else the worker would count as busier than it is, for ever."""
+
+    async def story() -> None:
+        with listening(tls=ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)) as (_, ours, _):
+            ours.setblocking(False)
+            caller, connection = socket.socketpair()
+            with caller, connection:
+                caller.send(b"GET / HTTP/1.1\r\n\r\n")
+                socket.send_fds(ours, [GIVEN], [connection.fileno()])
+                assert await heard(ours, 2) == TAKEN + CLOSED
+
+    asyncio.run(story())
+    assert "a connection did not open" in caplog.text
+
+
+async def heard(end: socket.socket, size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        data += await asyncio.wait_for(asyncio.get_running_loop().sock_recv(end, 1 << 20), TIMEOUT_S)
+    return data
+
+
+def test_news_for_a_supervisor_that_does_not_read_is_kept() -> None:
+    """As much as goes is sent, the rest later, nothing twice."""
+
+    async def story() -> None:
+        with listening() as (listener, ours, _):
+            ours.setblocking(False)
+            size = 4 * ours.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+            listener._note(TAKEN * size)
+            listener._note(CLOSED)
+            await asyncio.sleep(0)
+            assert 0 < len(listener._news) < size
+            listener._tell()  # when there is no room at all
+            assert await heard(ours, size + 1) == TAKEN * size + CLOSED
+            assert not listener._news
+
+    asyncio.run(story())
