@@ -125,8 +125,10 @@ def test_unloading_what_goes_by_itself_stops_nobody(monkeypatch: pytest.MonkeyPa
     for cls, expected in ((Plain, 0), (Cyclic, 1)):
         executor = Executor(inspect_class(cls), device="cpu", threads=1)
         executor.load()
+        gc.unfreeze()
         executor.unload()
         assert len(collections) == expected, cls
+        assert not gc.get_freeze_count()  # garbage that comes later can go
 
 
 def test_an_unload_that_raises_unloads(caplog: pytest.LogCaptureFixture) -> None:

@@ -355,7 +355,33 @@ def test_warm_up_is_made_from_the_declaration() -> None:
     class Anything:
         def predict(self, **inputs: Tensor) -> None: ...
 
-    assert loaded(Anything).warm_up(1) is None
+    class AnySize:
+        def predict(self, x: Annotated[Tensor, "float32[rows, -1]"]) -> None: ...
+
+    for cls in (Anything, AnySize):
+        assert loaded(cls).warm_up(1) is None
+
+
+@pytest.mark.parametrize("wants", ["request", "requests"])
+def test_warm_up_is_a_request_like_any_other(wants: str) -> None:
+    """Texts are empty ones, and a class that looks at its caller finds one that says nothing."""
+
+    class Asking:
+        def words(self, text: np.ndarray, request: Request) -> list[str]:
+            return [one.decode() + request.headers.get("h", "-") for one in text]
+
+    class One(Asking):
+        def predict(self, text: Annotated[np.ndarray, "bytes[rows]"], request: Request) -> list[str]:
+            return self.words(text, request)
+
+    class Many(Asking):
+        def predict(self, text: Annotated[np.ndarray, "bytes[rows]"], requests: list[Request]) -> list[str]:
+            return self.words(text, requests[0])
+
+    executor = loaded(One if wants == "request" else Many)
+    bound = executor.warm_up(2)
+    assert bound is not None
+    assert values(executor.run([bound])) == [["-", "-"]]
 
 
 @pytest.mark.parametrize(
