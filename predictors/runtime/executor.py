@@ -351,9 +351,7 @@ class Executor:
             answer = {name: array[start:stop] for name, array in outputs.items()}
             for name, axes in cuts.items():
                 whole = answer[name].shape[1:]
-                sizes = [
-                    size if at is None else min(size, part.sizes[at]) for size, at in zip(whole, axes, strict=True)
-                ]
+                sizes = [size if at is None else part.sizes[at] for size, at in zip(whole, axes, strict=True)]
                 answer[name] = answer[name][(slice(None), *map(slice, sizes))]
             answers.append(answer)
             start = stop
@@ -444,7 +442,7 @@ def _failure(error: Exception) -> TorporError:
 
 
 def _array(name: str, value: Any) -> Array:
-    if isinstance(value, list) and value and all(isinstance(element, str | bytes) for element in value):
+    if isinstance(value, list) and all(isinstance(element, str | bytes) for element in value):
         return object_array(value, [len(value)])
     try:
         return np.asarray(value)

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import sys
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
@@ -266,6 +267,40 @@ def test_every_allocators_error_is_out_of_memory(error: Exception) -> None:
     assert str(result) == "the device ran out of memory with rows = 1"
 
 
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        ({}, "predict returned no outputs"),
+        ([[1.0], [1.0, 2.0]], "output 'output' is a list, must be a tensor or an array"),
+    ],
+)
+def test_what_is_no_output_is_the_models_failure(returned: Any, message: str) -> None:
+    """The message says what it must be."""
+
+    class Wrong:
+        def predict(self, x: Tensor) -> Any:
+            return returned
+
+    (result,) = ask(loaded(Wrong), {"x": [1, 2]})
+    assert isinstance(result, ModelFailed)
+    assert message in str(result)
+
+
+def test_what_split_gives_is_checked() -> None:
+    """As what torpor cuts itself: rows and datatypes."""
+
+    class Short:
+        def predict(self, x: Tensor) -> Tensor:
+            return x
+
+        def split(self, result: Tensor, items: list[dict[str, np.ndarray]]) -> list[Tensor]:
+            return [result[:1] for _ in items]
+
+    (result,) = ask(loaded(Short), {"x": [1.0, 2.0]})
+    assert isinstance(result, ModelFailed)
+    assert "output 'output': shape = [1], must have 2 rows" in str(result)
+
+
 def test_wrong_rows_are_the_models_failure() -> None:
     """What a batch returns must have a row for each row of the input."""
 
@@ -328,8 +363,8 @@ def test_load_gets_what_it_asks_for(tmp_path: Path) -> None:
     """Of folder, device and parameters only the ones that it names."""
 
     class Loading:
-        def load(self, parameters: dict[str, Any], folder: Path) -> None:
-            self.k = parameters["k"] + len(folder.name)
+        def load(self, parameters: dict[str, Any], folder: Path, times: int = 1) -> None:
+            self.k = (parameters["k"] + len(folder.name)) * times
 
         def predict(self, x: Tensor) -> Tensor:
             return x * self.k
@@ -389,6 +424,8 @@ def test_warm_up_is_a_request_like_any_other(wants: str) -> None:
     [
         ("class A:\n    pass", "A has no method predict"),
         ("class A:\n    def predict(self, *x): ...", "inputs come by name, 'x' cannot"),
+        ("class A:\n    def predict(self, x, /): ...", "inputs come by name, 'x' cannot"),
+        ("class A:\n    pad = {'y': 1}\n    def predict(self, x): ...", "input 'y' is declared, but predict takes x"),
         (
             "class A:\n    inputs = {'y': 'float32[rows]'}\n    def predict(self, x): ...",
             "input 'y' is declared, but predict takes x",
@@ -418,14 +455,56 @@ def test_a_models_folder_hides_no_installed_package(tmp_path: Path) -> None:
         import_class("absent_model:A", tmp_path)
 
 
+def test_a_module_is_imported_as_python_imports_it(tmp_path: Path) -> None:
+    """It finds itself among the modules, as its dataclasses need; one that fails leaves nothing there."""
+    text = "from __future__ import annotations\nimport dataclasses\n@dataclasses.dataclass\nclass A:\n    n: int = 3\n"
+    (tmp_path / "looks_at_itself.py").write_text(text)
+    for _ in range(2):
+        assert import_class("looks_at_itself:A", tmp_path)().n == 3
+    assert sys.path.count(str(tmp_path)) == 1
+    (tmp_path / "fails_halfway.py").write_text("raise OSError('no weights')")
+    with pytest.raises(OSError, match="no weights"):
+        import_class("fails_halfway:A", tmp_path)
+    assert "fails_halfway" not in sys.modules
+    for incomplete in ("looks_at_itself:", ":A"):
+        with pytest.raises(UserClassError, match=f"'{incomplete}' is not of the form module:Class"):
+            import_class(incomplete, tmp_path)
+
+
+def test_annotations_that_only_a_type_checker_sees_declare_nothing() -> None:
+    """As under `if TYPE_CHECKING:`."""
+
+    class Hidden:
+        def predict(self, x: "Elsewhere") -> "Elsewhere": ...  # type: ignore[name-defined] # noqa: F821
+
+    signature = inspect_class(Hidden).signature
+    assert (signature.names, signature.inputs, signature.outputs) == (("x",), {}, {})
+
+
+def test_inputs_that_come_as_any_are_those_declared() -> None:
+    """Then nothing else comes."""
+
+    class Declared:
+        inputs = {"a": "float32[rows]", "b": "float32[rows]"}
+
+        def predict(self, **inputs: Tensor) -> None: ...
+
+    assert inspect_class(Declared).signature.names == ("a", "b")
+
+
 def test_the_containers_limit_counts_as_cores(tmp_path: Path) -> None:
     """cgroups v2 and v1; without a limit, the scheduler's mask."""
     unlimited = usable_cores(tmp_path)
     (tmp_path / "cpu.max").write_text("100000 100000\n")
     assert usable_cores(tmp_path) == 1
-    (tmp_path / "cpu.max").write_text("max 100000\n")
-    assert usable_cores(tmp_path) == unlimited
+    (tmp_path / "cpu.max").write_text("20000 100000\n")
+    assert usable_cores(tmp_path) == 1
+    for more_than_there_are in ("99999900000 100000\n", "max 100000\n"):
+        (tmp_path / "cpu.max").write_text(more_than_there_are)
+        assert usable_cores(tmp_path) == unlimited
     (tmp_path / "cpu").mkdir()
     (tmp_path / "cpu/cpu.cfs_quota_us").write_text("150000")
     (tmp_path / "cpu/cpu.cfs_period_us").write_text("100000")
     assert usable_cores(tmp_path) == 1
+    (tmp_path / "cpu/cpu.cfs_quota_us").write_text("-1")  # v1's word for none
+    assert usable_cores(tmp_path) == unlimited

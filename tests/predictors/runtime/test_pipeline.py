@@ -17,7 +17,7 @@ from torpor.predictors.errors import ModelBroken, ModelFailed, TorporError
 from torpor.predictors.protocol.datatypes import bfloat16_from_float32, float32_from_bfloat16
 from torpor.predictors.runtime.executor import Begun, Executor
 from torpor.predictors.runtime.tuning import Tuning
-from torpor.predictors.runtime.user_class import inspect_class
+from torpor.predictors.runtime.user_class import UserClassError, inspect_class
 from torpor.predictors.signature import Bound
 
 LATEST = (0,)
@@ -300,3 +300,102 @@ def test_the_error_of_a_batch_keeps_none_of_its_tensors() -> None:
     parts = [model.signature.bind({"x": np.ones(1)}) for _ in range(2)]
     model.run(parts, model.begin(parts))
     assert alive[:2] == [0, 0]
+
+
+def test_each_input_begins_where_its_dtype_may() -> None:
+    """Whatever the sizes of those before it are."""
+
+    class Mixed:
+        inputs = {"flag": "bool[rows]", "x": "float64[rows]"}
+
+        def predict(self, flag: Tensor, x: Tensor) -> Tensor:
+            return device.launch(lambda flag, x: torch.where(flag, x, -x), flag, x)
+
+    device = LateDevice()
+    model = Executor(inspect_class(Mixed), device=device, threads=1)
+    model.load()
+    arrays = {"flag": np.array([True, False, True]), "x": np.array([1.0, 2.0, 3.0])}
+    (result,) = model.run([model.signature.bind(arrays)])
+    assert isinstance(result, dict), result
+    assert result["output"].tolist() == [1, -2, 3]
+
+
+def test_shapes_beyond_the_most_graphs_run_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each takes memory of the device; those that there are go on."""
+    monkeypatch.setattr("torpor.predictors.runtime.graphs._MOST", 1)
+    device = LateDevice()
+    model = executor(device, cuda_graphs=True)
+    for seed, rows in enumerate((2, 4, 2, 8)):
+        parts = [request(model, seed, rows, 4)]
+        check(parts, model.run(parts))
+    assert device.captures == 1
+
+
+def test_a_graph_is_captured_with_the_batchs_own_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What runs before the recording would meet numbers that are none of its ids."""
+
+    def full_of_nonsense(tensor: Tensor, shape: Sequence[int]) -> Tensor:
+        return torch.full(shape, -1, dtype=tensor.dtype)
+
+    class Careful(LateDevice):
+        def capture(self, function: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
+            function()
+            return super().capture(function)
+
+    monkeypatch.setattr(Tensor, "new_empty", full_of_nonsense)
+    model = executor(Careful(), cuda_graphs=True)
+    parts = [request(model, 0, 2, 4)]
+    check(parts, model.run(parts))
+
+
+INT = {"x": "int64[rows]"}
+
+
+class Optional:
+    inputs = INT
+
+    def predict(self, x: Tensor | None = None) -> None: ...
+
+
+class AsNumpy:
+    inputs = INT
+
+    def predict(self, x: np.ndarray) -> None: ...
+
+
+class Words:
+    inputs = {"x": "bytes[rows]"}
+
+    def predict(self, x: Any) -> None: ...
+
+
+class Undeclared:
+    def predict(self, x: Tensor) -> None: ...
+
+
+class Coroutine:
+    inputs = INT
+
+    async def predict(self, x: Tensor) -> None: ...
+
+
+class Asking:
+    inputs = INT
+
+    def predict(self, x: Tensor, requests: Any) -> None: ...
+
+
+class Collating:
+    inputs = INT
+
+    def collate(self, items: Any) -> None: ...
+
+    def predict(self, x: Tensor) -> None: ...
+
+
+@pytest.mark.parametrize("cls", [Optional, AsNumpy, Words, Undeclared, Coroutine, Asking, Collating])
+def test_a_class_that_no_graph_can_repeat_is_refused(cls: type) -> None:
+    """Its Python would run once, at the capture, and never again."""
+    model = Executor(inspect_class(cls), device=LateDevice(), threads=1, tuning=Tuning(cuda_graphs=True))
+    with pytest.raises(UserClassError, match=rf"cuda_graphs = true: {cls.__name__}\.predict must be a plain method"):
+        model.load()

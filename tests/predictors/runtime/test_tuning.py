@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torpor.predictors.errors import ModelFailed
 from torpor.predictors.runtime.executor import Executor
-from torpor.predictors.runtime.tuning import Tuning
+from torpor.predictors.runtime.tuning import Tuning, modules_of
 from torpor.predictors.runtime.user_class import UserClassError, inspect_class
+from torpor.predictors.signature import TensorSpec
 
 
 class Net(nn.Module):
@@ -169,14 +170,14 @@ def test_a_setting_that_finds_no_module_is_refused(settings: dict[str, Any]) -> 
         run(Hidden, **settings)
 
 
-@pytest.mark.parametrize("place", ["attribute", "list", "dict", "itself"])
+@pytest.mark.parametrize("place", ["attribute", "list", "tuple", "dict", "itself"])
 def test_modules_are_found(place: str) -> None:
-    """As an attribute, in a list or a dict that is one, or as the instance itself."""
+    """As an attribute, in a list, tuple or dict that is one, or as the instance itself."""
 
     class Places:
         def load(self) -> None:
             net = nn.Linear(2, 2)
-            self.net = {"attribute": net, "list": [net], "dict": {"a": net}}[place]
+            self.net = {"attribute": net, "list": [net], "tuple": (net,), "dict": {"a": net}}[place]
             self.weight = net.weight
 
         def predict(self, x: Tensor) -> Tensor:
@@ -192,6 +193,44 @@ def test_modules_are_found(place: str) -> None:
 
     model, _ = run(Itself if place == "itself" else Places, np.ones((1, 2), np.float32), dtype="bfloat16")
     assert model.weight.dtype is torch.bfloat16
+
+
+def test_an_instance_that_is_a_module_is_the_only_one() -> None:
+    """What is in it is reached through it: it would be compiled twice."""
+    net = nn.Sequential(nn.Linear(2, 2))
+    assert list(modules_of(net)) == [net]
+
+
+def test_modules_that_load_has_put_elsewhere_stay() -> None:
+    """As one that is spread over several devices, by its own code."""
+
+    class Spread:
+        def __init__(self) -> None:
+            self.net = nn.Linear(2, 2, device="meta")
+            self.half = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2, device="meta"))
+
+    model = Spread()
+    Tuning().apply(model, torch.device("cpu"))
+    for module, expected in ((model.net, {"meta"}), (model.half, {"cpu", "meta"})):
+        assert {parameter.device.type for parameter in module.parameters()} == expected
+
+
+def test_inputs_are_changed_only_where_a_setting_means_them() -> None:
+    """Numbers of tokens are no floating ones, and a memory format is for images alone."""
+    tokens, row, image = torch.ones(2, 3, dtype=torch.int64), torch.ones(2, 3), torch.ones(2, 3, 4, 4)
+    half = Tuning(dtype="bfloat16")
+    assert (half.input(tokens).dtype, half.input(row).dtype) == (torch.int64, torch.bfloat16)
+    last = Tuning(channels_last=True)
+    assert last.input(row) is row
+    assert last.input(image).is_contiguous(memory_format=torch.channels_last)
+
+
+def test_outputs_are_as_declared() -> None:
+    """A declared one keeps its own precision, another is float32, integers stay."""
+    tuning, spec = Tuning(dtype="bfloat16"), TensorSpec.parse("y", "float64[rows]")
+    y = torch.ones(2, dtype=torch.bfloat16)
+    assert (tuning.output(y, spec).dtype, tuning.output(y, None).dtype) == (torch.float64, torch.float32)
+    assert tuning.output(y.long(), None).dtype == torch.int64
 
 
 def test_settings_for_torch_need_a_class_with_torch(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from torpor.predictors.errors import InvalidInput, QueueFull, TorporError
+from torpor.predictors.errors import DeadlineExceeded, InvalidInput, QueueFull, TorporError
 from torpor.predictors.serving.together import Together
 
 PATH = "/v1/models/padded:predict"
@@ -65,16 +65,21 @@ def test_more_rows_than_the_queue_holds_are_refused_whole(serve, connect) -> Non
 
 
 class Model:
-    """Keeps what is started, to be answered as the test likes. refuses: the numbers that it does not take."""
+    """Keeps what is started, to be answered as the test likes.
 
-    def __init__(self, refuses: dict[int, TorporError] | None = None) -> None:
-        self.refuses = refuses or {}
+    refuses: the numbers that it does not take. fails: what it answers to the first one when it gets the second.
+    """
+
+    def __init__(self, refuses: dict[int, TorporError] | None = None, fails: TorporError | None = None) -> None:
+        self.refuses, self.fails = refuses or {}, fails
         self.waiting: dict[int, Callable[[Any], None]] = {}
         self.cancelled: list[int] = []
 
     def start(self, request: int, headers: None, timeout_s: None, answer: Callable[[Any], None]) -> int:
         if request in self.refuses:
             raise self.refuses[request]
+        if request == 1 and self.fails is not None:
+            self.waiting[0](self.fails)
         self.waiting[request] = answer
         return request
 
@@ -131,3 +136,11 @@ def test_a_request_that_is_refused_takes_back_those_before_it() -> None:
     with pytest.raises(QueueFull):
         Together(model, answers.append).start(range(4), None, None)  # type: ignore[arg-type]
     assert (sorted(model.waiting), model.cancelled, answers) == ([0, 1], [0, 1], [])
+
+
+def test_nothing_is_started_after_an_error() -> None:
+    """A deadline may pass before all have begun: nobody would cancel those that come later."""
+    error = DeadlineExceeded("late")
+    model = Model(fails=error)
+    _, answers = started(model, 4)
+    assert (sorted(model.waiting), answers) == ([0, 1], [error])
