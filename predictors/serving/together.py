@@ -50,5 +50,4 @@ class Together:
             return
         self._outputs[number] = result
         if len(self._outputs) == self._count:
-            self._is_over = True
             self._answer([self._outputs[n] for n in range(self._count)])

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torpor.predictors.errors import ModelBroken, ModelFailed, TorporError
@@ -192,6 +192,7 @@ batches = st.lists(st.tuples(st.lists(requests, min_size=1, max_size=3), st.bool
 schedules = st.sampled_from([(0,), (9, 0), (0, 9), (9,)]) | st.lists(st.integers(0, 3), min_size=1, max_size=9)
 
 
+@settings(deadline=None)
 @given(batches, schedules, st.booleans())
 def test_every_schedule_gives_the_right_answers(
     batches: list[tuple[list[tuple[int, int, bool]], bool]], schedule: Sequence[int], graphs: bool
