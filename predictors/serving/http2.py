@@ -202,7 +202,7 @@ class Http2(asyncio.Protocol):
         for stream in [*self._streams.values()]:
             if now < stream.deadline_s:
                 continue
-            if stream.is_answered or stream.has_whole_body:
+            if stream.unsent:  # its answer has begun
                 self._reset(stream.id, Code.CANCEL)
             else:
                 self._app.refuse(stream, RequestTimeout(f"the body stopped coming for {PROGRESS_S:g} s"))
@@ -616,7 +616,7 @@ class Http2(asyncio.Protocol):
         """Set the time that the connection has for what it should do next."""
         if self._is_blocked:
             self._deadline_s = self._server.now_s + PROGRESS_S
-        else:
+        elif self._block is None:  # else its time runs already
             self._deadline_s = math.inf if self._streams else self._server.now_s + IDLE_S
 
     def _break(self, code: Code) -> None:

@@ -1,139 +1,23 @@
 """Callers that are too slow, with the time in hand: what each is given, and how it is told that it is over."""
 
-import asyncio
-from collections.abc import Callable, Iterator
-
 import pytest
-from hyperframe.frame import DataFrame, Frame, GoAwayFrame, HeadersFrame, PingFrame, SettingsFrame, WindowUpdateFrame
-from torpor.predictors.errors import InvalidInput, TorporError
+from connection_bench import Bench, Transport
+from hyperframe.frame import (
+    ContinuationFrame,
+    DataFrame,
+    GoAwayFrame,
+    HeadersFrame,
+    PingFrame,
+    SettingsFrame,
+    WindowUpdateFrame,
+)
+from torpor.predictors.errors import InvalidInput
 from torpor.predictors.serving import http1
-from torpor.predictors.serving.exchange import Exchange, Fields
 from torpor.predictors.serving.http1 import HEAD_S, IDLE_S, LINGER_S, PROGRESS_S, Http1
 from torpor.predictors.serving.http2 import ROUND_TRIP_S, Http2
-from torpor.predictors.serving.http2_fields import encode_field
-from torpor.predictors.serving.server import PATIENCE_S, HttpServer, Port
+from torpor.predictors.serving.server import PATIENCE_S
 
 MOST = 2**31 - 1
-
-
-class Transport:
-    """Remembers what was written and how it ended."""
-
-    def __init__(self) -> None:
-        self.written = b""
-        self.ended = ""
-        self.is_paused = False
-        self.has_halves = True
-        """Whether one side can be ended alone, which TLS cannot."""
-        self.on_write: Callable[[], object] = lambda: None
-
-    def write(self, data: bytes) -> None:
-        self.written += data
-        self.on_write()
-
-    def can_write_eof(self) -> bool:
-        return self.has_halves
-
-    def write_eof(self) -> None:
-        self.ended = "half"
-
-    def close(self) -> None:
-        self.ended = "closed"
-
-    def abort(self) -> None:
-        self.ended = "aborted"
-
-    def is_closing(self) -> bool:
-        return self.ended in ("closed", "aborted")
-
-    def pause_reading(self) -> None:
-        self.is_paused = True
-
-    def resume_reading(self) -> None:
-        self.is_paused = False
-
-
-class App:
-    """Keeps what it is asked, to be answered by the test; `/echo` is answered at once."""
-
-    def __init__(self) -> None:
-        self.asked: list[Exchange] = []
-
-    def open(self, exchange: Exchange) -> bool:
-        exchange.handler = self.asked.append
-        if exchange.head.path == "/echo":
-            exchange.handler = lambda exchange: exchange.respond(200, exchange.body)
-        return True
-
-    def answer(self, exchange: Exchange) -> None:
-        assert exchange.handler is not None
-        exchange.handler(exchange)
-
-    def refuse(self, exchange: Exchange, error: TorporError) -> None:
-        exchange.respond(error.http_status, str(error).encode())
-
-    def malformed(self, error: TorporError) -> tuple[bytes, Fields]:
-        return str(error).encode(), ()
-
-
-class Bench:
-    """A connection of either version to a server whose clock the test moves."""
-
-    def __init__(self, protocol: type[Http1] | type[Http2]) -> None:
-        self.app = App()
-        self.server = HttpServer(self.app, Port("", 0, None), 1 << 20, 1 << 30)
-        self.server.now_s = 1000.0
-        self.transport = Transport()
-        self.connection = protocol(self.server)
-        self.connection.connection_made(self.transport)  # type: ignore[arg-type]
-        if protocol is Http2:
-            self.frames(SettingsFrame(0))
-
-    def say(self, data: bytes) -> None:
-        self.connection.data_received(data)
-
-    def frames(self, *frames: Frame) -> None:
-        self.say(b"".join(frame.serialize() for frame in frames))
-
-    def post(self, stream: int, path: bytes = b"/echo", *, ends: bool = False) -> HeadersFrame:
-        names = [(b":method", b"POST"), (b":scheme", b"http"), (b":path", path)]
-        block = b"".join(encode_field(name, value) for name, value in names)
-        return HeadersFrame(stream, block, flags=["END_HEADERS", *(["END_STREAM"] if ends else [])])
-
-    def later(self, seconds: float) -> "Bench":
-        """The server looks after so many seconds."""
-        self.server.now_s += seconds
-        for connection in [*self.server.connections]:
-            connection.sweep()
-        return self
-
-    def written(self) -> bytes:
-        self.server.loop.run_until_complete(asyncio.sleep(0))  # what is due at the end of an iteration
-        data, self.transport.written = self.transport.written, b""
-        return data
-
-    def sent(self) -> list[Frame]:
-        """The frames that were written since the last look."""
-        data, frames = self.written(), []
-        while data:
-            frame, length = Frame.parse_frame_header(memoryview(data[:9]))
-            frame.parse_body(memoryview(data[9 : 9 + length]))
-            frames.append(frame)
-            data = data[9 + length :]
-        return frames
-
-
-@pytest.fixture
-def bench() -> Iterator[Callable[[type[Http1] | type[Http2]], Bench]]:
-    """Benches in a loop that only has to exist; what is due soon is done when the test looks."""
-    loop = asyncio.new_event_loop()
-
-    async def make(protocol: type[Http1] | type[Http2]) -> Bench:
-        return Bench(protocol)
-
-    yield lambda protocol: loop.run_until_complete(make(protocol))
-    loop.close()
-
 
 HEAD = b"POST /%b HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\n"
 
@@ -433,6 +317,35 @@ def test_http2_settings_have_their_time(bench) -> None:
     assert transport.ended == "closed"
 
 
+@pytest.mark.parametrize("beside", ["nothing", "an answer"])
+def test_a_head_in_pieces_has_its_time(bench, beside: str) -> None:
+    """From its first frame to its last, whatever else the connection does."""
+    at = bench(Http2)
+    if beside == "an answer":
+        at.frames(at.post(1, b"/model", ends=True))
+    head = at.post(3, ends=True)
+    at.frames(HeadersFrame(3, head.data[:5], flags=["END_STREAM"]))
+    at.later(HEAD_S - 1)
+    for exchange in at.app.asked:
+        exchange.respond(200, b"yes")
+    at.frames(ContinuationFrame(3, head.data[5:9]))
+    assert at.transport.ended == ""
+    assert at.later(1).transport.ended == "closed"
+
+
+def test_a_head_in_pieces_that_comes_whole_is_a_request(bench) -> None:
+    """Its time is over with it; the model takes as long as it takes, and then the connection is idle."""
+    at = bench(Http2)
+    head = at.post(1, b"/model", ends=True)
+    at.frames(HeadersFrame(1, head.data[:5], flags=["END_STREAM"]))
+    at.later(HEAD_S - 1)
+    at.frames(ContinuationFrame(1, head.data[5:], flags=["END_HEADERS"]))
+    at.sent()
+    assert not at.later(3600).sent()
+    at.app.asked[0].respond(200, b"yes")
+    assert [frame.stream_id for frame in at.sent()] == [1, 1]
+
+
 def test_an_idle_http2_connection_is_told_goodbye(bench) -> None:
     """GOAWAY without an error, twice: what the caller sends before it reads the first is answered."""
     at = bench(Http2)
@@ -542,6 +455,22 @@ def test_an_answer_that_is_not_taken_ends_its_own_stream(bench) -> None:
     assert at.server.in_flight == 0
     at.sent()
     assert [type(frame) for frame in at.later(IDLE_S).sent()] == [GoAwayFrame]
+
+
+def test_a_message_that_is_not_taken_ends_its_call(bench) -> None:
+    """Its answer has begun, so that only a reset can say so; who sends it learns that the caller is gone."""
+    at = bench(Http2)
+    at.frames(SettingsFrame(0, {SettingsFrame.INITIAL_WINDOW_SIZE: 0}), at.post(1, b"/watch"))
+    (call,) = at.app.asked
+    call.start_grpc()
+    task = at.server.loop.create_task(call.send_message(b"message"))
+    call.on_leave = task.cancel
+    at.sent()
+    assert not at.later(PROGRESS_S - 1).sent()
+    (reset,) = at.later(1).sent()
+    assert (reset.stream_id, reset.error_code) == (1, 8)
+    assert not at.sent()
+    assert task.cancelled()
 
 
 def test_a_caller_that_does_not_read_is_cut_off(bench) -> None:
