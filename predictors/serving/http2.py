@@ -194,7 +194,7 @@ class Http2(asyncio.Protocol):
         if now >= self._deadline_s:
             if self._is_blocked or self._is_closed:
                 self._transport.abort()
-            elif self._has_settings and self._block is None and not self._is_leaving:  # idle
+            elif self._has_settings and self._block is None:  # idle
                 self._announce()
             else:
                 self._break(Code.NO_ERROR)
@@ -213,7 +213,6 @@ class Http2(asyncio.Protocol):
         for stream in [*self._streams.values()]:
             if not stream.is_counted:  # a watch would go on for ever
                 self._reset(stream.id, Code.CANCEL)
-        self._flush()
 
     def abort(self) -> None:
         self._transport.abort()
@@ -493,7 +492,7 @@ class Http2(asyncio.Protocol):
         size = len(body)
         ends = 0 if size or trailers is not None else _END_STREAM
         self.send_block(stream, block, ends)
-        if size <= stream.window and size <= self._window and size <= self._max_frame_bytes and not stream.unsent:
+        if size <= stream.window and size <= self._window and size <= self._max_frame_bytes:
             if size:
                 self._window -= size
                 self._send(_frame(_DATA, 0 if trailers is not None else _END_STREAM, stream.id, body))
@@ -509,9 +508,8 @@ class Http2(asyncio.Protocol):
 
     def uncount(self, stream: "Stream") -> None:
         """The stream may last as long as its caller: draining does not wait for it."""
-        if stream.is_counted:
-            stream.is_counted = False
-            self._server.finished()
+        stream.is_counted = False
+        self._server.finished()
 
     def send_block(self, stream: "Stream", block: bytes, ends: int = 0) -> None:
         """A header block: the beginning of an answer, or with _END_STREAM its end."""
@@ -527,8 +525,7 @@ class Http2(asyncio.Protocol):
 
     def send_later(self, stream: "Stream", body: bytes) -> None:
         """DATA as the windows allow."""
-        if body:
-            stream.unsent.append(memoryview(body))
+        stream.unsent.append(memoryview(body))
         stream.deadline_s = self._server.now_s + PROGRESS_S
         self._pump_stream(stream)
 
@@ -571,15 +568,14 @@ class Http2(asyncio.Protocol):
     def acknowledge(self, stream: "Stream", size: int) -> None:
         """So many bytes have been taken from the stream: let the caller send as many more, half a window at once."""
         stream.unacknowledged += size
-        if stream.unacknowledged >= _STREAM_WINDOW // 2 and not stream.has_whole_body:
+        if stream.unacknowledged >= _STREAM_WINDOW // 2:
             self._send_number(_WINDOW_UPDATE, stream.id, stream.unacknowledged)
             stream.received_window += stream.unacknowledged
             stream.unacknowledged = 0
 
     def _end(self, stream: "Stream") -> None:
         """The answer has been sent. A caller that is still sending is told to stop (RFC 9113, 8.1)."""
-        if self._streams.pop(stream.id, None) is None:
-            return
+        del self._streams[stream.id]
         if not stream.has_whole_body:
             self._server.release(stream)
             self._ignored.keep(stream.id, None)
@@ -601,7 +597,7 @@ class Http2(asyncio.Protocol):
 
     def _drop(self, stream: "Stream") -> None:
         """The stream has ended without its answer."""
-        if self._streams.pop(stream.id, None) is not None:
+        if self._streams.pop(stream.id, None) is not None:  # what another's leaving set going may have answered it
             self._server.release(stream)
             self._finished(stream)
             stream.leave()

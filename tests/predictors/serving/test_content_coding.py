@@ -1,8 +1,11 @@
 """gzip and deflate, of requests and answers, over both HTTP versions and gRPC."""
 
+import asyncio
 import gzip
 import json
+import threading
 import zlib
+from collections.abc import Callable
 
 import grpc
 import numpy as np
@@ -11,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torpor.predictors.errors import InvalidInput, PayloadTooLarge
 from torpor.predictors.protocol.messages import message
-from torpor.predictors.serving.content_coding import Inflation, is_worth_compressing
+from torpor.predictors.serving.content_coding import ContentCoder, Inflation, Result, is_worth_compressing
+from torpor.predictors.serving.exchange import Exchange, Head
 
 PATH = "/v2/models/echo/infer"
 COMPRESS = {"gzip": gzip.compress, "deflate": zlib.compress}
@@ -217,3 +221,75 @@ def test_what_is_worth_compressing() -> None:
     assert is_worth_compressing(text)
     assert not is_worth_compressing(text[:4095])
     assert not is_worth_compressing(np.random.default_rng(0).random(1000, np.float32).tobytes())
+
+
+def begin(way: str, coder: ContentCoder, size: int, then: Callable[[Result], object]) -> Exchange:
+    """Inflate to, or compress, so many bytes."""
+    exchange = Exchange(Head("POST", "/", {}, None))
+    if way == "inflate":
+        coder.inflate(exchange, gzip.compress(bytes(size)), b"gzip", then)
+    else:
+        coder.compress(exchange, bytes(size), b"gzip", then)
+    return exchange
+
+
+async def whole(way: str, coder: ContentCoder, size: int) -> bytes:
+    future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+    begin(way, coder, size, future.set_result)
+    return (await future)()
+
+
+@pytest.mark.parametrize(("way", "most"), [("inflate", (256 << 10) - 1), ("compress", 64 << 10)])
+def test_what_takes_long_is_done_beside_the_loop(way: str, most: int) -> None:
+    """And what does not, at once: a thread would cost it more."""
+
+    async def run() -> None:
+        coder, came = ContentCoder(1 << 20), []
+        begin(way, coder, most, came.append)
+        assert len(came) == 1
+        begin(way, coder, most + 2, came.append)
+        assert len(came) == 1
+        await whole(way, coder, most + 2)
+        assert len(came) == 2
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("way", ["inflate", "compress"])
+def test_nothing_is_done_with_the_content_for_a_caller_that_left(way: str) -> None:
+    """The model would run for nobody."""
+
+    async def run() -> None:
+        errors: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: errors.append(context))
+        coder, came = ContentCoder(1 << 20), []
+        exchange = begin(way, coder, 1 << 20, came.append)
+        assert exchange.on_leave is not None
+        exchange.on_leave()
+        assert await whole(way, coder, 1 << 20)  # the one thread has been through with the other then
+        assert not came
+        assert not errors
+
+    asyncio.run(run())
+
+
+def test_large_bodies_take_one_core_together() -> None:
+    """However many come: they wait for one another, in one thread."""
+
+    async def run() -> None:
+        before = {*threading.enumerate()}
+        coder = ContentCoder(1 << 20)
+        bodies = await asyncio.gather(*(whole("inflate", coder, 1 << 20) for _ in range(8)))
+        assert {len(body) for body in bodies} == {1 << 20}
+        assert len({*threading.enumerate()} - before) == 1
+
+    asyncio.run(run())
+
+
+def test_content_may_be_as_large_as_the_limit() -> None:
+    """One byte more is too large, at once or by the thread."""
+    for limit in (100, 1 << 20):
+        coder = ContentCoder(limit)
+        assert asyncio.run(whole("inflate", coder, limit)) == bytes(limit)
+        with pytest.raises(PayloadTooLarge, match=f"body = {limit + 1} bytes or more inflated"):
+            asyncio.run(whole("inflate", coder, limit + 1))
