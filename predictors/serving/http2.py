@@ -291,7 +291,7 @@ class Http2(asyncio.Protocol):
         else:
             self._block, self._block_bytes = [payload], len(payload)
             self._block_stream, self._block_ends = stream_id, bool(flags & _END_STREAM)
-            self._deadline_s = min(self._deadline_s, self._server.now_s + HEAD_S)
+            self._deadline_s = self._server.now_s + HEAD_S
 
     def _continuation(self, flags: int, stream_id: int, payload: bytes) -> None:
         if self._block is None or stream_id != self._block_stream:

@@ -1,15 +1,23 @@
 """The gRPC services, judged by grpcio's own client and stubs."""
 
 import json
+from collections import Counter
+from types import SimpleNamespace
 
 import grpc
+import hpack
 import numpy as np
 import pytest
 from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+from hyperframe.frame import HeadersFrame
+from torpor.predictors.errors import InvalidInput, QueueFull, TorporError, Unavailable
 from torpor.predictors.protocol.messages import message
+from torpor.predictors.serving.grpc_wire import Grpc
+from torpor.predictors.serving.http2 import Http2
+from torpor.predictors.serving.http2_fields import encode_field
 
 SERVICE = "inference.GRPCInferenceService"
 
@@ -204,3 +212,32 @@ def test_a_watcher_that_does_not_read_holds_up_nobody(serve, grpc_channel, conne
     server.process.terminate()
     assert server.wait() == 0
     watch.cancel()
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "pushback"),
+    [
+        (QueueFull("full", 0.2), ("14", "UNAVAILABLE"), "200"),
+        (QueueFull("full", 1.2345), ("14", "UNAVAILABLE"), "1235"),
+        (Unavailable("elsewhere", None), ("14", "UNAVAILABLE"), None),
+        (InvalidInput("no"), ("3", "INVALID_ARGUMENT"), None),
+    ],
+)
+@pytest.mark.parametrize("method", ["ModelInfer", "ModelReady"])
+def test_who_may_come_again_is_told_when(
+    bench, method: str, error: TorporError, status: tuple[str, str], pushback: str | None
+) -> None:
+    """In whole milliseconds, upwards, as gRPC's clients read it; errors of inferences are counted."""
+    at = bench(Http2)
+    fields = encode_field(b"te", b"trailers") + encode_field(b"content-type", b"application/grpc")
+    block = at.post(1, f"/{SERVICE}/{method}".encode()).data + fields
+    at.frames(HeadersFrame(1, block, flags=["END_HEADERS", "END_STREAM"]))
+    at.sent()
+    requests: Counter[tuple[str, str]] = Counter()
+    data_plane = SimpleNamespace(metrics=SimpleNamespace(requests=requests))
+    Grpc(data_plane, None, None).fail(at.app.asked[0], error)  # type: ignore[arg-type]
+    _, trailers = at.sent()
+    answer = dict(hpack.Decoder().decode(trailers.data))
+    assert (answer["grpc-status"], answer["grpc-message"]) == (status[0], str(error))
+    assert answer.get("grpc-retry-pushback-ms") == pushback
+    assert requests == ({("grpc", status[1]): 1} if method == "ModelInfer" else {})

@@ -18,7 +18,7 @@ from hyperframe.frame import (
     WindowUpdateFrame,
 )
 from torpor.predictors.errors import InvalidInput, PayloadTooLarge
-from torpor.predictors.serving.http1 import IDLE_S, LINGER_S, PROGRESS_S
+from torpor.predictors.serving.http1 import IDLE_S, PROGRESS_S
 from torpor.predictors.serving.http2 import ROUND_TRIP_S, Http2, Stream
 from torpor.predictors.serving.http2_fields import encode_field
 
@@ -334,6 +334,15 @@ def test_a_message_has_been_sent_when_all_of_it_has(at) -> None:
 
 
 # What brings nothing
+
+
+def test_a_block_of_fields_has_64_kib_at_most(at) -> None:
+    """Its first frame counts like the others; a byte more, and its end is not waited for."""
+    at.frames(HeadersFrame(1, bytes(FRAME_BYTES)), *(ContinuationFrame(1, bytes(FRAME_BYTES)) for _ in range(3)))
+    assert not at.sent()
+    at.frames(ContinuationFrame(1, bytes(1)))
+    assert at.sent()[-1].error_code == CALM
+    assert at.transport.ended == "closed"
 
 
 FOR_NOTHING: dict[str, Callable[[int, Bench], list[Frame]]] = {

@@ -20,7 +20,11 @@ OLDER = NEWEST[:-1] + b"\xbf"
 ALICE, BOB = (NEWEST[:-1] + field for field in (b"\x40\x06x-user\x05alice", b"\x40\x06x-user\x03bob"))
 """The same with a field that becomes the newest: of 43 and 41 bytes, as the table counts them."""
 
-ROOM_FOR_ONE, ROOM_FOR_TWO, ALL_ROOM = b"\x3f\x21" + NEWEST[:-1], b"\x3f\x45" + NEWEST[:-1], b"\x3f\xe1\x1f" + NEWEST[:-1]
+ROOM_FOR_ONE, ROOM_FOR_TWO, ALL_ROOM = (
+    b"\x3f\x21" + NEWEST[:-1],
+    b"\x3f\x45" + NEWEST[:-1],
+    b"\x3f\xe1\x1f" + NEWEST[:-1],
+)
 """Requests before whose fields the table gets 64, 100 or 4096 bytes."""
 
 

@@ -1,9 +1,14 @@
 """The REST protocols over sockets, by both HTTP versions."""
 
 import json
+from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from torpor.predictors.errors import InvalidInput, QueueFull, TorporError, Unavailable
+from torpor.predictors.serving.exchange import Exchange, Fields, Head
+from torpor.predictors.serving.rest import Rest, error_body, error_text
 
 ECHO = "/v2/models/echo"
 MARKED = "/v2/models/marked"
@@ -205,3 +210,59 @@ def test_headers_that_lie_about_the_body(connect, echo, headers: dict[str, str],
     reply = connect(echo).request("POST", ECHO + "/infer", json_request(), headers)
     assert reply.status == status
     assert message in reply.error()
+
+
+class Answered(Exchange):
+    """Keeps its answer."""
+
+    __slots__ = ("answer",)
+
+    def respond(self, status: int, body: bytes, fields: Fields = ()) -> None:
+        self.answer = status, body, dict(fields)
+
+
+@pytest.mark.parametrize(
+    ("error", "retry_after"),
+    [
+        (QueueFull("full", 0.2), b"1"),
+        (QueueFull("full", 1.2), b"2"),
+        (Unavailable("not yet"), b"1"),
+        (Unavailable("elsewhere", None), None),
+        (InvalidInput("no"), None),
+    ],
+)
+@pytest.mark.parametrize("method", ["POST", "GET"])
+def test_who_may_come_again_is_told_when(method: str, error: TorporError, retry_after: bytes | None) -> None:
+    """In whole seconds, upwards, for the field has no others; errors of inferences are counted."""
+    requests: Counter[tuple[str, str]] = Counter()
+    data_plane = SimpleNamespace(metrics=SimpleNamespace(requests=requests), on_change=[])
+    rest = Rest(data_plane, None, None, None, None)  # type: ignore[arg-type]
+    exchange = Answered(Head(method, "/", {}, None))
+    rest.fail(exchange, error)
+    status, body, fields = exchange.answer
+    assert (status, json.loads(body)) == (error.http_status, {"error": str(error)})
+    assert fields.get(b"retry-after") == retry_after
+    assert requests == ({("rest", str(error.http_status)): 1} if method == "POST" else {})
+
+
+@pytest.mark.parametrize(
+    ("message", "text"),
+    [
+        ("a" * 501, "a" * 500),
+        ("a" + "\u00e9" * 300, "a" + "\u00e9" * 249),
+        ("no \ud800", "no ?"),
+        ("a\0b\nc\u200bd", "a?b?c?d"),
+    ],
+)
+def test_error_texts_are_short_and_can_be_read(message: str, text: str) -> None:
+    """Whole characters in 500 bytes, and none that a log or a header cannot show."""
+    assert error_text(message) == text
+    assert json.loads(error_body(message)) == {"error": text}
+
+
+def test_error_bodies_are_short_in_any_writing() -> None:
+    """Quotes take two bytes each."""
+    for character in '"\\':
+        body = error_body(character * 500)
+        assert 500 < len(body) <= 690
+        assert set(json.loads(body)["error"]) == {character}

@@ -333,6 +333,18 @@ def test_a_head_in_pieces_has_its_time(bench, beside: str) -> None:
     assert at.later(1).transport.ended == "closed"
 
 
+def test_a_head_that_begins_as_the_idle_time_ends_has_its_own(bench) -> None:
+    """Its caller could not know."""
+    at = bench(Http2)
+    at.sent()
+    at.later(IDLE_S - 1)
+    head = at.post(1, ends=True)
+    at.frames(HeadersFrame(1, head.data[:5], flags=["END_STREAM"]))
+    at.later(HEAD_S - 1)
+    at.frames(ContinuationFrame(1, head.data[5:], flags=["END_HEADERS"]))
+    assert [frame.stream_id for frame in at.sent()] == [1]
+
+
 def test_a_head_in_pieces_that_comes_whole_is_a_request(bench) -> None:
     """Its time is over with it; the model takes as long as it takes, and then the connection is idle."""
     at = bench(Http2)
