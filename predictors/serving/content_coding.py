@@ -83,7 +83,6 @@ class Inflation:
 
     def run(self, most: int) -> bytes | None:
         """The content if it takes at most `most` bytes more, else None. Raises InvalidInput, PayloadTooLarge."""
-        most = min(most, self._left + 1)
         inflater = self._inflater
         try:
             piece = inflater.decompress(self._data, most)

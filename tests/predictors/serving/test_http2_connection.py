@@ -297,6 +297,7 @@ def test_who_breaks_the_connection_takes_its_requests_along(at) -> None:
     assert at.server.in_flight == 0
     at.frames(at.post(5, b"/model", ends=True))
     assert len(at.app.asked) == 1
+    assert at.later(IDLE_S).transport.ended == "aborted"
 
 
 def test_a_streaming_call_is_counted_until_it_begins(at) -> None:
@@ -479,6 +480,15 @@ def test_a_goodbye_is_said_once(at) -> None:
     at.say(BREAK)
     (goaway,) = at.sent()
     assert (goaway.last_stream_id, goaway.error_code) == (1, 1)
+
+
+def test_who_says_goodbye_first_is_not_offered_more_streams(at) -> None:
+    """A GOAWAY must not name a later stream than the one before it (RFC 9113, 6.8)."""
+    at.frames(at.post(1, b"/model", ends=True), GoAwayFrame(0))
+    (goaway,) = at.sent()
+    assert goaway.last_stream_id == 1
+    at.connection.shutdown()
+    assert not at.later(ROUND_TRIP_S).sent()
 
 
 def test_a_connection_that_says_goodbye_leaves_the_surplus_to_others(at) -> None:
