@@ -113,13 +113,14 @@ def test_a_worker_that_leaves_opens_what_had_been_sent_to_it() -> None:
             ours.shutdown(socket.SHUT_WR)
 
         with listening(leave) as (listener, ours, opened):
-            await listener.close()
+            await asyncio.wait_for(listener.close(), TIMEOUT_S)
             assert len(opened) == 2
+            assert not asyncio.get_running_loop().remove_reader(listener._handover)  # its end would be news for ever
 
     asyncio.run(story())
 
 
-def test_a_worker_leaves_also_when_its_supervisor_has_died() -> None:
+def test_a_worker_leaves_also_when_its_supervisor_has_died(caplog: pytest.LogCaptureFixture) -> None:
     """What the supervisor had not read of it makes that a reset."""
 
     async def story() -> None:
@@ -137,6 +138,7 @@ def test_a_worker_leaves_also_when_its_supervisor_has_died() -> None:
             assert not listener._news
 
     asyncio.run(story())
+    assert [record.getMessage()[:40] for record in caplog.records] == ["no more connections from the supervisor:"]
 
 
 def test_a_connection_that_does_not_open_has_closed(caplog: pytest.LogCaptureFixture) -> None:

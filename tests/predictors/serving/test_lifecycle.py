@@ -80,13 +80,14 @@ def test_it_leaves_when_it_has_been_quiet_for_long_enough() -> None:
     assert lived(5, 25, (4, Story.asked), (8, Story.asked)) == [*BEGINNING, (13, "ends within 25 s")]
 
 
-def test_a_second_signal_changes_nothing() -> None:
+def test_a_second_signal_changes_nothing(caplog: pytest.LogCaptureFixture) -> None:
     """Nor does SIGINT, which alone would have skipped the quiet."""
     interrupt = signal.raise_signal
     again = [(2.0, lambda _: interrupt(signal.SIGTERM)), (3.0, lambda _: interrupt(signal.SIGINT))]
     assert lived(5, 25, *again) == [*BEGINNING, (6, "ends within 25 s")]
     first = lived(5, 25, (0.5, lambda _: interrupt(signal.SIGINT)))
     assert first[-1] == (0.5, "ends within 25 s")
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
 def test_it_waits_for_what_is_being_answered_and_no_longer_than_its_time() -> None:

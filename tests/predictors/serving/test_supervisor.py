@@ -249,6 +249,7 @@ def test_a_worker_follows_what_was_changed_before_it_is_ready() -> None:
             supervisor._changes = {"a": False, "b": False}
             repository = Repository(Nothing(), DataPlane("0"), may_change=True)
             await repository.load_all({"a": False})
+            assert repository.changes == {"a": False}  # nothing is followed twice
             colleagues = Colleagues(repository, ServerMetrics())
             worker = worker_of(supervisor, State.STARTING)
             async with joined(worker, colleagues.channel):
