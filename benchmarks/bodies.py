@@ -33,10 +33,14 @@ def from_json(body: Mapping[str, Any]) -> Row:
 
 
 def to_json(row: Row) -> dict[str, Any]:
-    # float32 -> str -> float keeps the few digits the number was made of, as a client's JSON would.
-    lists = {name: [_short(value) for value in values[0]] for name, values in row.items()}
-    return {"instances": [lists["input"] if set(lists) == {"input"} else lists]}
+    lists = {name: plain(values[0]) for name, values in row.items()}
+    return {"instances": [lists if len(lists) > 1 else lists.popitem()[1]]}
 
 
-def _short(value: np.generic) -> int | float:
+def plain(value: np.ndarray | np.generic | str) -> Any:
+    """As a client's JSON would have it: of a float32 the few digits that it was made of."""
+    if isinstance(value, np.ndarray):
+        return [plain(one) for one in value]
+    if isinstance(value, str):
+        return value
     return float(str(value)) if isinstance(value, np.floating) else int(value)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from beginnings import BusyProbe, FirstRequests, Memory, Start
 from chain import ChainLatency
+from chained import Chained
 from features import LookedUp
 from jetstream import JetStream
 from losses import HAPPENINGS, Losses
@@ -19,7 +20,7 @@ from rows import LARGE_BYTES
 from servers import Peer, Torpor
 from sharing import Beside
 from tokenise import Tokenised
-from wires import Echo, Large, ModelInfer, Raw, V1Json, V2Binary, V2Json
+from wires import Echo, InEvent, Large, ModelInfer, Raw, V1Json, V2Binary, V2Json, Wire
 
 TORPOR = Torpor("torpor")
 TORPOR_2 = Torpor("torpor", workers=2)
@@ -291,6 +292,41 @@ def chain() -> Figure:
     )
 
 
+def chain_throughput() -> Figure:
+    v1, v2 = V1Json("/v1/models/minilm:predict"), V2Json("minilm")
+    alone = Torpor("torpor", options=("--model-name", "minilm"))
+    return Figure(
+        "chain-throughput",
+        "texts to vectors, one text per request, transformer and predictor as two servers, 64 HTTP/1.1 connections",
+        "texts/s",
+        [
+            Chained("torpor v1", TORPOR, v1),
+            Chained("torpor v2", TORPOR, v2),
+            Chained("kserve v1", KSERVE, v1, protocol="v1"),
+            Chained("kserve v2", KSERVE, v2, protocol="grpc-v2"),
+            Served("torpor v2, same process", alone, v2, "sentences"),
+        ],
+        [Claim(5, "kserve v1", "torpor v1"), Claim(5, "kserve v2", "torpor v2")],
+    )
+
+
+def events() -> Figure:
+    v1 = V1Json("/v1/models/mlp:predict")
+    wires: list[Wire] = [V2Binary("mlp"), V2Json("mlp"), v1]
+    plain = [Served(f"plain, {wire.form}", TORPOR, wire) for wire in wires]
+    evented = [Served(f"events, {wire.form}", TORPOR, InEvent(wire)) for wire in wires]
+    return Figure(
+        "events",
+        "MLP, one row per request, as events in binary mode beside plain requests, 64 HTTP/1.1 connections",
+        "requests/s",
+        [
+            *(line for pair in zip(plain, evented, strict=True) for line in pair),
+            Served("kserve, events, v1 JSON", KSERVE, InEvent(v1, v1.path)),
+        ],
+        [Claim(0.8, alone.label, line.label) for alone, line in zip(plain, evented, strict=True)],
+    )
+
+
 def features() -> Figure:
     return Figure(
         "features",
@@ -359,5 +395,6 @@ def jetstream() -> Figure:
 
 FIGURES = {"v2-binary": v2_binary, "json": json_bodies, "grpc": grpc, "minilm": minilm, "policy": policy, "start": start,
            "first-requests": first_requests, "memory": memory, "busy": busy, "large": large,
-           "open-loop": open_loop, "simulated": simulated, "sharing": sharing, "chain": chain, "losses": losses,
-           "tokenise": tokenise, "features": features, "jetstream": jetstream}  # fmt: skip
+           "open-loop": open_loop, "simulated": simulated, "sharing": sharing, "chain": chain,
+           "chain-throughput": chain_throughput, "losses": losses, "tokenise": tokenise, "features": features,
+           "jetstream": jetstream, "events": events}  # fmt: skip

@@ -24,13 +24,13 @@ from environments import BENCHMARKS, UnavailableError, minilm_folder
 from loads import CONNECTIONS, BadAnswerError, Rate
 from offline import COUNT, SEED
 from probe import Probe
-from rows import large_rows, mlp_rows, sentences
+from rows import large_rows, mlp_rows, sentences, texts, tokenised
 from servers import Peer, Running, running
 from wires import Wire
 
 CORES = os.cpu_count() or 1
 
-THREADS = {"mlp": 1, "minilm": CORES, "echo": 1}
+THREADS = {"mlp": 1, "minilm": CORES, "sentences": CORES, "echo": 1}
 """torch's threads in each server. The MLP's products are too small to share; sentences use every core there is."""
 
 PROBES = 256
@@ -51,6 +51,8 @@ class Measurement(Protocol):
 def load_rows(model: str) -> list[Row]:
     if model == "echo":
         return large_rows(SEED, 2)
+    if model == "sentences":
+        return texts(SEED, COUNT)
     return mlp_rows(SEED, COUNT) if model == "mlp" else sentences(SEED, COUNT, minilm_folder())
 
 
@@ -63,11 +65,15 @@ def probe_rows(model: str) -> tuple[list[Row], np.ndarray]:
     # Imported late: only a run needs torch, `--list` doesn't.
     from models import MODELS, run
 
-    if model == "minilm":
-        os.environ["BENCH_MINILM"] = str(minilm_folder())
-    rows = mlp_rows(SEED + 1, PROBES) if model == "mlp" else sentences(SEED + 1, PROBES, minilm_folder())
-    loaded = MODELS[model]()
-    return rows, np.concatenate([run(loaded, [row]) for row in rows])
+    if model == "mlp":
+        rows = asked = mlp_rows(SEED + 1, PROBES)
+    else:
+        folder = minilm_folder()
+        os.environ["BENCH_MINILM"] = str(folder)
+        rows = texts(SEED + 1, PROBES) if model == "sentences" else sentences(SEED + 1, PROBES, folder)
+        asked = tokenised(rows, folder) if model == "sentences" else rows
+    loaded = MODELS["mlp" if model == "mlp" else "minilm"]()
+    return rows, np.concatenate([run(loaded, [row]) for row in asked])
 
 
 @dataclass(frozen=True)

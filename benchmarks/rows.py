@@ -6,11 +6,16 @@ clipped to 4 ... 128), which is roughly what search queries and paragraphs' sent
 """
 
 import random
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bodies import Row
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 MEDIAN_TOKENS, SIGMA, SHORTEST, LONGEST = 20, 0.6, 4, 128
 
@@ -35,18 +40,37 @@ def sentences(seed: int, count: int, folder: Path) -> list[Row]:
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    tokenizer.no_padding()
+    # A word is at least one token, so that as many words reach the length; the tokenizer cuts the rest.
+    return [_tokens(tokenizer, text, length) for length, text in _drawn(seed, count)]
+
+
+def texts(seed: int, count: int) -> list[Row]:
+    """The sentences' words before any tokenizer has seen them, and without its cuts: a few tokens more."""
+    return [{"text": np.array([text], dtype=object)} for _, text in _drawn(seed, count)]
+
+
+def tokenised(rows: list[Row], folder: Path) -> list[Row]:
+    """What a model of sentences gets of such texts."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    return [_tokens(tokenizer, row["text"][0], LONGEST) for row in rows]
+
+
+def _drawn(seed: int, count: int) -> Iterator[tuple[int, str]]:
+    """Lengths, and texts of so many words."""
     choice = random.Random(seed)
-    rows: list[Row] = []
     for _ in range(count):
         drawn = round(choice.lognormvariate(np.log(MEDIAN_TOKENS), SIGMA))
         length = min(max(drawn, SHORTEST), LONGEST)
-        # A word is at least one token, so that as many words reach the length; the tokenizer cuts the rest.
-        tokenizer.enable_truncation(length)
-        encoded = tokenizer.encode(" ".join(choice.choices(WORDS, k=length)))
-        ids = np.array([encoded.ids], dtype=np.int64)
-        rows.append({"input_ids": ids, "attention_mask": np.ones_like(ids)})
-    return rows
+        yield length, " ".join(choice.choices(WORDS, k=length))
+
+
+def _tokens(tokenizer: "Tokenizer", text: str, most: int) -> Row:
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(most)
+    ids = np.array([tokenizer.encode(text).ids], dtype=np.int64)
+    return {"input_ids": ids, "attention_mask": np.ones_like(ids)}
 
 
 def large_rows(seed: int, count: int) -> list[Row]:

@@ -79,7 +79,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     if options.list:
         for name, make in FIGURES.items():
-            print(f"{name:<14} {make().about}")
+            print(f"{name:<16} {make().about}")
         return 0
     if unknown := [name for name in options.names if name not in FIGURES]:
         parser.error(f"unknown figure {unknown[0]}, must be one of {', '.join(FIGURES)}")

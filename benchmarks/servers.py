@@ -64,6 +64,24 @@ class Torpor(Peer):
 
 
 @dataclass(frozen=True)
+class StockTransformer(Peer):
+    """`transformer.py` of a peer, told where its predictor is by the flags that KServe's controller adds, and few more."""
+
+    predictor: str = ""
+    """host:port"""
+
+    protocol: str = "v1"
+
+    def command(self, model: str, port: int, batch_rows: int) -> list[str]:
+        return [
+            str(python_of(self.name)), str(BENCHMARKS / "peers" / self.name / "transformer.py"),
+            "--model_name", "minilm", "--predictor_host", self.predictor, "--http_port", str(port),
+            "--predictor_protocol", self.protocol, "--grpc_port", str(port + 1),
+            "--configure_logging", "False", "--enable_latency_logging", "False",
+        ]  # fmt: skip
+
+
+@dataclass(frozen=True)
 class Running:
     port: int
     process: subprocess.Popen[bytes]
@@ -92,7 +110,7 @@ def running(peer: Peer, model: str, form: str, batch_rows: int, threads: int, wa
         environment["OMP_WAIT_POLICY"] = waiting
     if isinstance(peer, Torpor):
         del environment["PYTHONPATH"]
-    if model in ("minilm", "pair"):
+    if model in ("minilm", "pair", "sentences"):
         weights = minilm_folder()
         environment["BENCH_MINILM"] = str(weights)
         if isinstance(peer, Torpor):

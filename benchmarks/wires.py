@@ -6,6 +6,7 @@ pure: no sockets. `encode` gives an `Exchange`, `decode` an array [1, features].
 Torpor's own codecs are not used on purpose: a mistake in them would agree with itself.
 """
 
+import itertools
 import json
 import struct
 from collections.abc import Mapping
@@ -15,10 +16,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from bodies import Row, to_json, to_raw
+from bodies import Row, plain, to_json, to_raw
 
 OUTPUTS = {"mlp": "output", "minilm": "embedding"}
-DATATYPES = {"float32": "FP32", "int64": "INT64"}
+DATATYPES = {"float32": "FP32", "int64": "INT64", "object": "BYTES"}
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ class V2Json:
     def encode(self, row: Row) -> Exchange:
         inputs = [
             {"name": name, "shape": list(values.shape), "datatype": DATATYPES[values.dtype.name],
-             "data": [float(str(value)) if values.dtype.kind == "f" else int(value) for value in values.ravel()]}
+             "data": plain(values.ravel())}
             for name, values in row.items()
         ]  # fmt: skip
         body = json.dumps({"inputs": inputs}, separators=(",", ":")).encode()
@@ -166,6 +167,40 @@ class Echo:
 
     def decode(self, headers: Mapping[str, str], body: bytes) -> np.ndarray:
         return np.frombuffer(body, dtype=np.uint8)
+
+
+_EVENTS = itertools.count(1)
+
+
+@dataclass(frozen=True)
+class InEvent:
+    """A request of another form as the data of a CloudEvent in binary mode; its answer is an event as well.
+
+    Each event has an id of its own; `rotate.lua` numbers those of the load anew.
+    """
+
+    original: Wire
+    path: str = "/"
+    form: str = "event"
+
+    def encode(self, row: Row) -> Exchange:
+        bare = self.original.encode(row)
+        attributes = {
+            "ce-specversion": "1.0", "ce-id": str(next(_EVENTS)), "ce-source": "/benchmark", "ce-type": "ask",
+            "ce-time": "2026-01-31T12:00:00Z",
+        }  # fmt: skip
+        headers = {_IN_EVENTS.get(name.lower(), name): value for name, value in bare.headers.items()}
+        return Exchange(self.path, attributes | headers, bare.body)
+
+    def decode(self, headers: Mapping[str, str], body: bytes) -> np.ndarray:
+        if headers["ce-type"] != "io.kserve.inference.response":
+            raise ValueError(f"an event of type {headers['ce-type']}")
+        bare = {name: headers[attribute] for name, attribute in _IN_EVENTS.items() if attribute in headers}
+        return self.original.decode(bare, body)
+
+
+_IN_EVENTS = {"inference-header-content-length": "ce-inferenceheadercontentlength"}
+"""Headers that go on only as attributes: a broker keeps no others."""
 
 
 @dataclass(frozen=True)
