@@ -169,7 +169,8 @@ class Http1(asyncio.Protocol):
         head = _HEADS.get(block)
         if head is None:
             head = read_head(block.removeprefix(b"\r\n"))
-            if len(block) <= _LARGEST_KEPT_BYTES and not _SECRET.search(block):
+            # An event's has its id, and does not come again.
+            if not head.options.is_event and len(block) <= _LARGEST_KEPT_BYTES and not _SECRET.search(block):
                 _HEADS.keep(block, head)
         self._last_block, self._last_head = block, head
         return head

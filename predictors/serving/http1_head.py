@@ -15,7 +15,10 @@ MAX_FIELDS = 256
 MAX_LENGTH_DIGITS = 18
 
 _REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}) ([!-~]+) HTTP/1\.([01])")
-_FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):([ \t!-~\x80-\xff]*)")
+_FIELD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]++:[ \t!-~\x80-\xff]*+")
+_FIELDS = re.compile(rb"(?:%b\r\n)*+" % _FIELD.pattern)
+"""All lines at once: a head that has not been there before, as each event's, costs half as much so."""
+
 _HOST = re.compile(rb"[A-Za-z0-9._~%!$&'()*+,;=:\[\]-]*")
 _ABSOLUTE = re.compile(rb"https?://[^/?#]+", re.IGNORECASE)
 _SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[\t -~\x80-\xff]*)?")
@@ -31,14 +34,13 @@ def read_head(block: bytes) -> Head:
     method, target, minor = match.groups()
     if len(lines) > MAX_FIELDS:
         raise HeadTooLarge(f"header fields = {len(lines)}, must be in [0, {MAX_FIELDS}]")
+    if _FIELDS.fullmatch(block, len(first) + 2, len(block) - 2) is None:
+        raise InvalidInput("a header line is not NAME: VALUE")
     headers: Headers = {}
     for line in lines:
-        field = _FIELD.fullmatch(line)
-        if field is None:
-            raise InvalidInput("a header line is not NAME: VALUE")
-        name, value = field[1].lower(), field[2].strip(b" \t")
+        name, _, value = line.partition(b":")
         # A host, length or coding that is given twice has a comma and a space then, and is refused below.
-        add_field(headers, name, value)
+        add_field(headers, name.lower(), value.strip(b" \t"))
     if minor == b"1" and b"host" not in headers:
         raise InvalidInput("header host is missing")
     if not _HOST.fullmatch(headers.get(b"host", b"")):

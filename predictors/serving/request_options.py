@@ -68,6 +68,8 @@ class Options:
 NO_OPTIONS = Options()
 """One and the same for all heads that ask for nothing."""
 
+_EVENT = Options(is_event=True)
+
 
 def is_event(headers: Mapping[bytes, bytes]) -> bool:
     """Whether a message is meant as a CloudEvent, be it a wrong one: by a required attribute, or by the media type."""
@@ -88,8 +90,8 @@ def has_event_type(headers: Mapping[bytes, bytes]) -> bool:
 def read_options(headers: Mapping[bytes, bytes], is_grpc: bool = False) -> Options:
     """The options in a request's fields, names in lower case."""
     is_cloudevent = is_event(headers)
-    if headers.keys().isdisjoint(_READ) and not is_cloudevent:
-        return NO_OPTIONS
+    if headers.keys().isdisjoint(_READ):
+        return _EVENT if is_cloudevent else NO_OPTIONS
     trace = _trace(headers)
     try:
         timeout_s = _timeout(headers)

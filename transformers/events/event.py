@@ -48,6 +48,15 @@ class Event:
         object.__setattr__(self, "data", data)
         object.__setattr__(self, "form", form)
 
+    @classmethod
+    def of_checked(cls, attributes: dict[str, str], data: bytes | None) -> "Event":
+        """An event whose attributes need no look: they are another event's, or have been checked before."""
+        event = object.__new__(cls)
+        object.__setattr__(event, "attributes", MappingProxyType(attributes))
+        object.__setattr__(event, "data", data)
+        object.__setattr__(event, "form", DataForm.BODY)
+        return event
+
     @property
     def id(self) -> str:
         return self.attributes["id"]

@@ -10,7 +10,7 @@ from torpor.predictors.errors import InvalidInput, UnsupportedMedia
 from torpor.predictors.serving.request_options import has_event_type
 
 from . import header_value, json_format
-from .attributes import DEFINED
+from .attributes import DEFINED, check
 from .content_type import content_type
 from .event import Event
 
@@ -72,18 +72,16 @@ def encode_batch(events: Sequence[Event]) -> Message:
 def _decode_binary(headers: Mapping[bytes, bytes], body: bytes) -> Event:
     raw: dict[str, bytes] = {}
     for header, value in headers.items():
-        name = _NAMES.get(header)
-        if name is not None:
-            raw[name] = value
-        elif header.startswith(b"ce-"):
-            raw[header[3:].decode("latin-1")] = value
+        if header.startswith(b"ce-"):
+            raw[_NAMES.get(header) or header[3:].decode("latin-1")] = value
     if "datacontenttype" in raw:
         raise InvalidInput("header ce-datacontenttype is given, must be Content-Type")
     attributes = header_value.decode(raw)
     said = headers.get(b"content-type")
     if said is not None:
         attributes["datacontenttype"] = said.decode("latin-1")
-    return Event(attributes, body or None)
+    check(attributes)
+    return Event.of_checked(attributes, body or None)
 
 
 def _binary_headers(event: Event) -> dict[bytes, bytes]:

@@ -5,10 +5,11 @@ and so does every other attribute; `time` is the request's, and absent if that h
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 
 from . import Event
+from .attributes import check
 from .content import Answered
 
 _OWN = frozenset(("specversion", "id", "source", "type", "datacontenttype", "dataschema", "dataref", "sequence", "sequencetype",
@@ -25,10 +26,16 @@ CORRELATION = "correlationid"
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who answers, and with which type of event."""
+    """Who answers, and with which type of event. Raises InvalidInput for what no event may have as source or type."""
 
     source: str
     type: str
+    _end: str = field(init=False, repr=False)
+    """Of what ids are made of."""
+
+    def __post_init__(self) -> None:
+        check({"specversion": "1.0", "id": "any", "source": self.source, "type": self.type})
+        object.__setattr__(self, "_end", f"{len(self.source)}:{self.source}{len(self.type)}:{self.type}")
 
     def is_ours(self, event: Event) -> bool:
         """Whether an event is an answer of ours that came back: an unfiltered trigger delivers it to whoever sent it."""
@@ -46,10 +53,11 @@ class Identity:
             "specversion": "1.0", "id": self.id(request.attributes), "source": self.source, "type": self.type,
             "datacontenttype": answered.datacontenttype,
         }  # fmt: skip
-        return Event({**own, **kept, **answered.extensions}, answered.data)
+        return Event.of_checked({**own, **kept, **answered.extensions}, answered.data)
 
     def id(self, request: Mapping[str, str]) -> str:
         """Of the answer to the event with these attributes: one for each source, id and type, and each answerer."""
-        parts = (request["source"], request["id"], request["type"], self.source, self.type)
+        source, number, kind = request["source"], request["id"], request["type"]
         # With their lengths: ("a", "bc") is not ("ab", "c").
-        return sha256("".join(f"{len(part)}:{part}" for part in parts).encode()).hexdigest()[:32]
+        text = f"{len(source)}:{source}{len(number)}:{number}{len(kind)}:{kind}{self._end}"
+        return sha256(text.encode()).hexdigest()[:32]
