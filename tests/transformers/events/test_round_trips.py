@@ -3,9 +3,13 @@
 from itertools import pairwise
 
 import orjson
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from torpor.predictors.errors import InvalidInput
 from torpor.transformers.events import DataForm, Event, Mode, decode, encode, encode_batch
+from torpor.transformers.events.content import Answered
+from torpor.transformers.events.reply import Identity
 
 NONCHARACTERS = {*range(0xFDD0, 0xFDF0), *(plane << 16 | last for plane in range(17) for last in (0xFFFE, 0xFFFF))}
 texts = st.text(
@@ -125,3 +129,18 @@ def test_an_event_survives_any_route(event: Event, route: list[Mode]) -> None:
         hops.append(through(hops[-1], mode))
     for before, after in pairwise(hops):
         assert essence(after) == essence(before)
+
+
+@given(attributes)
+def test_the_answer_to_any_event_is_an_event(asked: dict[str, str]) -> None:
+    """Its attributes are not checked when it is made: they would stand the check."""
+    answered = Answered(b"12", "application/octet-stream", {"inferenceheadercontentlength": "1"})
+    reply = Identity("/me", "told").reply(Event(asked), answered)
+    assert Event(reply.attributes, reply.data) == reply
+
+
+@pytest.mark.parametrize(("source", "kind"), [("not a uri", "told"), ("/me", "")])
+def test_who_answers_has_names_that_an_event_may_have(source: str, kind: str) -> None:
+    """They are settings, and checked once."""
+    with pytest.raises(InvalidInput, match="attribute (source|type) = "):
+        Identity(source, kind)
