@@ -142,5 +142,5 @@ def test_the_answer_to_any_event_is_an_event(asked: dict[str, str]) -> None:
 @pytest.mark.parametrize(("source", "kind"), [("not a uri", "told"), ("/me", "")])
 def test_who_answers_has_names_that_an_event_may_have(source: str, kind: str) -> None:
     """They are settings, and checked once."""
-    with pytest.raises(InvalidInput, match="attribute (source|type) = "):
+    with pytest.raises(InvalidInput, match=r"attribute (source|type) = "):
         Identity(source, kind)
