@@ -88,6 +88,7 @@ def main(arguments: Sequence[str] | None = None, post: _Post | None = None) -> i
 
 
 def _parser() -> argparse.ArgumentParser:
+    from torpor.knative.up_command import add_command as add_up
     from torpor.transformers.events_command import add_command as add_events
 
     parser = argparse.ArgumentParser(prog="torpor", description="Serve PyTorch models on KServe and Knative.")
@@ -124,6 +125,7 @@ def _parser() -> argparse.ArgumentParser:
     add_features(commands)
     add_validate(commands)
     add_events(commands)
+    add_up(commands)
 
     completion = commands.add_parser("completion", help="print a shell's completion script")
     completion.add_argument("shell", choices=("bash", "zsh", "tcsh"))

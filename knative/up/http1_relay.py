@@ -1,0 +1,330 @@
+"""HTTP/1.1 between a caller and a component: one request after the other, each held until it may go.
+
+The head is read as strictly as torpor's server reads it (what two readers could understand differently is refused) and goes on
+byte for byte, as bodies do, while they come. The connection behind is kept for the caller's next request.
+"""
+
+import asyncio
+import re
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+from torpor.predictors.errors import (
+    DeadlineExceeded,
+    HeadTooLarge,
+    InvalidInput,
+    PredictorFailed,
+    TorporError,
+    Unavailable,
+)
+from torpor.predictors.serving.http1_head import MAX_HEAD_BYTES, ChunkedBody, read_head
+from torpor.predictors.serving.rest import error_body
+from torpor.predictors.serving.tasks import Tasks
+
+from .component import Component
+from .gate import Ticket
+from .http1_answer import Answer
+
+if TYPE_CHECKING:
+    from .activator import Activator
+
+_MOST_HELD_BYTES = 1 << 20
+"""Of a body whose request waits; the caller's next bytes are not read then."""
+_LINGER_S = 2.0
+_BARE_LINE_FEED = re.compile(rb"(?<!\r)\n")
+
+
+class Http1Relay(asyncio.Protocol):
+    """One caller's connection."""
+
+    def __init__(self, component: Component, activator: "Activator") -> None:
+        self._component = component
+        self._activator = activator
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport = None  # type: ignore[assignment]
+        self._kept = b""
+        """Bytes that belong to no request yet: a head that is not whole, or what is pipelined."""
+        self._missing = 0
+        """Bytes of the request's body that have not come; with chunks 1 until the last has."""
+        self._chunks: ChunkedBody | None = None
+        self._held: list[bytes] = []
+        """The request's bytes that wait for the connection behind."""
+        self._held_bytes = 0
+        self._ticket: Ticket | None = None
+        self._answer: Answer | None = None
+        self._keeps_alive = True
+        self._deadline: asyncio.TimerHandle | None = None
+        self._behind: _Behind | None = None
+        self._is_closing = False
+        self._tasks = Tasks()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport  # type: ignore[assignment]
+        self._activator.relays.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        if self._is_closing:
+            return
+        if self._missing:
+            data = self._take_body(data)
+        if data:
+            self._kept += data
+            self._next()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._activator.relays.discard(self)
+        self._is_closing = True
+        if self._ticket is not None:
+            self._end(is_answered=False)
+        self._drop_behind()
+        if self._deadline is not None:
+            self._deadline.cancel()
+
+    def pause_writing(self) -> None:
+        if self._behind is not None:
+            self._behind.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        if self._behind is not None:
+            self._behind.transport.resume_reading()
+
+    def finish(self) -> None:
+        self._keeps_alive = False
+        if self._ticket is None:
+            self._close()
+
+    def abort(self) -> None:
+        self._transport.abort()
+
+    def _next(self) -> None:
+        """Begin the next request, if its head is here and nothing is being answered."""
+        if self._ticket is not None or self._missing:
+            if len(self._kept) > _MOST_HELD_BYTES:
+                self._transport.pause_reading()
+            return
+        if self._activator.is_finishing:
+            self._close()
+            return
+        end = self._kept.find(b"\r\n\r\n") + 4
+        if end < 4 or end > MAX_HEAD_BYTES:
+            if len(self._kept) >= MAX_HEAD_BYTES:
+                self._refuse(HeadTooLarge(f"head = {len(self._kept)} bytes or more, must be in [0, {MAX_HEAD_BYTES}]"))
+            elif _BARE_LINE_FEED.search(self._kept):
+                self._refuse(InvalidInput("lines must end with CR LF"))
+            return
+        block, rest = self._kept[:end], self._kept[end:]
+        self._kept = b""
+        try:
+            head = read_head(block.removeprefix(b"\r\n"))
+        except TorporError as error:
+            self._refuse(error)
+            return
+        self._transport.resume_reading()
+        self._keeps_alive = head.keeps_alive
+        self._answer = Answer(head.method)
+        self._missing = 1 if head.length is None else head.length
+        self._chunks = ChunkedBody() if head.length is None else None
+        self._held, self._held_bytes = [block], end
+        ticket = self._ticket = Ticket(self._go, self._component.now_s())
+        if self._missing:
+            rest = self._take_body(rest)
+            if self._ticket is not ticket:  # its body was refused
+                return
+        self._kept = rest
+        try:
+            self._component.enter(ticket)
+        except TorporError as error:
+            self._ticket = None
+            self._refuse(error)
+            return
+        if self._ticket is ticket:
+            self._deadline = self._loop.call_later(self._component.timeout_s, self._expired)
+
+    def _take_body(self, data: bytes) -> bytes:
+        """Pass on, or hold, what belongs to the body; what follows it."""
+        rest: bytes | None
+        if self._chunks is not None:
+            try:
+                _, rest = self._chunks.feed(data)
+            except TorporError as error:
+                self._refuse(error)
+                return b""
+            self._missing = 0 if rest is not None else 1
+        else:
+            rest = data[self._missing :] if len(data) >= self._missing else None
+            self._missing = max(0, self._missing - len(data))
+        own = data if rest is None else data[: len(data) - len(rest)]
+        if self._behind is not None and not self._held:
+            self._behind.transport.write(own)
+        elif self._ticket is not None:
+            self._held.append(own)
+            self._held_bytes += len(own)
+            if self._held_bytes > _MOST_HELD_BYTES:
+                self._transport.pause_reading()
+        return rest or b""
+
+    def _go(self) -> None:
+        """The request may go."""
+        behind = self._behind
+        if behind is not None and behind.generation == self._component.generation and not behind.transport.is_closing():
+            self._flush()
+            return
+        self._drop_behind()
+        self._tasks.start(self._connect(), f"connection to {self._component.name}")
+
+    async def _connect(self) -> None:
+        component = self._component
+        ticket = self._ticket
+        behind = _Behind(self, component.generation)
+        try:
+            await self._loop.create_connection(lambda: behind, "127.0.0.1", component.port)
+        except OSError as error:
+            if self._ticket is ticket and ticket is not None:
+                self._fail(PredictorFailed(f"{component.name} cannot be reached: {error.strerror or error}"))
+            return
+        if self._is_closing or self._ticket is not ticket:
+            behind.transport.abort()
+            return
+        self._behind = behind
+        self._flush()
+
+    def _flush(self) -> None:
+        assert self._behind is not None
+        held, self._held = self._held, []
+        self._behind.transport.write(held[0] if len(held) == 1 else b"".join(held))
+        if self._held_bytes > _MOST_HELD_BYTES:
+            self._transport.resume_reading()
+        self._held_bytes = 0
+
+    def answered(self, data: bytes) -> None:
+        """Bytes of the answer have come."""
+        answer = self._answer
+        if self._ticket is None or answer is None:
+            self._drop_behind()  # nobody has asked
+            return
+        try:
+            passed, has_ended = answer.feed(data)
+        except PredictorFailed as error:
+            self._fail(error)
+            return
+        if passed:
+            self._transport.write(passed)
+        if has_ended:
+            self._complete(answer.keeps_alive)
+
+    def lost(self, behind: "_Behind") -> None:
+        """The connection behind has closed."""
+        if self._behind is not behind:
+            return
+        self._behind = None
+        if self._ticket is None:
+            return
+        if self._answer is not None and self._answer.ends_with_connection:
+            self._complete(keeps_alive=False)
+        else:
+            self._fail(PredictorFailed(f"{self._component.name} closed the connection before its answer had ended"))
+
+    def may_send(self, may: bool) -> None:
+        """Whether the connection behind takes more of the request."""
+        if may:
+            self._transport.resume_reading()
+        else:
+            self._transport.pause_reading()
+
+    def _complete(self, keeps_alive: bool) -> None:
+        self._end(is_answered=True)
+        if not (keeps_alive and self._keeps_alive):
+            self._close()
+        elif self._kept:
+            self._next()
+
+    def _expired(self) -> None:
+        self._fail(DeadlineExceeded(f"{self._component.name} did not answer within {self._component.timeout_s:g} s"))
+
+    def _fail(self, error: TorporError) -> None:
+        """An answer of our own, or where one has begun an end that nobody takes for its last byte."""
+        has_begun = self._answer is not None and self._answer.has_begun
+        self._end(is_answered=False)
+        self._drop_behind()
+        if has_begun:
+            self._transport.abort()
+        elif self._missing or not self._keeps_alive:
+            self._refuse(error)
+        else:
+            self._write_error(error, closes=False)
+            self._next()
+
+    def _end(self, is_answered: bool) -> None:
+        ticket, self._ticket = self._ticket, None
+        assert ticket is not None
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+        self._held = []
+        self._component.leave(ticket, is_answered)
+
+    def _refuse(self, error: TorporError) -> None:
+        """Answer, and close: nothing behind it is read."""
+        if self._ticket is not None:
+            self._end(is_answered=False)
+        self._drop_behind()
+        self._write_error(error, closes=True)
+        self._close()
+
+    def _write_error(self, error: TorporError, closes: bool) -> None:
+        body = error_body(str(error))
+        status = HTTPStatus(error.http_status)
+        lines = [
+            f"HTTP/1.1 {status.value} {status.phrase}",
+            "content-type: application/json",
+            f"content-length: {len(body)}",
+        ]
+        if isinstance(error, Unavailable) and error.retry_after_s is not None:
+            lines.append(f"retry-after: {max(1, round(error.retry_after_s))}")
+        if closes:
+            lines.append("connection: close")
+        self._transport.write("\r\n".join([*lines, "", ""]).encode() + body)
+
+    def _close(self) -> None:
+        """Let what was written arrive: who still sends would destroy it by a reset."""
+        if self._is_closing:
+            return
+        self._is_closing = True
+        self._drop_behind()
+        self._kept = b""
+        if not self._missing:
+            self._transport.close()
+            return
+        self._transport.resume_reading()
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+        self._loop.call_later(_LINGER_S, self._transport.abort)
+
+    def _drop_behind(self) -> None:
+        behind, self._behind = self._behind, None
+        if behind is not None:
+            behind.transport.abort()
+
+
+class _Behind(asyncio.Protocol):
+    """The connection to the component."""
+
+    def __init__(self, relay: Http1Relay, generation: int) -> None:
+        self._relay = relay
+        self.generation = generation
+        self.transport: asyncio.Transport = None  # type: ignore[assignment]
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport  # type: ignore[assignment]
+
+    def data_received(self, data: bytes) -> None:
+        self._relay.answered(data)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._relay.lost(self)
+
+    def pause_writing(self) -> None:
+        self._relay.may_send(False)
+
+    def resume_writing(self) -> None:
+        self._relay.may_send(True)

@@ -1,0 +1,467 @@
+"""HTTP/2, and gRPC in it, between a caller and a component: frames go on as they are, in both directions (RFC 9113).
+
+What is this relay's own: it answers the caller's first SETTINGS, and PINGs, while there is nobody behind; it holds the frames of
+a stream until its request may go; and it answers where the component does not. Header blocks depend on those before them
+(RFC 7541), so a request's goes to the component even when nobody wants its answer, with RST_STREAM behind it, and always in
+the order of arrival. Answers' blocks may be left out, since the component is told to use no table for them.
+
+The connection behind is one instance's, and ends with it: a component that falls asleep says GOAWAY first, which goes through.
+"""
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING
+
+from torpor.predictors.errors import TorporError
+from torpor.predictors.serving.http2 import PREFACE
+from torpor.predictors.serving.tasks import Tasks
+
+from .component import Component
+from .gate import Ticket
+
+if TYPE_CHECKING:
+    from .activator import Activator
+
+_DATA, _HEADERS, _PRIORITY, _RST_STREAM, _SETTINGS, _PING, _GOAWAY, _WINDOW_UPDATE, _CONTINUATION = (
+    0, 1, 2, 3, 4, 6, 7, 8, 9,
+)  # fmt: skip
+_ACK = _END_STREAM = 1
+_END_HEADERS = 4
+_NO_ERROR, _PROTOCOL_ERROR, _INTERNAL_ERROR, _FRAME_SIZE_ERROR, _CANCEL = 0, 1, 2, 6, 8
+_HEAD_BYTES = 9
+_MOST_FRAME_BYTES = 1 << 20
+_NO_TABLE_NO_PUSH = bytes((0, 1, 0, 0, 0, 0)) + bytes((0, 2, 0, 0, 0, 0))
+"""SETTINGS_HEADER_TABLE_SIZE and SETTINGS_ENABLE_PUSH, both 0, behind the caller's own."""
+_OWN_SETTINGS = bytes((0, 3, 0, 0, 0, 100))
+"""SETTINGS_MAX_CONCURRENT_STREAMS, until the component says how many it takes."""
+_LAST_STREAM = (1 << 31) - 1
+
+
+def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
+    return len(payload).to_bytes(3, "big") + bytes((kind, flags)) + stream.to_bytes(4, "big") + payload
+
+
+class Frames:
+    """Cuts bytes into frames as they come."""
+
+    def __init__(self) -> None:
+        self._kept = b""
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The frames that are whole, each with its head. Raises ValueError for one that is too large."""
+        if self._kept:
+            data = self._kept + data
+        frames: list[bytes] = []
+        at, size = 0, len(data)
+        while size - at >= _HEAD_BYTES:
+            end = at + _HEAD_BYTES + (data[at] << 16 | data[at + 1] << 8 | data[at + 2])
+            if end - at > _MOST_FRAME_BYTES:
+                raise ValueError
+            if end > size:
+                break
+            frames.append(data[at:end])
+            at = end
+        self._kept = data[at:]
+        return frames
+
+
+class _Stream:
+    """One request. frames: its own, held until its header block has gone on."""
+
+    __slots__ = (
+        "deadline",
+        "frames",
+        "has_begun",
+        "has_ended",
+        "is_answered",
+        "is_over",
+        "is_sent",
+        "number",
+        "ticket",
+    )
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.ticket: Ticket | None = None
+        self.deadline: asyncio.TimerHandle | None = None
+        self.frames: list[bytes] = []
+        self.is_sent = False
+        self.has_ended = False
+        """The caller sends no more."""
+        self.has_begun = False
+        """Its answer has."""
+        self.is_answered = False
+        """By the component, to the end."""
+        self.is_over = False
+        """Left by its caller or answered by the relay: nothing of it goes through any more, in either direction."""
+
+
+class Http2Relay(asyncio.Protocol):
+    """One caller's connection."""
+
+    def __init__(self, component: Component, activator: "Activator") -> None:
+        self._component = component
+        self._activator = activator
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport = None  # type: ignore[assignment]
+        self._frames = Frames()
+        self._streams: dict[int, _Stream] = {}
+        """Those that go on; frames of others are dropped."""
+        self._queue: deque[_Stream | bytes] = deque()
+        """Streams whose header blocks have not gone on, and trailers that must not overtake them."""
+        self._block: list[bytes] = []
+        """The frames of a header block that is coming in pieces."""
+        self._block_passes = False
+        """Whether the answer's header block that is coming goes on to the caller."""
+        self._settings: bytes | None = None
+        """The caller's first, to be told to the component."""
+        self._preamble: list[bytes] = []
+        self._out: list[bytes] = []
+        """What goes to the component when all that was received has been looked at."""
+        self._own_acks = 1
+        """So many of the caller's acknowledgements are of the relay's own SETTINGS."""
+        self._last = 0
+        self._behind: _Behind | None = None
+        self._is_connecting = False
+        self._is_reading = False
+        self._is_closing = False
+        self._tasks = Tasks()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport  # type: ignore[assignment]
+        self._activator.relays.add(self)
+        self._transport.write(frame(_SETTINGS, 0, 0, _OWN_SETTINGS))
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._activator.relays.discard(self)
+        self._is_closing = True
+        self._drop_all()
+
+    def pause_writing(self) -> None:
+        if self._behind is not None:
+            self._behind.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        if self._behind is not None:
+            self._behind.transport.resume_reading()
+
+    def may_send(self, may: bool) -> None:
+        """Whether the connection behind takes more."""
+        if self._is_closing:
+            return
+        if may:
+            self._transport.resume_reading()
+        else:
+            self._transport.pause_reading()
+
+    def finish(self) -> None:
+        self._transport.write(frame(_GOAWAY, 0, 0, _LAST_STREAM.to_bytes(4, "big") + bytes(4)))
+        self._close_if_idle()
+
+    def abort(self) -> None:
+        self._transport.abort()
+
+    # From the caller.
+
+    def data_received(self, data: bytes) -> None:
+        if self._is_closing:
+            return
+        try:
+            frames = self._frames.feed(data)
+        except ValueError:
+            self._break(_FRAME_SIZE_ERROR)
+            return
+        self._is_reading = True
+        for one in frames:
+            self._take(one)
+            if self._is_closing:
+                return
+        self._is_reading = False
+        self._flush()
+
+    def _take(self, one: bytes) -> None:
+        """One of the caller's frames."""
+        kind, flags = one[3], one[4]
+        number = int.from_bytes(one[5:9], "big") & _LAST_STREAM
+        if self._settings is None:
+            if kind != _SETTINGS or flags & _ACK:
+                self._break(_PROTOCOL_ERROR)
+                return
+            self._settings = one
+            self._transport.write(frame(_SETTINGS, _ACK, 0))
+        elif kind == _HEADERS or kind == _CONTINUATION or self._block:
+            if (kind == _CONTINUATION) is not bool(self._block):
+                self._break(_PROTOCOL_ERROR)
+                return
+            self._block.append(one)
+            if flags & _END_HEADERS:
+                block, self._block = self._block, []
+                self._take_block(b"".join(block), number, bool(block[0][4] & _END_STREAM))
+        elif kind == _SETTINGS and flags & _ACK and self._own_acks:
+            self._own_acks -= 1
+        elif number:
+            self._take_of_stream(one, number, kind, flags)
+        elif self._behind is not None:
+            self._out.append(one)
+        elif kind == _PING and not flags & _ACK:
+            self._transport.write(frame(_PING, _ACK, 0, one[_HEAD_BYTES:]))
+        elif kind in (_SETTINGS, _WINDOW_UPDATE):
+            self._preamble.append(one)
+
+    def _take_block(self, block: bytes, number: int, has_ended: bool) -> None:
+        """A header block is whole: a request's, or its trailers."""
+        stream = self._streams.get(number)
+        if stream is not None:
+            stream.has_ended = has_ended
+            if stream.is_sent:
+                self._queue.append(block)
+                self._advance()
+            else:
+                stream.frames.append(block)
+            return
+        if number <= self._last or number % 2 == 0:  # trailers of a request that has been answered here are so rare
+            self._break(_PROTOCOL_ERROR)
+            return
+        self._last = number
+        stream = self._streams[number] = _Stream(number)
+        stream.has_ended = has_ended
+        stream.frames.append(block)
+        self._queue.append(stream)
+        is_connected = self._behind is not None and not self._behind.transport.is_closing()
+        stream.ticket = ticket = Ticket(self._advance, self._component.now_s())
+        try:
+            self._component.enter(ticket, is_connected)
+        except TorporError as error:
+            stream.ticket = None
+            self._respond(stream, error.http_status, ((b"retry-after", b"1"),))
+            self._advance()
+            return
+        if stream.ticket is ticket:
+            stream.deadline = self._loop.call_later(self._component.timeout_s, self._expired, stream)
+
+    def _take_of_stream(self, one: bytes, number: int, kind: int, flags: int) -> None:
+        if kind == _PRIORITY:
+            return
+        stream = self._streams.get(number)
+        if stream is None:
+            if kind == _DATA:
+                self._give_back(self._transport, one)
+            return
+        if stream.is_sent:
+            self._out.append(one)
+        else:
+            stream.frames.append(one)
+        if kind == _RST_STREAM:
+            self._end(stream)
+            self._advance()
+        elif kind == _DATA and flags & _END_STREAM:
+            stream.has_ended = True
+            if stream.is_answered:
+                del self._streams[number]
+
+    # To the component.
+
+    def _advance(self) -> None:
+        """Send on the header blocks whose turn it is, and what was held behind them."""
+        if self._is_closing:
+            return
+        if self._behind is None:
+            if any(isinstance(one, _Stream) and one.ticket and one.ticket.is_granted for one in self._queue):
+                self._connect()
+            return
+        while self._queue and _may_go(one := self._queue[0]):
+            self._queue.popleft()
+            if isinstance(one, bytes):
+                self._out.append(one)
+                continue
+            one.is_sent = True
+            if not one.is_over:
+                self._out += one.frames
+            else:
+                self._out += [held for held in one.frames if held[3] == _HEADERS]
+                self._out.append(_reset(one.number, _CANCEL))
+                for held in one.frames:
+                    self._give_back(self._transport, held)
+            one.frames = []
+        if not self._is_reading:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._out and self._behind is not None:
+            self._behind.transport.write(b"".join(self._out))
+            self._out = []
+
+    def _connect(self) -> None:
+        if not self._is_connecting:
+            self._is_connecting = True
+            self._tasks.start(self._open(), f"connection to {self._component.name}")
+
+    async def _open(self) -> None:
+        behind = _Behind(self)
+        try:
+            await self._loop.create_connection(lambda: behind, "127.0.0.1", self._component.port)
+        except OSError:
+            self.lost()
+            return
+        if self._is_closing:
+            behind.transport.abort()
+            return
+        assert self._settings is not None
+        settings = frame(_SETTINGS, 0, 0, self._settings[_HEAD_BYTES:] + _NO_TABLE_NO_PUSH)
+        behind.transport.write(b"".join([PREFACE, settings, *self._preamble]))
+        self._preamble = []
+        self._behind = behind
+        self._advance()
+
+    # From the component.
+
+    def answered(self, frames: list[bytes]) -> None:
+        passed: list[bytes] = []
+        for one in frames:
+            kind, flags = one[3], one[4]
+            number = int.from_bytes(one[5:9], "big") & _LAST_STREAM
+            if kind == _CONTINUATION:
+                if not self._block_passes:
+                    continue
+            elif number:
+                stream = self._streams.get(number)
+                if kind == _HEADERS:
+                    self._block_passes = stream is not None
+                if stream is None:
+                    if kind == _DATA and self._behind is not None:
+                        self._give_back(self._behind.transport, one)
+                    continue
+                if kind == _HEADERS:
+                    stream.has_begun = True
+                if kind == _RST_STREAM:
+                    del self._streams[number]
+                    self._release(stream, stream.is_answered)
+                elif flags & _END_STREAM and kind in (_DATA, _HEADERS):
+                    stream.is_answered = True
+                    if stream.has_ended:
+                        del self._streams[number]
+                    self._release(stream, True)
+            passed.append(one)
+        if passed and not self._is_closing:
+            self._transport.write(b"".join(passed))
+        self._close_if_idle()
+
+    def lost(self) -> None:
+        """The connection behind has closed, or could not be opened, or does not speak HTTP/2."""
+        if self._is_closing:
+            return
+        self._is_closing = True
+        for stream in [*self._streams.values()]:
+            if stream.is_answered:
+                continue
+            if stream.has_begun:
+                self._transport.write(_reset(stream.number, _INTERNAL_ERROR))
+            else:
+                self._respond(stream, 502 if stream.is_sent else 503, ())
+        self._break(_NO_ERROR)
+
+    # Ends of the relay's own.
+
+    def _expired(self, stream: _Stream) -> None:
+        if stream.has_begun:
+            self._transport.write(_reset(stream.number, _CANCEL))
+            self._end(stream)
+        else:
+            self._respond(stream, 504, ())
+        if stream.is_sent:
+            self._out.append(_reset(stream.number, _CANCEL))
+        self._advance()
+        self._close_if_idle()
+
+    def _respond(self, stream: _Stream, status: int, fields: tuple[tuple[bytes, bytes], ...]) -> None:
+        """A head that ends the stream. gRPC's clients read the status (502, 503 and 504 are UNAVAILABLE)."""
+        block = bytes((0x08, 3)) + b"%d" % status  # :status by its index, the value as it is, not for the table
+        for name, value in fields:
+            block += bytes((0x00, len(name))) + name + bytes((len(value),)) + value
+        self._transport.write(frame(_HEADERS, _END_HEADERS | _END_STREAM, stream.number, block))
+        if not stream.has_ended:
+            self._transport.write(_reset(stream.number, _NO_ERROR))
+        self._end(stream)
+
+    def _end(self, stream: _Stream) -> None:
+        """Nothing of it goes through any more."""
+        stream.is_over = True
+        self._streams.pop(stream.number, None)
+        self._release(stream, stream.is_answered)
+
+    def _release(self, stream: _Stream, is_answered: bool) -> None:
+        if stream.deadline is not None:
+            stream.deadline.cancel()
+        ticket, stream.ticket = stream.ticket, None
+        if ticket is not None:
+            self._component.leave(ticket, is_answered)
+
+    @staticmethod
+    def _give_back(transport: asyncio.Transport, one: bytes) -> None:
+        """Nobody will say that these bytes have been read: the connection's window would stay smaller."""
+        size = len(one) - _HEAD_BYTES
+        if one[3] == _DATA and size and not transport.is_closing():
+            transport.write(frame(_WINDOW_UPDATE, 0, 0, size.to_bytes(4, "big")))
+
+    def _break(self, code: int) -> None:
+        """End the connection."""
+        self._is_closing = True
+        self._transport.write(frame(_GOAWAY, 0, 0, self._last.to_bytes(4, "big") + code.to_bytes(4, "big")))
+        self._drop_all()
+        self._transport.close()
+
+    def _drop_all(self) -> None:
+        for stream in [*self._streams.values()]:
+            self._end(stream)
+        behind, self._behind = self._behind, None
+        if behind is not None:
+            behind.transport.abort()
+
+    def _close_if_idle(self) -> None:
+        if self._activator.is_finishing and not self._is_closing and not self._streams:
+            self._break(_NO_ERROR)
+
+
+def _may_go(one: _Stream | bytes) -> bool:
+    return isinstance(one, bytes) or one.is_over or (one.ticket is not None and one.ticket.is_granted)
+
+
+def _reset(stream: int, code: int) -> bytes:
+    return frame(_RST_STREAM, 0, stream, code.to_bytes(4, "big"))
+
+
+class _Behind(asyncio.Protocol):
+    """The connection to the component."""
+
+    def __init__(self, relay: Http2Relay) -> None:
+        self._relay = relay
+        self._frames = Frames()
+        self._own_acks = 1
+        self.transport: asyncio.Transport = None  # type: ignore[assignment]
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport  # type: ignore[assignment]
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            frames = self._frames.feed(data)
+        except ValueError:
+            self.transport.abort()
+            self._relay.lost()
+            return
+        if self._own_acks and frames:
+            # The caller's SETTINGS have been acknowledged to it already.
+            at = next((at for at, one in enumerate(frames) if one[3] == _SETTINGS and one[4] & _ACK), None)
+            if at is not None:
+                del frames[at]
+                self._own_acks -= 1
+        self._relay.answered(frames)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._relay.lost()
+
+    def pause_writing(self) -> None:
+        self._relay.may_send(False)
+
+    def resume_writing(self) -> None:
+        self._relay.may_send(True)
