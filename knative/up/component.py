@@ -162,8 +162,8 @@ class Component:
             held = f", {self.scale.requests} waiting" if self.scale.requests else ""
             self._terminal.say(f"{self.name} {why}{held}")
         elif self.state is State.STOPPING:
-            self._terminal.say(f"{self.name} falls asleep: no request for {self.service.autoscaling.window_s:g} s"
-                               if not self.scale.is_closing else f"{self.name} stops")  # fmt: skip
+            why = "stops" if self.scale.is_closing else f"falls asleep: no request for {self.scale.idle_s:g} s"
+            self._terminal.say(f"{self.name} {why}")
 
     async def _run(self) -> None:
         """One instance from its start to its end."""

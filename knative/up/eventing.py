@@ -93,7 +93,8 @@ class Eventing:
             raise UpError(f"{brokers[1].where}: a second Broker, must be one here")
         for trigger in triggers:
             if not brokers or trigger.spec.get("broker", "default") != brokers[0].name:
-                raise UpError(f"{trigger.where}: Trigger {trigger.name} is of broker {trigger.spec.get('broker')!r}, which is not in the files")  # fmt: skip
+                name = trigger.spec.get("broker", "default")
+                raise UpError(f"{trigger.where}: Trigger {trigger.name}: broker {name!r} is not in the files")
         self._triggers = triggers
         self._folder = folder
         self._terminal = terminal
@@ -122,9 +123,9 @@ class Eventing:
         """Return when it takes events. Raises UpError."""
         file = self._folder / "triggers.toml"
         file.write_text(trigger_tables(self._triggers, addresses, self._terminal.say))
-        command = [
-            str(Path(sys.executable).with_name("torpor")), "events", "broker", "--triggers", str(file), "--port", str(port), "--nats", self.nats_url,
-        ]  # fmt: skip
+        torpor = str(Path(sys.executable).with_name("torpor"))
+        options = ["--triggers", str(file), "--port", str(port), "--nats", self.nats_url]
+        command = [torpor, "events", "broker", *options]
         self._broker = Instance(
             Process(command, environment, 0), port, "/readyz", lambda text: self._terminal.line("broker", text)
         )

@@ -1,7 +1,7 @@
 """HTTP/2, and gRPC in it, between a caller and a component: frames go on as they are, in both directions (RFC 9113).
 
-What is this relay's own: it answers the caller's first SETTINGS, and PINGs, while there is nobody behind; it holds the frames of
-a stream until its request may go; and it answers where the component does not. Header blocks depend on those before them
+What is this relay's own: it answers the caller's first SETTINGS, and PINGs, while there is nobody behind; it holds a stream's
+frames until its request may go; and it answers where the component does not. Header blocks depend on those before them
 (RFC 7541), so a request's goes to the component even when nobody wants its answer, with RST_STREAM behind it, and always in
 the order of arrival. Answers' blocks may be left out, since the component is told to use no table for them.
 
@@ -189,7 +189,7 @@ class Http2Relay(asyncio.Protocol):
                 return
             self._settings = one
             self._transport.write(frame(_SETTINGS, _ACK, 0))
-        elif kind == _HEADERS or kind == _CONTINUATION or self._block:
+        elif kind in (_HEADERS, _CONTINUATION) or self._block:
             if (kind == _CONTINUATION) is not bool(self._block):
                 self._break(_PROTOCOL_ERROR)
                 return

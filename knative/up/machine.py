@@ -31,7 +31,7 @@ from .terminal import Terminal
 class Settings:
     """port: of the first component; the other components, the page and the broker take those behind it. 0: free ones.
 
-    folder: of models that were fetched, and of NATS' data. maps: FROM and TO for command, arguments, environment and storageUri.
+    folder: of models that were fetched, and of NATS' data. maps: FROM and TO of `--map`.
     images: patterns of those whose entrypoint is `torpor serve`.
     """
 

@@ -1,6 +1,6 @@
 """The live page: one HTML file that asks for `/state.json` once a second. It needs nothing from outside this machine."""
 
-import asyncio
+import time
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
@@ -30,7 +30,6 @@ class Page:
         self._components = components
         self._addresses = addresses
         self._terminal = terminal
-        self._loop = asyncio.get_running_loop()
         self._batches: dict[str, dict[str, float]] = {}
         self._events: list[dict[str, object]] = []
         self._looked_s = -_LOOK_S
@@ -76,7 +75,7 @@ class Page:
         return error_body(str(error)), JSON
 
     def _state(self) -> dict[str, Any]:
-        now_s = self._loop.time()
+        now_s = time.monotonic()
         return {
             "components": [self._component(component, now_s) for component in self._components],
             "events": self._events,
@@ -95,7 +94,7 @@ class Page:
             "address": self._addresses.get(component.name, ""),
             "state": component.state.value,
             "since_s": now_s - component.since_s,
-            "sleeps_after_s": None if scaling.min_scale else scaling.window_s + scaling.retention_s,
+            "sleeps_after_s": None if scaling.min_scale else component.scale.idle_s,
             "in_flight": component.gate.inside,
             "waiting": component.gate.waiting,
             "concurrency": scaling.container_concurrency,
@@ -115,7 +114,7 @@ class Page:
 
     def _look(self) -> None:
         """Ask the processes, at most once a second, and not while nobody looks."""
-        now_s = self._loop.time()
+        now_s = time.monotonic()
         if now_s - self._looked_s >= _LOOK_S:
             self._looked_s = now_s
             self._tasks.start(self._ask(), "page")

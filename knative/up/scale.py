@@ -44,8 +44,8 @@ class Scale:
         self.is_closing = False
         self._stays = autoscaling.min_scale > 0
         self._was_ready = autoscaling.initial_scale == 0
-        self._idle_s = autoscaling.window_s + autoscaling.scale_down_delay_s + autoscaling.retention_s
-        self._idle_since_s = -math.inf
+        self.idle_s = autoscaling.window_s + autoscaling.scale_down_delay_s + autoscaling.retention_s
+        self.idle_since_s = -math.inf
         self._ready_since_s = -math.inf
         self._again_s = -math.inf
 
@@ -56,7 +56,7 @@ class Scale:
     def ended(self, now_s: float) -> None:
         """A request has been answered, or its caller has left."""
         self.requests -= 1
-        self._idle_since_s = now_s
+        self.idle_since_s = now_s
 
     def close(self) -> None:
         """Finish what is under way, then stop for good."""
@@ -67,7 +67,7 @@ class Scale:
         if self.state is State.STARTING:
             self.state = State.AWAKE
             self._was_ready = True
-            self._ready_since_s = self._idle_since_s = now_s
+            self._ready_since_s = self.idle_since_s = now_s
 
     def exited(self, now_s: float) -> None:
         """The instance has ended, asked or not."""
@@ -105,11 +105,11 @@ class Scale:
         if self.state is State.CRASHED:
             return self._again_s
         if self.state is State.AWAKE and not (self.requests or self._stays or self.is_closing):
-            return self._idle_since_s + self._idle_s
+            return self.idle_since_s + self.idle_s
         return None
 
     def _is_called_for(self) -> bool:
         return self.requests > 0 or (not self.is_closing and (self._stays or not self._was_ready))
 
     def _may_stay(self, now_s: float) -> bool:
-        return self._is_called_for() or (not self.is_closing and now_s < self._idle_since_s + self._idle_s)
+        return self._is_called_for() or (not self.is_closing and now_s < self.idle_since_s + self.idle_s)

@@ -26,10 +26,12 @@ def model_folder(
     if parts.scheme == "pvc":
         claim = folder / "pvc" / parts.netloc
         if not claim.is_dir():
-            raise UpError(f"{where}: {uri}: the claim is not here: put it at {claim}, or say --map {parts.scheme}://{parts.netloc}=FOLDER")  # fmt: skip
+            hint = f"put it at {claim}, or say --map pvc://{parts.netloc}=FOLDER"
+            raise UpError(f"{where}: {uri}: the claim is not here: {hint}")
         return _existing(claim / parts.path.lstrip("/"), uri, where)
     if parts.scheme not in _FETCHED:
-        raise UpError(f"{where}: storageUri {uri!r} cannot be fetched here, must be file://, pvc:// or one of {', '.join(_FETCHED)}")  # fmt: skip
+        allowed = ", ".join(f"{scheme}://" for scheme in ("file", "pvc", *_FETCHED))
+        raise UpError(f"{where}: storageUri {uri!r} cannot be had here, must be one of {allowed}")
     return _fetched(uri, where, folder / "models", say)
 
 
