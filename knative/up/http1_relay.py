@@ -21,6 +21,7 @@ from torpor.predictors.serving.http1_head import MAX_HEAD_BYTES, ChunkedBody, re
 from torpor.predictors.serving.rest import error_body
 from torpor.predictors.serving.tasks import Tasks
 
+from .behind import connected
 from .component import Component
 from .gate import Ticket
 from .http1_answer import Answer
@@ -166,23 +167,18 @@ class Http1Relay(asyncio.Protocol):
     def _go(self) -> None:
         """The request may go."""
         behind = self._behind
-        if behind is not None and behind.generation == self._component.generation and not behind.transport.is_closing():
+        if behind is not None and behind.generation == self.generation and not behind.transport.is_closing():
             self._flush()
             return
         self._drop_behind()
         self._tasks.start(self._connect(), f"connection to {self._component.name}")
 
     async def _connect(self) -> None:
-        component = self._component
         ticket = self._ticket
-        behind = _Behind(self, component.generation)
-        try:
-            await self._loop.create_connection(lambda: behind, "127.0.0.1", component.port)
-        except OSError as error:
-            if self._ticket is ticket and ticket is not None:
-                self._fail(PredictorFailed(f"{component.name} cannot be reached: {error.strerror or error}"))
+        behind = await connected(self._component, lambda: _Behind(self), lambda: self._ticket is ticket)
+        if behind is None:
             return
-        if self._is_closing or self._ticket is not ticket:
+        if self._ticket is not ticket:
             behind.transport.abort()
             return
         self._behind = behind
@@ -223,6 +219,11 @@ class Http1Relay(asyncio.Protocol):
             self._complete(keeps_alive=False)
         else:
             self._fail(PredictorFailed(f"{self._component.name} closed the connection before its answer had ended"))
+
+    @property
+    def generation(self) -> int:
+        """Which instance of the component there is."""
+        return self._component.generation
 
     def may_send(self, may: bool) -> None:
         """Whether the connection behind takes more of the request."""
@@ -309,9 +310,9 @@ class Http1Relay(asyncio.Protocol):
 class _Behind(asyncio.Protocol):
     """The connection to the component."""
 
-    def __init__(self, relay: Http1Relay, generation: int) -> None:
+    def __init__(self, relay: Http1Relay) -> None:
         self._relay = relay
-        self.generation = generation
+        self.generation = relay.generation
         self.transport: asyncio.Transport = None  # type: ignore[assignment]
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

@@ -16,6 +16,7 @@ from torpor.predictors.errors import TorporError
 from torpor.predictors.serving.http2 import PREFACE
 from torpor.predictors.serving.tasks import Tasks
 
+from .behind import connected
 from .component import Component
 from .gate import Ticket
 
@@ -266,7 +267,7 @@ class Http2Relay(asyncio.Protocol):
         if self._is_closing:
             return
         if self._behind is None:
-            if any(isinstance(one, _Stream) and one.ticket and one.ticket.is_granted for one in self._queue):
+            if self._is_wanted():
                 self._connect()
             return
         while self._queue and _may_go(one := self._queue[0]):
@@ -296,12 +297,13 @@ class Http2Relay(asyncio.Protocol):
             self._is_connecting = True
             self._tasks.start(self._open(), f"connection to {self._component.name}")
 
+    def _is_wanted(self) -> bool:
+        return not self._is_closing and any(isinstance(one, _Stream) and _was_granted(one) for one in self._queue)
+
     async def _open(self) -> None:
-        behind = _Behind(self)
-        try:
-            await self._loop.create_connection(lambda: behind, "127.0.0.1", self._component.port)
-        except OSError:
-            self.lost()
+        behind = await connected(self._component, lambda: _Behind(self), self._is_wanted)
+        self._is_connecting = False
+        if behind is None:
             return
         if self._is_closing:
             behind.transport.abort()
@@ -347,7 +349,7 @@ class Http2Relay(asyncio.Protocol):
         self._close_if_idle()
 
     def lost(self) -> None:
-        """The connection behind has closed, or could not be opened, or does not speak HTTP/2."""
+        """The connection behind has closed, or does not speak HTTP/2."""
         if self._is_closing:
             return
         self._is_closing = True
@@ -423,7 +425,11 @@ class Http2Relay(asyncio.Protocol):
 
 
 def _may_go(one: _Stream | bytes) -> bool:
-    return isinstance(one, bytes) or one.is_over or (one.ticket is not None and one.ticket.is_granted)
+    return isinstance(one, bytes) or one.is_over or _was_granted(one)
+
+
+def _was_granted(stream: _Stream) -> bool:
+    return stream.ticket is not None and stream.ticket.is_granted
 
 
 def _reset(stream: int, code: int) -> bytes:
