@@ -12,7 +12,7 @@ from torpor.predictors.serving.http2 import PREFACE
 from torpor.predictors.serving.server import BACKLOG
 
 from .component import Component
-from .documents import UpError
+from .documents import UpError, reason_of
 from .http1_relay import Http1Relay
 from .http2_relay import Http2Relay
 
@@ -45,7 +45,7 @@ class Activator:
             )
         except OSError as error:
             raise UpError(
-                f"port {port} on {host}, for {self._component.name}: {error.strerror or error}; choose others by --port"
+                f"port {port} on {host}, for {self._component.name}: {reason_of(error)}; choose others by --port"
             ) from error
         return int(self._server.sockets[0].getsockname()[1])
 

@@ -1,5 +1,6 @@
 """The documents of YAML files, with the file and line of each, for messages."""
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,11 @@ from typing import Any
 
 class UpError(Exception):
     """What `torpor up` cannot run as it stands: the text names where, what, and what to do."""
+
+
+def reason_of(error: OSError) -> str:
+    """Without what Python and uvloop write around it."""
+    return os.strerror(error.errno).lower() if error.errno else str(error)
 
 
 @dataclass(frozen=True)

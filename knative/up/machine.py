@@ -18,7 +18,7 @@ from . import own_metrics
 from .activator import Activator
 from .component import Component
 from .container import Process, Surroundings, process_of
-from .documents import UpError
+from .documents import UpError, reason_of
 from .eventing import Eventing
 from .instance import free_port
 from .page import Page
@@ -103,7 +103,7 @@ class Machine:
         try:
             settings.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UpError(f"--state {settings.folder}: {error.strerror or error}") from error
+            raise UpError(f"--state {settings.folder}: {reason_of(error)}") from error
         for left in self._plan.left_out:
             say(f"{left} is not run here")
         ports = itertools.count(settings.port) if settings.port else itertools.repeat(0)

@@ -14,7 +14,7 @@ from torpor.predictors.serving.tasks import Tasks
 
 from . import own_metrics
 from .component import Component
-from .documents import UpError
+from .documents import UpError, reason_of
 from .scale import State
 from .terminal import Terminal
 
@@ -44,7 +44,7 @@ class Page:
             return await self._server.start()
         except OSError as error:
             raise UpError(
-                f"port {port} on {host}, for the page: {error.strerror or error}; choose others by --port"
+                f"port {port} on {host}, for the page: {reason_of(error)}; choose others by --port"
             ) from error
 
     async def stop(self) -> None:
