@@ -1,0 +1,1 @@
+"""`torpor plan`: what a predictor needs on Knative for its traffic, measured and simulated."""
