@@ -139,25 +139,31 @@ class Scale(NamedTuple):
 
 
 class Kpa:
-    """One revision from its deployment on, which begins with the initial scale.
+    """One revision from its deployment at `now` on, which begins with the initial scale."""
 
-    asleep: it was deployed, ready, and scaled to zero long ago.
-    """
-
-    def __init__(self, scaling: Autoscaling, now: float = 0.0, *, asleep: bool = False) -> None:
+    def __init__(self, scaling: Autoscaling, now: float = 0.0) -> None:
         self.scaling = scaling
-        self.desired = 0 if asleep else -1  # -1: nothing is known yet
-        self.activity = Activity.INACTIVE if asleep else Activity.ACTIVATING
-        self.pods = 0 if asleep else max(scaling.initial_scale, scaling.min_scale)
+        self.desired = -1  # nothing is known yet
+        self.activity = Activity.ACTIVATING
+        self.pods = max(scaling.initial_scale, scaling.min_scale)
         burst = scaling.target_burst_capacity
         total = scaling.pod_target * 100 / scaling.target_utilization_percentage
         self.excess_burst = burst if burst <= 0 else float(int(scaling.initial_scale * total - burst))
-        self._initialized = asleep
-        self._since_s = -math.inf if asleep else now
-        self._proxied_since_s: float | None = -math.inf if asleep else now
+        self._initialized = False
+        self._since_s = now
+        self._proxied_since_s: float | None = now
         self._stable = Window(scaling.window_s)
         self._panic = Window(scaling.panic_window_s)
         self._decider = Decider(scaling, now)
+
+    @classmethod
+    def at_rest(cls, scaling: Autoscaling, pods: int) -> "Kpa":
+        """A revision that was deployed long ago and has had no requests of late; its `pods`, 0 for none, are ready."""
+        kpa = cls(scaling, -math.inf)
+        kpa.desired = kpa.pods = pods
+        kpa.activity = Activity.ACTIVE if pods else Activity.INACTIVE
+        kpa._initialized = True
+        return kpa
 
     @property
     def panicking(self) -> bool:

@@ -17,11 +17,12 @@ from itertools import count
 
 from ..kpa import Kpa
 from .outcome import Outcome
-from .pod import Pod, Request
+from .pod import Pod
+from .request import Request
 from .setup import Setup
 from .traffic import Traffic
 
-_ACTIVATOR_QUEUE = 10_000
+ACTIVATOR_QUEUE = 10_000
 """Requests that an activator holds for a revision; more are refused (pkg/activator/net/throttler.go)."""
 
 Progress = Callable[[float], None]
@@ -44,7 +45,7 @@ class _Simulation:
         self._seconds = setup.batch_seconds()
         self._around_s = setup.around_s
         self._limit = setup.scaling.container_concurrency
-        self._kpa = Kpa(setup.scaling, 0.0, asleep=True)
+        self._kpa = Kpa.at_rest(setup.scaling, awake)
         self._outcome = Outcome.over(traffic.duration_s)
         self._slot_s, self._slots = self._outcome.slot_s, self._outcome.slots
         # (time, sequence, what is called with the time and what it is called with)
@@ -70,21 +71,17 @@ class _Simulation:
         arrivals = iter(self._traffic.arrivals())
         following = next(arrivals, None)
         if following is not None:
-            self._axes = len(following.call.sizes)
+            self._axes = len(following.sizes)
         for _ in range(self._awake):
             self._start_pod(-self._setup.start_s)
-        if self._awake:
-            self._kpa = Kpa(self._setup.scaling, -60.0)
-            while self._starting:
-                self._get_ready(0.0, self._starting[0])
-            self._kpa.desired = self._awake
-            self._scale(0.0)
+        self._ready, self._starting = self._starting, []
+        self._scale(0.0)
         self._push(1.0, self._report, None)
         while following is not None or self._in_flight or self._flight_since_s < outcome.duration_s:
-            if following is not None and following.arrival_s <= events[0][0]:
-                now, call = following
+            if following is not None and following.sent_s <= events[0][0]:
+                now, request = following.sent_s, following
                 following = next(arrivals, None)
-                self._arrive(Request(call, now), now)
+                self._arrive(request, now)
             else:
                 now, _, happens, pod = heappop(events)
                 if pod is None:
@@ -103,7 +100,6 @@ class _Simulation:
         slot = self._slots[int(now / self._slot_s)]
         slot.requests += 1
         if not self._ready:
-            request.cold = True
             slot.cold += 1
             self._outcome.cold += 1
         self._outcome.requests += 1
@@ -115,7 +111,7 @@ class _Simulation:
                 self._scale(now)
             pod = None if self._waiting else self._free_pod()
             if pod is None:
-                if len(self._waiting) >= _ACTIVATOR_QUEUE:
+                if len(self._waiting) >= ACTIVATOR_QUEUE:
                     self._leave(request, now, refused=True)
                 else:
                     self._waiting.append(request)
@@ -147,6 +143,8 @@ class _Simulation:
         return None
 
     def _step(self, now: float, pod: Pod) -> None:
+        if pod.is_idle:
+            return
         if pod.running is None:
             for request in pod.expired(now):
                 self._leave(request, now, timed_out=True)

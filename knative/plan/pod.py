@@ -7,28 +7,16 @@ import math
 from collections import deque
 from collections.abc import Callable
 
-from torpor.predictors.batching.load import FAMILY, Call
 from torpor.predictors.batching.bucket import Bucket, rounded
+from torpor.predictors.batching.load import FAMILY
 from torpor.predictors.batching.policy import Batch, BatchingPolicy, BatchingSettings
 from torpor.predictors.batching.run_times import WARM_UP_SIZE, RunTimes
 from torpor.predictors.errors import InvalidInput, QueueFull
 
-_DEEP = 10
+from .request import Request
+
+DEEP = 10
 """queue-proxy queues so many times containerConcurrency, and refuses more (knative/serving, pkg/queue/sharedmain)."""
-
-
-class Request(Call):
-    """A call on its way; cold: it came while no pod was ready."""
-
-    cold = False
-
-    def __init__(self, call: Call, sent_s: float) -> None:
-        self.rows, self.bucket = call.rows, call.bucket
-        self.sizes, self.cells, self.patience_s = call.sizes, call.cells, call.patience_s
-        self.answered_rows = 0
-        self.sent_s = sent_s
-        if call.patience_s is not None:
-            self.deadline_s = sent_s + call.patience_s
 
 
 class Pod:
@@ -59,13 +47,18 @@ class Pod:
             self._policy.run_times.observe(rows, bucket, seconds(rows, bucket.cells))
 
     @property
+    def is_idle(self) -> bool:
+        """There is nothing to begin."""
+        return not self._policy.queued_rows
+
+    @property
     def has_room(self) -> bool:
         return self.in_flight < self._limit
 
     def offer(self, request: Request, now: float) -> bool:
         """False: refused."""
         if self.in_flight >= self._limit:
-            if len(self._queue) >= _DEEP * self._limit:
+            if len(self._queue) >= DEEP * self._limit:
                 return False
             self._queue.append(request)
             return True

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from torpor.predictors.settings import SettingError
 
 from ..durations import seconds
-from .traffic import TICK_S
+from .traffic import STEP_S
 
 _RATE = r"(\d+(?:\.\d+)?)/(s|min|h)"
 _TIME = r"(\S+)"
@@ -32,7 +32,7 @@ _LONGEST_S = 31 * 86_400
 
 
 def rates(text: str) -> list[float]:
-    """Requests a second of each tick. Raises SettingError that names the part."""
+    """Requests a second of each second. Raises SettingError that names the part."""
     found: list[float] = []
     for part in re.split(r"\s+then\s+", text.strip()):
         words = " ".join(part.split())
@@ -45,14 +45,14 @@ def rates(text: str) -> list[float]:
                 f"--shape: {part!r}, must be like 'poisson 100/s for 1h', 'quiet for 10m', 'ramp 0/s to 50/s for 5m', "
                 "'daily 2/s to 40/s for 24h' or 'bursts 200/s of 30s every 10m for 6h'"
             )
-    if len(found) * TICK_S > _LONGEST_S:
-        raise SettingError(f"--shape: {len(found) * TICK_S:g} s in all, must be in [2, {_LONGEST_S}]")
+    if len(found) * STEP_S > _LONGEST_S:
+        raise SettingError(f"--shape: {len(found) * STEP_S:g} s in all, must be in [1, {_LONGEST_S}]")
     return found
 
 
 def _part(words: str, *groups: str) -> list[float]:
-    ticks = _ticks(words, groups[-1])
-    return [_rate(words, groups)(tick * TICK_S, ticks * TICK_S) for tick in range(ticks)]
+    steps = _steps(words, groups[-1])
+    return [_rate(words, groups)(step * STEP_S, steps * STEP_S) for step in range(steps)]
 
 
 def _rate(words: str, groups: tuple[str, ...]) -> Callable[[float, float], float]:
@@ -64,7 +64,7 @@ def _rate(words: str, groups: tuple[str, ...]) -> Callable[[float, float], float
     if kind == "poisson":
         return lambda at_s, length_s: low
     if kind == "bursts":
-        burst_s, every_s = _ticks(words, groups[2]) * TICK_S, _ticks(words, groups[3]) * TICK_S
+        burst_s, every_s = _steps(words, groups[2]) * STEP_S, _steps(words, groups[3]) * STEP_S
         between = _per_s(groups[4], groups[5]) if groups[4] else 0.0
         return lambda at_s, length_s: low if at_s % every_s < burst_s else between
     high = _per_s(groups[2], groups[3])
@@ -78,11 +78,11 @@ def _per_s(number: str, unit: str) -> float:
     return float(number) * _PER_S[unit]
 
 
-def _ticks(words: str, text: str) -> int:
+def _steps(words: str, text: str) -> int:
     try:
         value_s = seconds(text)
     except ValueError as error:
         raise SettingError(f"--shape: {words!r}: {error}") from None
-    if not TICK_S <= value_s <= _LONGEST_S:
-        raise SettingError(f"--shape: {words!r}: {text} must be in [2s, {_LONGEST_S}s]")
-    return round(value_s / TICK_S)
+    if not STEP_S <= value_s <= _LONGEST_S:
+        raise SettingError(f"--shape: {words!r}: {text} must be in [1s, {_LONGEST_S}s]")
+    return round(value_s / STEP_S)

@@ -1,6 +1,6 @@
 """The requests that a plan is made for: of a file, of a described shape, of rates that Prometheus has seen.
 
-Where rates are known and no requests, these are drawn as Poisson has them, by a seed: first how many come in each tick, then
+Where rates are known and no requests, these are drawn as Poisson has them, by a seed: first how many come in each second, then
 when within it. So the simulation by requests and the one by ticks see the same.
 """
 
@@ -11,10 +11,13 @@ from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
 
-from torpor.predictors.batching.load import Arrival, Call, Lengths
+from torpor.predictors.batching.load import Lengths
 from torpor.predictors.batching.trace import Trace
 
-TICK_S = 2.0
+from .request import Request
+
+STEP_S = 1.0
+"""Counts are of a second each: what pods and activator report to the autoscaler."""
 
 
 @dataclass(frozen=True)
@@ -24,12 +27,12 @@ class Mix:
     rows: int = 1
     lengths: Lengths | None = None
 
-    def draw(self, chance: random.Random) -> Call:
-        return Call(self.rows, () if self.lengths is None else self.lengths.draw(chance))
+    def draw(self, sent_s: float, chance: random.Random) -> Request:
+        return Request(sent_s, self.rows, () if self.lengths is None else self.lengths.draw(chance))
 
 
 class Traffic(ABC):
-    """Requests from 0 to a whole number of ticks."""
+    """Requests from 0 to a whole number of seconds."""
 
     @property
     @abstractmethod
@@ -38,23 +41,23 @@ class Traffic(ABC):
     @property
     @abstractmethod
     def counts(self) -> Sequence[int]:
-        """How many come in each tick."""
+        """How many come in each second."""
 
     @abstractmethod
-    def arrivals(self) -> Iterator[Arrival]:
-        """In order of time; each time new calls, the same."""
+    def arrivals(self) -> Iterator[Request]:
+        """In order of time; each time new ones, the same."""
 
     @abstractmethod
     def part(self, begin_s: float, end_s: float) -> "Traffic":
-        """The same requests of a stretch, whose bounds are whole ticks; its time begins at 0."""
+        """The same requests of a stretch, whose bounds are whole seconds; its time begins at 0."""
 
     @abstractmethod
-    def sample(self, chance: random.Random) -> Call:
-        """A call like those that come."""
+    def sample(self, sent_s: float, chance: random.Random) -> Request:
+        """A request like those that come."""
 
     @property
     def duration_s(self) -> float:
-        return len(self.counts) * TICK_S
+        return len(self.counts) * STEP_S
 
     @property
     def requests(self) -> int:
@@ -66,20 +69,20 @@ class Traffic(ABC):
 
     def busiest_s(self, seconds: float) -> tuple[float, float]:
         """(begin, end) of the `seconds` that have most requests, or all of it."""
-        ticks = math.ceil(seconds / TICK_S)
-        if ticks >= len(self.counts):
+        spans = math.ceil(seconds / STEP_S)
+        if spans >= len(self.counts):
             return 0.0, self.duration_s
-        current = most = sum(self.counts[:ticks])
+        current = most = sum(self.counts[:spans])
         begin = 0
-        for first in range(1, len(self.counts) - ticks + 1):
-            current += self.counts[first + ticks - 1] - self.counts[first - 1]
+        for first in range(1, len(self.counts) - spans + 1):
+            current += self.counts[first + spans - 1] - self.counts[first - 1]
             if current > most:
                 begin, most = first, current
-        return begin * TICK_S, (begin + ticks) * TICK_S
+        return begin * STEP_S, (begin + spans) * STEP_S
 
 
 class Drawn(Traffic):
-    """Poisson arrivals at `rates` a second, one for each tick."""
+    """Poisson arrivals at `rates` a second, one for each second."""
 
     name = ""
     counts: Sequence[int] = ()
@@ -87,32 +90,32 @@ class Drawn(Traffic):
     def __init__(self, name: str, rates: Sequence[float], mix: Mix | None = None, seed: int = 0) -> None:
         import numpy as np  # here, since `torpor serve` knows of this command too
 
-        means = np.asarray(rates, float) * TICK_S
+        means = np.asarray(rates, float) * STEP_S
         self.name = name
         self.counts = np.random.default_rng(seed).poisson(means).tolist()
         self._mix = mix or Mix()
         self._seed = seed
         self._first = 0
 
-    def arrivals(self) -> Iterator[Arrival]:
+    def arrivals(self) -> Iterator[Request]:
         draw = self._mix.draw
-        for tick, count in enumerate(self.counts):
+        for second, count in enumerate(self.counts):
             if count:
-                chance = random.Random(self._seed << 32 | self._first + tick)
-                begin_s = tick * TICK_S
+                chance = random.Random(self._seed << 32 | self._first + second)
+                begin_s = second * STEP_S
                 for at in sorted([chance.random() for _ in range(count)]):
-                    yield Arrival(begin_s + TICK_S * at, draw(chance))
+                    yield draw(begin_s + STEP_S * at, chance)
 
     def part(self, begin_s: float, end_s: float) -> "Drawn":
-        first, last = round(begin_s / TICK_S), round(end_s / TICK_S)
+        first, last = round(begin_s / STEP_S), round(end_s / STEP_S)
         part = copy(self)
         part.name = f"{self.name}, {begin_s:g} s to {end_s:g} s"
         part.counts = self.counts[first:last]
         part._first += first
         return part
 
-    def sample(self, chance: random.Random) -> Call:
-        return self._mix.draw(chance)
+    def sample(self, sent_s: float, chance: random.Random) -> Request:
+        return self._mix.draw(sent_s, chance)
 
 
 RecordedCall = tuple[float, int, tuple[int, ...], float | None]
@@ -124,30 +127,30 @@ class Recorded(Traffic):
     name = ""
     counts: Sequence[int] = ()
 
-    def __init__(self, name: str, calls: Sequence[RecordedCall], ticks: int) -> None:
+    def __init__(self, name: str, calls: Sequence[RecordedCall], seconds: int) -> None:
         self.name = name
-        self.counts = [0] * ticks
+        self.counts = [0] * seconds
         self._calls = calls
         for arrival_s, *_ in calls:
-            self.counts[int(arrival_s / TICK_S)] += 1
+            self.counts[int(arrival_s / STEP_S)] += 1
 
     @classmethod
     def of(cls, name: str, trace: Trace) -> "Recorded":
-        """The first request comes at 0; the time ends with the tick of the last one."""
+        """The first request comes at 0; the time ends with the second of the last one."""
         found = [*trace.scheduled()]
         first_s = found[0].arrival_s
         calls = [(at_s - first_s, call.rows, call.sizes, call.patience_s) for at_s, call in found]
-        return cls(name, calls, int(calls[-1][0] / TICK_S) + 1)
+        return cls(name, calls, int(calls[-1][0] / STEP_S) + 1)
 
-    def arrivals(self) -> Iterator[Arrival]:
+    def arrivals(self) -> Iterator[Request]:
         for arrival_s, rows, sizes, patience_s in self._calls:
-            yield Arrival(arrival_s, Call(rows, sizes, patience_s))
+            yield Request(arrival_s, rows, sizes, patience_s)
 
     def part(self, begin_s: float, end_s: float) -> "Recorded":
         calls = [(at_s - begin_s, *rest) for at_s, *rest in self._calls if begin_s <= at_s < end_s]
         name = f"{self.name}, {begin_s:g} s to {end_s:g} s"
-        return Recorded(name, calls, round((end_s - begin_s) / TICK_S))
+        return Recorded(name, calls, round((end_s - begin_s) / STEP_S))
 
-    def sample(self, chance: random.Random) -> Call:
+    def sample(self, sent_s: float, chance: random.Random) -> Request:
         _, rows, sizes, patience_s = chance.choice(self._calls)
-        return Call(rows, sizes, patience_s)
+        return Request(sent_s, rows, sizes, patience_s)
