@@ -126,6 +126,11 @@ class Executor:
             if torch_device is not None:
                 self._tuning.apply(self._model, torch_device)
 
+    @property
+    def instance(self) -> object:
+        """The user's, once it is loaded."""
+        return self._model
+
     def unload(self) -> None:
         """Call the class's `unload`, if it has one, drop the instance and all buffers, and give their memory back."""
         unload = getattr(self._model, "unload", None)
