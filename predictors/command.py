@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torpor.knative.validate_command import add_command as add_validate
+from torpor.knative.plan_command import add_command as add_plan
 from torpor.transformers.features_command import add_command as add_features
 
 from .catalog import Catalog, ModelClass, ModelFolder, Outside, find_model_file, is_model_folder, version_folder
@@ -126,6 +127,7 @@ def _parser() -> argparse.ArgumentParser:
     add_validate(commands)
     add_events(commands)
     add_up(commands)
+    add_plan(commands)
 
     completion = commands.add_parser("completion", help="print a shell's completion script")
     completion.add_argument("shell", choices=("bash", "zsh", "tcsh"))
