@@ -56,10 +56,13 @@ def add_command(commands: Any) -> None:
     traffic.add_argument("--trace", type=Path, metavar="FILE",
                          help="requests from a file, as for `torpor simulate`: CSV or JSON lines")  # fmt: skip
     traffic.add_argument("--shape", metavar="TEXT",
-                         help="in words: 'poisson 100/s for 1h', 'daily 2/s to 40/s for 24h', 'bursts 200/s of 30s every 10m for 6h', "
+                         help="in words: 'poisson 100/s for 1h', 'daily 2/s to 40/s for 24h', "
+                         "'bursts 200/s of 30s every 10m for 6h', "
                          "'ramp 0/s to 50/s for 5m', 'quiet for 10m', joined by 'then'")  # fmt: skip
     traffic.add_argument("--prometheus", metavar="URL", help="a Prometheus that has seen it, with --query")
-    traffic.add_argument("--query", metavar="PROMQL", help="requests a second, such as sum(rate(torpor_requests_total[1m]))")
+    traffic.add_argument(
+        "--query", metavar="PROMQL", help="requests a second, such as sum(rate(torpor_requests_total[1m]))"
+    )
     traffic.add_argument("--since", type=_duration, metavar="DURATION", help="how far to look back (default 24h)")
     traffic.add_argument("--step", type=_duration, metavar="DURATION", help="between two samples (default 1m)")
     drawn = parser.add_argument_group("requests of --shape and --prometheus")
@@ -74,16 +77,18 @@ def add_command(commands: Any) -> None:
     held = parser.add_argument_group("settings that are given and not searched")
     held.add_argument("--max-batch-size", type=_whole, metavar="ROWS")
     held.add_argument("--batch-timeout-micros", type=_count, metavar="MICROS")
-    held.add_argument("--container-concurrency", type=_count, metavar="N", help="0: no limit")
-    held.add_argument("--target", type=_positive, metavar="N")
+    held.add_argument("--container-concurrency", type=_concurrency, metavar="N", help="0: no limit")
+    held.add_argument("--target", type=_whole, metavar="N")
     held.add_argument("--min-scale", type=_count, metavar="PODS")
     held.add_argument("--max-scale", type=_whole, metavar="PODS")
     held.add_argument("--window", type=_window, metavar="DURATION", help="6s to 1h")
     held.add_argument("--retention", type=_retention, metavar="DURATION", help="0s to 1h")
-    held.add_argument("--timeout", type=_timeout, metavar="DURATION", help="of a request, its pod's start included (default 60s)")
+    held.add_argument(
+        "--timeout", type=_timeout, metavar="DURATION", help="of a request, its pod's start included (default 60s)"
+    )
     cluster = parser.add_argument_group("cluster")
     cluster.add_argument("--pod-start", type=_duration, metavar="DURATION",
-                         help="from the decision to start a pod to its process's start, image there (default 700ms)")  # fmt: skip
+                         help="until a pod's process starts, and gets requests; image there (default 700ms)")  # fmt: skip
     cluster.add_argument("--hop", type=_duration, metavar="DURATION",
                          help="of a request through ingress, activator and queue-proxy (default 3ms)")  # fmt: skip
     out = parser.add_argument_group("output")
@@ -176,7 +181,10 @@ def _traffic(options: argparse.Namespace) -> "Traffic":
 
     given = [flag for flag in ("trace", "shape", "prometheus") if getattr(options, flag) is not None]
     if len(given) != 1:
-        raise SettingError(f"traffic: {' and '.join('--' + flag for flag in given) or 'none'}, must be one of --trace, --shape, --prometheus")
+        raise SettingError(
+            f"traffic: {' and '.join('--' + flag for flag in given) or 'none'} given, must be one of "
+            "--trace, --shape, --prometheus"
+        )
     if options.trace is not None:
         try:
             return Recorded.of(options.trace.name, read_trace(options.trace))
@@ -201,7 +209,9 @@ def _measurement(options: argparse.Namespace, say: "_Progress") -> "Measurement"
 
     if options.measurement is not None:
         if options.model is not None:
-            raise SettingError(f"--measurement: {str(options.measurement)!r} beside {str(options.model)!r}, must be one of them")
+            raise SettingError(
+                f"--measurement: {str(options.measurement)!r} beside {str(options.model)!r}, must be one of them"
+            )
         return Measurement.read(options.measurement)
     if options.model is None:
         raise SettingError("FOLDER is missing: the model to measure, or --measurement FILE")
@@ -242,14 +252,20 @@ def _summary(plan: "Plan") -> str:
     outcome, traffic = plan.expected, plan.part
     goal = f"p99 {1e3 * plan.goal.p99_s:g} ms, {100 * plan.goal.cold_share:g} % cold"
     missed = "reached" if not plan.missed_by else "MISSED, this is the best that was found"
-    lost = f", {outcome.refused:.0f} refused, {outcome.timed_out:.0f} timed out" if outcome.refused + outcome.timed_out else ""
+    lost = (
+        f", {outcome.refused:.0f} refused, {outcome.timed_out:.0f} timed out"
+        if outcome.refused + outcome.timed_out
+        else ""
+    )
     return (
-        f"torpor plan: {plan.setup.measurement.model}, {traffic.name}: {traffic.requests} requests in {traffic.duration_s:g} s\n"
+        f"torpor plan: {plan.setup.measurement.model}, {traffic.name}: "
+        f"{traffic.requests} requests in {traffic.duration_s:g} s\n"
         f"goal: {goal}: {missed}\n"
         f"expected: p50 {1e3 * outcome.latencies.at(0.5):.3g} ms, p95 {1e3 * outcome.latencies.at(0.95):.3g} ms, "
         f"p99 {1e3 * outcome.latencies.at(0.99):.3g} ms{lost}\n"
         f"expected: {100 * outcome.cold_share:.3g} % cold, {outcome.wakes} starts from zero, "
-        f"{outcome.pod_seconds:.0f} pod-seconds ({100 * outcome.pod_seconds / traffic.duration_s:.3g} % of one pod all the time)"
+        f"{outcome.pod_seconds:.0f} pod-seconds ({100 * outcome.pod_seconds / traffic.duration_s:.3g} % of one pod "
+        "all the time)"
     )
 
 
@@ -326,6 +342,12 @@ def _whole(text: str) -> int:
 def _count(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r}, must be an integer, at least 0")
+    return int(text)
+
+
+def _concurrency(text: str) -> int:
+    if not text.isdecimal() or int(text) > 1000:
+        raise argparse.ArgumentTypeError(f"{text!r}, must be an integer in [0, 1000]")
     return int(text)
 
 

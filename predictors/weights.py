@@ -4,15 +4,19 @@ import os
 import sys
 from pathlib import Path
 
-from .catalog import ModelFolder, Outside
+from .catalog import Assembled, ModelFolder, Outside
 from .runtime.executor import Executor
 from .runtime.tuning import modules_of
+from .settings import SettingError
 
 
 def weights_bytes(folder: Path) -> int:
     """Loads the newest version; 0 for a class without modules. Raises SettingError, UserClassError, and what `load` does."""
     model = ModelFolder(folder.name, folder.resolve(), Outside({}, os.environ))
-    executor = model.assemble(model.versions()[0]).executors[0]  # type: ignore[union-attr]
+    assembled = model.assemble(model.versions()[0])
+    if not isinstance(assembled, Assembled):
+        raise SettingError(f"{folder} is a transformer, must be a predictor")
+    executor = assembled.executors[0]
     assert isinstance(executor, Executor)
     executor.load()
     if "torch" not in sys.modules:

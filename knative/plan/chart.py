@@ -14,7 +14,11 @@ def chart(outcome: Outcome, columns: int = 72, *, plain: bool = False) -> str:
     groups = _grouped(outcome, columns)
     span_s = outcome.duration_s / len(groups)
     rows = [
-        ("requests/s", [sum(slot.requests for slot in group) / (len(group) * outcome.slot_s) for group in groups], "{:.3g}"),
+        (
+            "requests/s",
+            [sum(slot.requests for slot in group) / (len(group) * outcome.slot_s) for group in groups],
+            "{:.3g}",
+        ),
         ("pods", [max(slot.pods for slot in group) for group in groups], "{:.3g}"),
         ("ready", [sum(slot.ready for slot in group) / len(group) for group in groups], "{:.3g}"),
         ("p99 ms", [1e3 * _latencies(group).at(0.99) for group in groups], "{:.3g}"),

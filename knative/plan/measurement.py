@@ -1,6 +1,6 @@
 """What was measured of a predictor, as a value that is saved and read again.
 
-    {"model": "mlp", "batches": [{"rows": 1, "cells": 1, "seconds": 0.00021}, ...], "request_s": 0.0001, ...}
+{"model": "mlp", "batches": [{"rows": 1, "cells": 1, "seconds": 0.00021}, ...], "request_s": 0.0001, ...}
 """
 
 import json
@@ -30,7 +30,7 @@ class Measurement:
     batches: time of the model by rows and cells. request_s: of a core for each request beside the model: HTTP, decoding,
     encoding. around_s: what an answer to a lone caller takes beyond these two. cores: busy while full batches run.
     start: phases in order, from the process's start to its first answer. memory_bytes: the peak (VmHWM) after full batches;
-    parameter_bytes: of the weights, 0 where they are not known. row: the sizes of a usual row's named axes.
+    parameter_bytes: of the weights, 0 where they are not known.
     """
 
     model: str
@@ -41,7 +41,6 @@ class Measurement:
     start: Mapping[str, float]
     memory_bytes: int
     parameter_bytes: int = 0
-    axes: tuple[str, ...] = ()
     machine: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -52,6 +51,12 @@ class Measurement:
     @property
     def most_rows(self) -> int:
         return max(batch.rows for batch in self.batches)
+
+    @property
+    def cells(self) -> tuple[int, int]:
+        """The smallest and the largest size of a row that was measured; (1, 1) for rows without named axes."""
+        sizes = [batch.cells for batch in self.batches]
+        return min(sizes), max(sizes)
 
     def write(self, path: Path) -> None:
         path.write_text(json.dumps(asdict(self), indent=2) + "\n")
@@ -94,8 +99,7 @@ class Measurement:
                         f"{where}: batches[{number}].{name} = {batch[name]!r}, must be an integer, at least 1"
                     )
             _number(where, f"batches[{number}].seconds", batch["seconds"])
-        given = {**content, "batches": tuple(BatchTime(**batch) for batch in batches)}
-        return cls(**{**given, "axes": tuple(content.get("axes", ()))})
+        return cls(**{**content, "batches": tuple(BatchTime(**batch) for batch in batches)})
 
 
 def _number(where: str, name: str, value: object) -> None:

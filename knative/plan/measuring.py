@@ -42,7 +42,15 @@ class _Server:
 
     def __init__(self, arguments: Sequence[str], start_timeout_s: float) -> None:
         self._began_s = time.perf_counter()
-        command = [str(Path(sys.executable).with_name("torpor")), "serve", *arguments, "--host", "127.0.0.1", "--port", "0"]
+        command = [
+            str(Path(sys.executable).with_name("torpor")),
+            "serve",
+            *arguments,
+            "--host",
+            "127.0.0.1",
+            "--port",
+            "0",
+        ]
         kept = {name: value for name, value in os.environ.items() if name not in ("PORT", "K_SERVICE")}
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=kept)
         watchdog = threading.Timer(start_timeout_s, self.process.kill)
@@ -59,7 +67,9 @@ class _Server:
         watchdog.cancel()
         if not self.port:
             self.process.wait()
-            raise SettingError(f"the predictor did not start within {start_timeout_s:g} s:\n{''.join(log[-12:])}".rstrip())
+            raise SettingError(
+                f"the predictor did not start within {start_timeout_s:g} s:\n{''.join(log[-12:])}".rstrip()
+            )
         threading.Thread(target=self.process.stderr.read, daemon=True).start()
 
     def stop(self) -> None:
@@ -80,7 +90,9 @@ class _Server:
         body = response.read()
         connection.close()
         if response.status != 200:
-            raise SettingError(f"the predictor answered {path} with {response.status}: {body[:200].decode(errors='replace')}")
+            raise SettingError(
+                f"the predictor answered {path} with {response.status}: {body[:200].decode(errors='replace')}"
+            )
         return body
 
     def metrics(self) -> dict[str, float]:
@@ -296,6 +308,9 @@ def _load(server: _Server, ask: _Asker, callers: int, rows: int, size: int) -> i
 def _weights_bytes(folder: Path) -> int:
     """0 where they cannot be told."""
     done = subprocess.run(
-        [sys.executable, "-P", "-m", "torpor.predictors.weights", str(folder)], capture_output=True, text=True, check=False
+        [sys.executable, "-P", "-m", "torpor.predictors.weights", str(folder)],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     return int(done.stdout) if done.returncode == 0 else 0

@@ -1,6 +1,7 @@
 """An outcome over time as a PNG, by matplotlib (the extra `plan`)."""
 
 from pathlib import Path
+from typing import Any
 
 from torpor.predictors.settings import SettingError
 
@@ -16,7 +17,9 @@ def plot(plan: Plan, path: Path) -> None:
     except ImportError:
         raise SettingError("--plot needs matplotlib: pip install 'torpor[plan]'") from None
     outcome: Outcome = plan.expected
-    unit_s, unit = (3600.0, "h") if outcome.duration_s > 7200 else (60.0, "min") if outcome.duration_s > 300 else (1.0, "s")
+    unit_s, unit = (
+        (3600.0, "h") if outcome.duration_s > 7200 else (60.0, "min") if outcome.duration_s > 300 else (1.0, "s")
+    )
     times = [slot.begin_s / unit_s for slot in outcome.slots]
     width = outcome.slot_s / unit_s
 
@@ -31,7 +34,7 @@ def plot(plan: Plan, path: Path) -> None:
         requests.plot(*zip(*cold, strict=True), "v", color="tab:red", markersize=6, label="some meet no pod")
     requests.set_ylabel("requests/s")
     requests.set_ylim(bottom=0)
-    requests.legend(loc="upper right")
+    _legend(requests)
 
     there = [slot.pods for slot in outcome.slots]
     ready = [slot.ready for slot in outcome.slots]
@@ -39,10 +42,14 @@ def plot(plan: Plan, path: Path) -> None:
     pods.step(times, ready, where="post", color="tab:green", label="ready")
     pods.set_ylabel("pods")
     pods.set_ylim(bottom=0)
-    pods.legend(loc="upper right")
+    _legend(pods)
 
-    answered = [(time + width / 2, slot.latencies) for time, slot in zip(times, outcome.slots, strict=True) if slot.latencies.counts]
-    for share, color in ((0.5, "tab:blue"), (0.95, "tab:orange"), (0.99, "tab:red")):
+    answered = [
+        (time + width / 2, slot.latencies)
+        for time, slot in zip(times, outcome.slots, strict=True)
+        if slot.latencies.counts
+    ]
+    for share, color in ((0.99, "tab:red"), (0.95, "tab:orange"), (0.5, "tab:blue")):
         latency.plot([time for time, _ in answered], [1e3 * found.at(share) for _, found in answered], ".",
                      color=color, markersize=4, label=f"p{100 * share:g}")  # fmt: skip
     latency.axhline(1e3 * plan.goal.p99_s, color="black", linestyle="--", linewidth=1, label="goal of p99")
@@ -50,7 +57,7 @@ def plot(plan: Plan, path: Path) -> None:
     latency.set_ylabel("latency, ms")
     latency.set_xlabel(f"time, {unit}")
     latency.set_xlim(0, outcome.duration_s / unit_s)
-    latency.legend(loc="upper right")
+    _legend(latency)
 
     figure.suptitle(
         f"{plan.setup.measurement.model}: {plan.part.name}\n"
@@ -58,7 +65,13 @@ def plot(plan: Plan, path: Path) -> None:
         f"{100 * outcome.cold_share:.2g} % cold, {outcome.wakes} starts from zero, {outcome.pod_seconds:.0f} pod-seconds",
         fontsize=11,
     )
+    figure.align_ylabels()
     try:
         figure.savefig(path, dpi=110)
     except (OSError, ValueError) as error:
         raise SettingError(f"--plot: {path}: {error}") from None
+
+
+def _legend(axes: Any) -> None:
+    """Above, where it hides nothing."""
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=4, frameon=False, borderaxespad=0.1)

@@ -83,10 +83,9 @@ class Pod:
             return math.inf
         self.running = batch
         slices = batch.slices
-        if batch.bucket.axes:
+        cells = 1
+        if batch.bucket.axes:  # padded to the longest row
             cells = math.prod(map(max, zip(*[piece.item.sizes for piece in slices], strict=True)))
-        else:
-            cells = 1
         self._batch_s = self._seconds(batch.rows, cells)
         return now + self._batch_s + self._request_s * len(slices)
 

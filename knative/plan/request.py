@@ -26,4 +26,3 @@ class Request(Item):
 @lru_cache(4096)
 def _bucket(sizes: tuple[int, ...]) -> Bucket:
     return Bucket(FAMILY, rounded(sizes))
-

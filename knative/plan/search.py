@@ -8,9 +8,11 @@ import math
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from operator import itemgetter
 from typing import Any
 
 from torpor.predictors.batching.policy import BatchingSettings
+from torpor.predictors.settings import SettingError
 
 from ..autoscaling import Autoscaling
 from . import by_request, by_tick
@@ -29,6 +31,9 @@ _MOST_REQUESTS = 500_000
 _DAY_S = 86_400.0
 
 _MIB = 1 << 20
+
+_MOST_CONCURRENCY = 1000
+"""Knative's container-concurrency-max-limit (config-defaults)."""
 
 Say = Callable[[str], None]
 
@@ -87,12 +92,24 @@ def search(
     traffic: Traffic,
     goal: Goal,
     *,
-    held: Held = Held(),
+    held: Held | None = None,
     timeout_s: float = 60.0,
-    platform: Platform = Platform(),
+    platform: Platform | None = None,
     say: Say = lambda text: None,
 ) -> Plan:
-    """Always the best that was found; `Plan.missed_by` says whether it reaches the goal."""
+    """Always the best that was found; `Plan.missed_by` says whether it reaches the goal.
+
+    Raises SettingError for settings that contradict each other, and for requests of a form that was not measured.
+    """
+    held, platform = held or Held(), platform or Platform()
+    if held.min_scale and held.max_scale and held.min_scale > held.max_scale:
+        raise SettingError(f"min_scale = {held.min_scale}, must be at most max_scale, {held.max_scale}")
+    smallest, largest = measurement.cells
+    has_sizes = bool(traffic.sample(0.0, random.Random(0)).sizes)
+    if has_sizes and largest == 1:
+        raise SettingError("the traffic's rows have a size, those that were measured have none: must be alike")
+    if not has_sizes and largest > 1:
+        raise SettingError(f"--lengths is missing: the model's rows have a size, measured from {smallest} to {largest}")
     return _Search(measurement, traffic, goal, held, timeout_s, platform, say).run()
 
 
@@ -138,7 +155,16 @@ class _Search:
         memory_bytes = self._memory()
         cpu_request, cpu_limit = self._cpu(table, expected)
         return Plan(
-            setup, self._goal, self._traffic, part, expected, by_ticks, memory_bytes, cpu_request, cpu_limit, self._reasons
+            setup,
+            self._goal,
+            self._traffic,
+            part,
+            expected,
+            by_ticks,
+            memory_bytes,
+            cpu_request,
+            cpu_limit,
+            self._reasons,
         )
 
     def _with_batches(self) -> Setup:
@@ -150,12 +176,11 @@ class _Search:
         per_s = {rows: rows / times(rows, cells) for rows in fitting}
         best = max(per_s.values())
         rows = next(rows for rows in fitting if per_s[rows] >= 0.9 * best)
-        batch_ms = 1e3 * times(rows, cells)
-        reason = f"a batch takes {batch_ms:.3g} ms, {per_s[rows]:.0f} rows/s"
+        reason = f"a batch takes {_ms(times(rows, cells))}, {per_s[rows]:.0f} rows/s"
         if rows < fitting[-1]:
             reason += f"; {fitting[-1]} rows would bring {100 * (per_s[fitting[-1]] / per_s[rows] - 1):+.0f} %"
         elif rows < most:
-            reason += f"; more would take over a third of the goal, {1e3 * self._goal.p99_s:g} ms"
+            reason += f"; more would take over a third of the goal, {_ms(self._goal.p99_s)}"
         else:
             reason += ", the largest that was measured"
         if self._held.max_batch_size is not None:
@@ -183,15 +208,15 @@ class _Search:
         limit = self._held.container_concurrency
         reason = "given"
         if limit is None:
-            limit = 2 * rows
+            limit = wanted = min(2 * rows, _MOST_CONCURRENCY)
             while True:
                 table = PodTable(self._limited(setup, limit), self._traffic)
                 full_s = limit / table.most_rate + setup.around_s
                 if full_s <= self._goal.p99_s / 2 or limit == 1:
                     break
                 limit //= 2
-            full = f"a pod with as many answers in {1e3 * full_s:.3g} ms, {table.most_rate:.0f}/s"
-            reason = f"two batches, one runs and one forms; {full}" if limit == 2 * rows else f"{full}, half of the goal"
+            full = f"a pod with as many answers in {_ms(full_s)}, {table.most_rate:.0f}/s"
+            reason = f"two batches, one runs and one forms; {full}" if limit == wanted else f"{full}, half of the goal"
         self._reasons["container_concurrency"] = reason
         setup = self._limited(setup, limit)
         return setup, PodTable(setup, self._traffic)
@@ -205,7 +230,8 @@ class _Search:
         within = self._rate_within(table)
         needed = math.ceil(rate / within)
         pods = max(2, math.ceil(1.5 * needed))
-        reason = f"the busiest 10 s have {rate:.3g}/s, {needed} pod{'s' * (needed > 1)} of at most {within:.0f}/s; half as many more"
+        needs = f"{needed} pod{'s' * (needed > 1)} of at most {within:.0f}/s"
+        reason = f"the busiest 10 s have {rate:.3g}/s: {needs}; half as many more"
         if self._held.max_scale is not None:
             pods, reason = self._held.max_scale, "given"
         self._reasons["max_scale"] = reason
@@ -260,15 +286,19 @@ class _Search:
     def _with_initial_scale(self, setup: Setup, outcome: Outcome) -> Setup:
         busy = [slot.ready for slot in outcome.slots if slot.ready]
         pods = max(1, setup.scaling.min_scale, round(sum(busy) / len(busy)) if busy else 1)
-        self._reasons["initial_scale"] = "what serves this traffic on average while it is awake: so many a new revision begins with"
+        self._reasons["initial_scale"] = (
+            "a new revision begins with what serves this traffic on average while it is awake"
+        )
         return replace(setup, scaling=replace(setup.scaling, initial_scale=pods))
 
     def _explain_scaling(self, setup: Setup, expected: Outcome) -> None:
         scaling, held = setup.scaling, self._held
         gained = self._compared(setup)
         per_pod = scaling.pod_target
-        self._reasons["target"] = f"the autoscaler adds pods beyond {per_pod:.3g} in flight each (70 %){gained('target')}"
-        self._reasons["window"] = f"what is averaged, and how long quiet lasts before the last pod is let go{gained('window_s')}"
+        self._reasons["target"] = (
+            f"the autoscaler adds pods beyond {per_pod:.3g} in flight each (70 %){gained('target')}"
+        )
+        self._reasons["window"] = f"averaged over, and so much quiet lets the last pod go{gained('window_s')}"
         self._reasons["retention"] = f"the last pod's stay beyond the window{gained('retention_s')}"
         sleeps = "sleeps when nobody asks" if not scaling.min_scale else "always there"
         share = f"{100 * expected.cold_share:.2g} % of the requests meet no pod, {expected.wakes} starts from zero"
@@ -289,17 +319,15 @@ class _Search:
                 for scaling, (_, outcome) in self._tried.items()
                 if scaling != chosen and replace(scaling, **{name: getattr(chosen, name)}) == chosen
             ]
-            below = max((entry for entry in others if entry[0] < getattr(chosen, name)), key=lambda e: e[0], default=None)
-            above = min((entry for entry in others if entry[0] > getattr(chosen, name)), key=lambda e: e[0], default=None)
-            texts = []
-            for entry in (below, above):
-                if entry is not None:
-                    value, outcome = entry
-                    texts.append(
-                        f"{value:g}: {outcome.pod_seconds:.0f} pod-s, p99 {1e3 * outcome.latencies.at(0.99):.3g} ms, "
-                        f"{100 * outcome.cold_share:.2g} % cold"
-                    )
-            return f" ({'; '.join(texts)})" if texts else ""
+            value = getattr(chosen, name)
+            below = max((entry for entry in others if entry[0] < value), key=itemgetter(0), default=None)
+            above = min((entry for entry in others if entry[0] > value), key=itemgetter(0), default=None)
+            texts = [
+                f"{other:g}: {outcome.pod_seconds:.0f} pod-s, p99 {_ms(outcome.latencies.at(0.99))}, "
+                f"{100 * outcome.cold_share:.2g} % cold"
+                for other, outcome in filter(None, (below, above))
+            ]
+            return f" (with {'; with '.join(texts)})" if texts else ""
 
         return compared
 
@@ -324,3 +352,7 @@ class _Search:
         self._reasons["cpu_request"] = f"a pod has {busiest:.3g}/s at most here, {100 * share:.2g} % of what it can"
         self._reasons["cpu_limit"] = f"{self._measurement.cores:.2g} busy under full batches; a start needs one core"
         return request, float(math.ceil(cores - 0.1))
+
+
+def _ms(seconds: float) -> str:
+    return f"{1e3 * seconds:.3g} ms" if seconds < 0.9995 else f"{seconds:.3g} s"

@@ -1,11 +1,11 @@
 """Traffic described in words.
 
-    poisson 100/s for 1h
-    quiet for 10m
-    ramp 0/s to 50/s for 5m
-    daily 2/s to 40/s for 24h            from the night's rate to the afternoon's and back, a cosine; it begins at midnight
-    bursts 200/s of 30s every 10m for 6h  nothing between them; `over 1/s` for something
-    poisson 5/s for 20m then quiet for 20m then bursts 50/s of 10s every 1m over 1/s for 20m
+poisson 100/s for 1h
+quiet for 10m
+ramp 0/s to 50/s for 5m
+daily 2/s to 40/s for 24h            from the night's rate to the afternoon's and back, a cosine; it begins at midnight
+bursts 200/s of 30s every 10m for 6h  nothing between them; `over 1/s` for something
+poisson 5/s for 20m then quiet for 20m then bursts 50/s of 10s every 1m over 1/s for 20m
 """
 
 import math

@@ -11,8 +11,7 @@ from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
 
-from torpor.predictors.batching.load import Lengths
-from torpor.predictors.batching.trace import Trace
+from torpor.predictors.batching.load import Lengths, Trace
 
 from .request import Request
 
@@ -147,7 +146,7 @@ class Recorded(Traffic):
             yield Request(arrival_s, rows, sizes, patience_s)
 
     def part(self, begin_s: float, end_s: float) -> "Recorded":
-        calls = [(at_s - begin_s, *rest) for at_s, *rest in self._calls if begin_s <= at_s < end_s]
+        calls = [(call[0] - begin_s, *call[1:]) for call in self._calls if begin_s <= call[0] < end_s]
         name = f"{self.name}, {begin_s:g} s to {end_s:g} s"
         return Recorded(name, calls, round((end_s - begin_s) / STEP_S))
 
