@@ -15,8 +15,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torpor.knative.validate_command import add_command as add_validate
 from torpor.knative.plan_command import add_command as add_plan
+from torpor.knative.validate_command import add_command as add_validate
 from torpor.transformers.features_command import add_command as add_features
 
 from .catalog import Catalog, ModelClass, ModelFolder, Outside, find_model_file, is_model_folder, version_folder
