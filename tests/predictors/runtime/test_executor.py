@@ -106,6 +106,34 @@ def test_a_class_may_ask_for_numpy() -> None:
     assert values(ask(loaded(Plain), {"x": [1.0, 2.0]})) == [[2.0, 3.0]]
 
 
+def test_what_numpy_gives_keeps_its_dtype() -> None:
+    """float32 becomes bfloat16 only where that is declared."""
+
+    class Plain:
+        def predict(self, x: np.ndarray) -> np.ndarray:
+            return x
+
+    (result,) = ask(loaded(Plain), {"x": np.ones(1, np.float32)})
+    assert isinstance(result, dict)
+    assert result["output"].dtype == np.float32
+
+
+def test_an_input_with_a_default_may_be_left_out() -> None:
+    """Those who bring it and those who do not are not batched together."""
+
+    class Scaled:
+        def predict(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
+            return x if scale is None else x * scale
+
+    executor = loaded(Scaled)
+    assert values(ask(executor, {"x": [2]})) == [[2]]
+    assert values(ask(executor, {"x": [2], "scale": [3]})) == [[6]]
+    buckets = {
+        executor.signature.bind({name: np.ones(1) for name in names}).bucket for names in (("x",), ("x", "scale"))
+    }
+    assert len(buckets) == 2
+
+
 def test_any_inputs_can_be_taken() -> None:
     """`**inputs` gets what the caller sent, by name."""
 
@@ -360,10 +388,11 @@ def test_bfloat16_is_float32_to_numpy() -> None:
 
 
 def test_load_gets_what_it_asks_for(tmp_path: Path) -> None:
-    """Of folder, device and parameters only the ones that it names."""
+    """Of folder, device and parameters only the ones that it names; it runs where `predict` does."""
 
     class Loading:
         def load(self, parameters: dict[str, Any], folder: Path, times: int = 1) -> None:
+            assert torch.is_inference_mode_enabled()
             self.k = (parameters["k"] + len(folder.name)) * times
 
         def predict(self, x: Tensor) -> Tensor:
@@ -441,12 +470,14 @@ def test_a_class_that_cannot_be_served_says_why(source: str, message: str) -> No
         inspect_class(namespace["A"])
 
 
-def test_a_models_folder_hides_no_installed_package(tmp_path: Path) -> None:
+def test_a_models_folder_hides_no_installed_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The folder's module is found first by its own name; its neighbours come after what is installed."""
-    (tmp_path / "numpy.py").write_text("raise RuntimeError('hidden')")
+    monkeypatch.delitem(sys.modules, "wave", raising=False)
+    for installed in ("numpy", "wave"):  # one that is imported already, and one that is not
+        (tmp_path / f"{installed}.py").write_text("raise RuntimeError('hidden')")
     (tmp_path / "neighbour.py").write_text("VALUE = 3")
     (tmp_path / "own_model.py").write_text(
-        "import numpy, neighbour\nclass A:\n    value = neighbour.VALUE\n    def predict(self, x): ..."
+        "import numpy, wave, neighbour\nclass A:\n    value = neighbour.VALUE\n    def predict(self, x): ..."
     )
     assert import_class("own_model:A", tmp_path).value == 3  # type: ignore[attr-defined]
     with pytest.raises(UserClassError, match="has no class B"):
