@@ -512,6 +512,18 @@ def test_annotations_that_only_a_type_checker_sees_declare_nothing() -> None:
     assert (signature.names, signature.inputs, signature.outputs) == (("x",), {}, {})
 
 
+def test_the_only_output_has_the_name_that_is_declared() -> None:
+    """What `predict` gives need not be a dict."""
+
+    class Named:
+        outputs = {"y": "float64[rows]"}
+
+        def predict(self, x: Tensor) -> Tensor:
+            return x
+
+    assert values(ask(loaded(Named), {"x": [2.0]}), "y") == [[2.0]]
+
+
 def test_inputs_that_come_as_any_are_those_declared() -> None:
     """Then nothing else comes."""
 

@@ -103,7 +103,8 @@ class Loading:
         self.threads: set[threading.Thread] = set()
         self.now = self.most = 0
         self.states: list[str] = []
-        self.repository = Repository(self, DataPlane("0"), may_change=True)
+        self.data_plane = DataPlane("0")
+        self.repository = Repository(self, self.data_plane, may_change=True)
 
     def names(self) -> list[str]:
         return ["m"]
@@ -143,6 +144,8 @@ def test_a_model_is_loaded_beside_what_is_served() -> None:
         await catalog.repository.load("m")
         await catalog.repository._retiring.ended()
         assert catalog.closed == [1, 2]
+        await catalog.repository.unload("m")
+        assert catalog.data_plane.names() == []
 
     asyncio.run(scenario())
 
