@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torpor.knative.plan_command import add_command as add_plan
+from torpor.knative.render_command import add_command as add_render
 from torpor.knative.validate_command import add_command as add_validate
 from torpor.transformers.features_command import add_command as add_features
 
@@ -125,6 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     add_simulate(commands)
     add_features(commands)
     add_validate(commands)
+    add_render(commands)
     add_events(commands)
     add_up(commands)
     add_plan(commands)
