@@ -20,6 +20,7 @@ from rows import LARGE_BYTES
 from servers import Peer, Torpor
 from sharing import Beside
 from tokenise import Tokenised
+from up import Added
 from wires import Echo, InEvent, Large, ModelInfer, Raw, V1Json, V2Binary, V2Json, Wire
 
 TORPOR = Torpor("torpor")
@@ -327,6 +328,17 @@ def events() -> Figure:
     )
 
 
+def up() -> Figure:
+    lines = [Added("HTTP/1.1, v2 binary"), Added("HTTP/2, gRPC", is_grpc=True)]
+    return Figure(
+        "up",
+        "`torpor up`, awake: p50 of the MLP's row through the activator beyond the same process asked directly, one caller",
+        "ms",
+        lines,
+        [Claim(0.3, "", line.label, at_most=True) for line in lines],
+    )
+
+
 def features() -> Figure:
     return Figure(
         "features",
@@ -397,4 +409,4 @@ FIGURES = {"v2-binary": v2_binary, "json": json_bodies, "grpc": grpc, "minilm": 
            "first-requests": first_requests, "memory": memory, "busy": busy, "large": large,
            "open-loop": open_loop, "simulated": simulated, "sharing": sharing, "chain": chain,
            "chain-throughput": chain_throughput, "losses": losses, "tokenise": tokenise, "features": features,
-           "jetstream": jetstream, "events": events}  # fmt: skip
+           "jetstream": jetstream, "events": events, "up": up}  # fmt: skip

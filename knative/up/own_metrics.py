@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 _SAMPLE = re.compile(r"^([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{([^}]*)\})? ([0-9.eE+-]+)$", re.MULTILINE)
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
-_TIMEOUT_S = 2.0
+_TIMEOUT_S = 0.5
 
 Sample = tuple[str, dict[str, str], float]
 

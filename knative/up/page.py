@@ -1,5 +1,6 @@
 """The live page: one HTML file that asks for `/state.json` once a second. It needs nothing from outside this machine."""
 
+import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
@@ -18,7 +19,7 @@ from .documents import UpError, reason_of
 from .scale import State
 from .terminal import Terminal
 
-_LOOK_S = 1.0
+_LOOK_S = 0.5
 _HTML = ((b"content-type", b"text/html; charset=utf-8"),)
 _STATE = (*JSON, (b"cache-control", b"no-store"))
 
@@ -59,8 +60,7 @@ class Page:
         elif head.path == "/":
             exchange.respond(200, files(__package__).joinpath("page.html").read_bytes(), _HTML)
         elif head.path == "/state.json":
-            self._look()
-            exchange.respond(200, orjson.dumps(self._state()), _STATE)
+            self._tasks.start(self._tell(exchange), "page")
         else:
             self.refuse(exchange, NotFound(f"{head.path[:80]} is not here, must be / or /state.json"))
         return False
@@ -92,6 +92,7 @@ class Page:
             "name": component.name,
             "role": component.service.role,
             "address": self._addresses.get(component.name, ""),
+            "process": f"127.0.0.1:{component.port}" if component.state is State.AWAKE else "",
             "state": component.state.value,
             "since_s": now_s - component.since_s,
             "sleeps_after_s": None if scaling.min_scale else component.scale.idle_s,
@@ -112,19 +113,17 @@ class Page:
             ],
         }
 
-    def _look(self) -> None:
-        """Ask the processes, at most once a second, and not while nobody looks."""
+    async def _tell(self, exchange: Exchange) -> None:
+        """Ask the processes, at most once in a while, and not while nobody looks; then answer."""
         now_s = time.monotonic()
         if now_s - self._looked_s >= _LOOK_S:
             self._looked_s = now_s
-            self._tasks.start(self._ask(), "page")
-
-    async def _ask(self) -> None:
-        for component in self._components:
-            if component.state is State.AWAKE:
-                self._batches[component.name] = await own_metrics.batches(component.port)
-        if self.broker_port:
-            self._events = await own_metrics.events(self.broker_port)
+            awake = [component for component in self._components if component.state is State.AWAKE]
+            told = await asyncio.gather(*(own_metrics.batches(component.port) for component in awake))
+            self._batches = {component.name: batches for component, batches in zip(awake, told, strict=True)}
+            if self.broker_port:
+                self._events = await own_metrics.events(self.broker_port)
+        exchange.respond(200, orjson.dumps(self._state()), _STATE)
 
 
 def _percentile_ms(ordered: Sequence[float], part: float) -> float | None:
