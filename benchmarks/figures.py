@@ -15,6 +15,7 @@ from jetstream import JetStream
 from losses import HAPPENINGS, Losses
 from measurements import Measurement, Offline, Served, ServedCallers, ServedGrpc, Tuned
 from open_loop import Poisson, Simulated
+from planning import DayByTick, Difference, HourByRequest
 from policy_cost import PolicyCost
 from rows import LARGE_BYTES
 from servers import Peer, Torpor
@@ -192,6 +193,17 @@ def policy() -> Figure:
         [PolicyCost(usual, 64, 32), PolicyCost(few, 10, 8), PolicyCost(many, 10_000, 8)],
         [Claim(1e6 / 6, "", usual), Claim(1 / 1.3, few, many)],
         prints_cost=True,
+    )
+
+
+def plan() -> Figure:
+    hour, day, apart = "an hour by requests, s", "a day by ticks, s", "apart on a shared hour, %"
+    return Figure(
+        "plan",
+        "the planner's simulations: an hour of 100 requests a second one by one, a day by ticks, how far they are apart",
+        "",
+        [HourByRequest(hour), DayByTick(day), Difference(apart)],
+        [Claim(30, "", hour, at_most=True), Claim(10, "", day, at_most=True), Claim(5, "", apart, at_most=True)],
     )
 
 
@@ -405,7 +417,8 @@ def jetstream() -> Figure:
     )
 
 
-FIGURES = {"v2-binary": v2_binary, "json": json_bodies, "grpc": grpc, "minilm": minilm, "policy": policy, "start": start,
+FIGURES = {"v2-binary": v2_binary, "json": json_bodies, "grpc": grpc, "minilm": minilm, "policy": policy, "plan": plan,
+           "start": start,
            "first-requests": first_requests, "memory": memory, "busy": busy, "large": large,
            "open-loop": open_loop, "simulated": simulated, "sharing": sharing, "chain": chain,
            "chain-throughput": chain_throughput, "losses": losses, "tokenise": tokenise, "features": features,
