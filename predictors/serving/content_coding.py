@@ -104,8 +104,7 @@ class Inflation:
     def run_to_end(self) -> bytes:
         """The content. Raises InvalidInput, PayloadTooLarge."""
         content = self.run(self._left + 1)
-        while content is None:  # all of its bytes may be out before its end has been seen
-            content = self.run(self._left + 1)
+        assert content is not None  # so much would have been too large
         return content
 
 

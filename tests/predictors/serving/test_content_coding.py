@@ -220,7 +220,7 @@ def test_what_is_worth_compressing() -> None:
     text = json.dumps(np.random.default_rng(0).random(1000).tolist()).encode()
     assert is_worth_compressing(text)
     assert not is_worth_compressing(text[:4095])
-    assert not is_worth_compressing(np.random.default_rng(0).random(1000, np.float32).tobytes())
+    assert not is_worth_compressing(np.random.default_rng(0).random(2000, np.float32).tobytes())
 
 
 def begin(way: str, coder: ContentCoder, size: int, then: Callable[[Result], object]) -> Exchange:

@@ -224,6 +224,7 @@ class Answered(Exchange):
 @pytest.mark.parametrize(
     ("error", "retry_after"),
     [
+        (QueueFull("full", 0), b"1"),
         (QueueFull("full", 0.2), b"1"),
         (QueueFull("full", 1.2), b"2"),
         (Unavailable("not yet"), b"1"),
