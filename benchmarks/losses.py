@@ -272,7 +272,10 @@ async def _until(is_so: Callable[[], bool], what: str, pod: Running) -> None:
     while not await asyncio.to_thread(is_so):
         pod.check_alive()
         if time.monotonic() > limit_s:
-            raise UnavailableError(f"waited {_LIMIT_S:g} s for {what}")
+            held = {child: len(_connections(child)) for child in _children(pod.process.pid)}
+            raise UnavailableError(
+                f"waited {_LIMIT_S:g} s for {what}; connections by process {held}; {pod.log.read_text()[-300:]}"
+            )
         await asyncio.sleep(_TICK_S)
 
 
