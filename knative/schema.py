@@ -30,6 +30,8 @@ _WORDS = {
     "object": "an object", "array": "a list", "string": "a string", "boolean": "true or false",
     "integer": "a whole number", "number": "a number", "int-or-string": "a whole number or a string",
 }  # fmt: skip
+FORMER = {"serving.kubeflow.org": "serving.kserve.io"}
+"""Groups that kinds here were in once."""
 CLOSED = {
     "serving.kserve.io": ("LLMInferenceService", "LLMInferenceServiceConfig"),
     "serving.knative.dev": (),
@@ -94,6 +96,8 @@ class Schemas:
         elif there and (group in CLOSED or _meant(kind, there, 0.8)):
             why = f"{group} has no such kind{_meant(kind, there, 0.6)}"
             yield Finding("kind", ("kind",), kind, _one_of(there), why)
+        elif kind in kinds and group in FORMER:
+            yield Finding("api-version", ("apiVersion",), api_version, f"{FORMER[group]}/…", f"{group} is its former group")
         elif kind in kinds and difflib.get_close_matches(group, groups, 1, 0.8) and not there:
             versions = sorted(known.rpartition("/")[0] for known in self._kinds if known.endswith("/" + kind))
             yield Finding("api-version", ("apiVersion",), api_version, _one_of(versions), "there is no such group")
