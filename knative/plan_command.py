@@ -15,6 +15,7 @@ from .durations import seconds
 
 if TYPE_CHECKING:
     from .plan.measurement import Measurement
+    from .plan.outcome import Outcome
     from .plan.search import Plan
     from .plan.traffic import Traffic
 
@@ -249,24 +250,26 @@ def _print(plan: "Plan", options: argparse.Namespace) -> None:
 
 
 def _summary(plan: "Plan") -> str:
-    outcome, traffic = plan.expected, plan.part
+    outcome, traffic = plan.expected, plan.traffic
     goal = f"p99 {1e3 * plan.goal.p99_s:g} ms, {100 * plan.goal.cold_share:g} % cold"
-    missed = "reached" if not plan.missed_by else "MISSED, this is the best that was found"
-    lost = (
-        f", {outcome.refused:.0f} refused, {outcome.timed_out:.0f} timed out"
-        if outcome.refused + outcome.timed_out
-        else ""
-    )
-    return (
-        f"torpor plan: {plan.setup.measurement.model}, {traffic.name}: "
-        f"{traffic.requests} requests in {traffic.duration_s:g} s\n"
-        f"goal: {goal}: {missed}\n"
-        f"expected: p50 {1e3 * outcome.latencies.at(0.5):.3g} ms, p95 {1e3 * outcome.latencies.at(0.95):.3g} ms, "
-        f"p99 {1e3 * outcome.latencies.at(0.99):.3g} ms{lost}\n"
+    of_one_pod = 100 * outcome.pod_seconds / traffic.duration_s
+    lines = [
+        f"torpor plan: {plan.setup.measurement.model}, {traffic.name}: {traffic.requests} requests in {traffic.duration_s:g} s",
+        f"goal: {goal}: {'MISSED, this is the best that was found' if plan.missed_by else 'reached'}",
+        f"expected: {_latencies(outcome)}",
         f"expected: {100 * outcome.cold_share:.3g} % cold, {outcome.wakes} starts from zero, "
-        f"{outcome.pod_seconds:.0f} pod-seconds ({100 * outcome.pod_seconds / traffic.duration_s:.3g} % of one pod "
-        "all the time)"
-    )
+        f"{outcome.pod_seconds:.0f} pod-seconds ({of_one_pod:.3g} % of one pod all the time)",
+    ]
+    if outcome.refused or outcome.timed_out:
+        lines.append(f"expected: {outcome.refused:.0f} refused, {outcome.timed_out:.0f} timed out")
+    if plan.part is not traffic:  # what is above goes by ticks then
+        lines.append(f"request by request, {plan.part.name}: {_latencies(plan.by_requests)}")
+    return "\n".join(lines)
+
+
+def _latencies(outcome: "Outcome") -> str:
+    found = ((share, 1e3 * outcome.latencies.at(share / 100)) for share in (50, 95, 99))
+    return ", ".join(f"p{share} {ms:.{0 if ms >= 1000 else 1}f} ms" for share, ms in found)
 
 
 def _figures(plan: "Plan") -> dict[str, Any]:
@@ -293,8 +296,8 @@ def _figures(plan: "Plan") -> dict[str, Any]:
             "cpu_limit": plan.cpu_limit,
         },
         "reasons": plan.reasons,
-        "simulated": plan.part.name,
         "expected": plan.expected.summary(),
+        "by_requests": {"traffic": plan.part.name, **plan.by_requests.summary()},
         "by_ticks": plan.by_ticks.summary(),
         "measurement": asdict(setup.measurement),
     }

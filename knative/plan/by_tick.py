@@ -5,7 +5,7 @@ second is cut finer and requests are a fluid that the pods let through at their 
 """
 
 import math
-from collections import Counter, deque
+from collections import defaultdict, deque
 
 from ..kpa import Kpa
 from .by_request import ACTIVATOR_QUEUE, Progress
@@ -52,7 +52,8 @@ class _Simulation:
         """When they came, and how many."""
         self._backlog = 0.0
         self._rate = 0.0
-        self._steady: list[Counter[tuple[int, int]]] = [Counter() for _ in self._outcome.slots]
+        self._steady: list[dict[tuple[int, int], float]] = [defaultdict(float) for _ in self._outcome.slots]
+        """For each slot, how many requests were answered as an entry of the table says."""
         self._slot = 0
         self._reported_lately = False
 
@@ -103,7 +104,7 @@ class _Simulation:
         in_flight = 0.0
         steady = self._steady[self._slot]
         for step, power, weight in self._table.steps(self._rate / ready, ready):
-            steady[step, power] += weight * count  # type: ignore[assignment]
+            steady[step, power] += weight * count
             in_flight += weight * count * self._table.entry(step, power).mean_s
         return in_flight
 

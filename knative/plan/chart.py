@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from ..durations import duration
-from .outcome import Latencies, Outcome
+from .outcome import Latencies, Outcome, Slot
 
 _LEVELS = " ▁▂▃▄▅▆▇█"
 _ASCII = " .:-=+*#@"
@@ -30,14 +30,14 @@ def chart(outcome: Outcome, columns: int = 72, *, plain: bool = False) -> str:
     return "\n".join(lines)
 
 
-def _grouped(outcome: Outcome, columns: int) -> list[list]:  # type: ignore[type-arg]
+def _grouped(outcome: Outcome, columns: int) -> list[list[Slot]]:
     count = min(columns, len(outcome.slots))
     return [
         outcome.slots[len(outcome.slots) * n // count : len(outcome.slots) * (n + 1) // count] for n in range(count)
     ]
 
 
-def _latencies(group: Sequence) -> Latencies:  # type: ignore[type-arg]
+def _latencies(group: Sequence[Slot]) -> Latencies:
     together = Latencies()
     for slot in group:
         together.add_all(slot.latencies)

@@ -60,8 +60,8 @@ def plot(plan: Plan, path: Path) -> None:
     _legend(latency)
 
     figure.suptitle(
-        f"{plan.setup.measurement.model}: {plan.part.name}\n"
-        f"p50 {1e3 * outcome.latencies.at(0.5):.3g} ms, p99 {1e3 * outcome.latencies.at(0.99):.3g} ms, "
+        f"{plan.setup.measurement.model}: {plan.traffic.name}\n"
+        f"p50 {1e3 * outcome.latencies.at(0.5):.1f} ms, p99 {1e3 * outcome.latencies.at(0.99):.1f} ms, "
         f"{100 * outcome.cold_share:.2g} % cold, {outcome.wakes} starts from zero, {outcome.pod_seconds:.0f} pod-seconds",
         fontsize=11,
     )

@@ -5,6 +5,7 @@ https://prometheus.io/docs/prometheus/latest/querying/api/#range-queries
 
 import json
 import math
+from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 from torpor.predictors.settings import SettingError
@@ -41,7 +42,7 @@ def _between(points: list[float], at: float) -> float:
     return points[low] + (points[high] - points[low]) * (at - low)
 
 
-def _asked(url: str) -> list[dict]:  # type: ignore[type-arg]
+def _asked(url: str) -> list[dict[str, Any]]:
     import urllib.error  # here, since `torpor serve` starts without them
     import urllib.request
 

@@ -62,10 +62,6 @@ class Traffic(ABC):
     def requests(self) -> int:
         return sum(self.counts)
 
-    @property
-    def mean_rate(self) -> float:
-        return self.requests / self.duration_s
-
     def busiest_s(self, seconds: float) -> tuple[float, float]:
         """(begin, end) of the `seconds` that have most requests, or all of it."""
         spans = math.ceil(seconds / STEP_S)
