@@ -38,39 +38,40 @@ Say = Callable[[str], None]
 
 
 class _Server:
-    """A `torpor serve` on a free port."""
+    """A `torpor serve` on a free port. Raises SettingError, with the end of its log, if it is not ready in time."""
 
     def __init__(self, arguments: Sequence[str], start_timeout_s: float) -> None:
-        self._began_s = time.perf_counter()
-        command = [
-            str(Path(sys.executable).with_name("torpor")),
-            "serve",
-            *arguments,
-            "--host",
-            "127.0.0.1",
-            "--port",
-            "0",
-        ]
+        began_s = time.perf_counter()
+        torpor = str(Path(sys.executable).with_name("torpor"))
         kept = {name: value for name, value in os.environ.items() if name not in ("PORT", "K_SERVICE")}
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=kept)
+        self.process = subprocess.Popen(
+            [torpor, "serve", *arguments, "--host", "127.0.0.1", "--port", "0"],
+            stderr=subprocess.PIPE, text=True, env=kept,
+        )  # fmt: skip
+        assert self.process.stderr is not None
+        self._log = self.process.stderr
+        self._rest = threading.Thread(target=self._log.read, name="log")
+        self.name, self.port = "", 0
         watchdog = threading.Timer(start_timeout_s, self.process.kill)
         watchdog.start()
-        log = []
-        self.name, self.port = "", 0
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
-            log.append(line)
-            if match := _READY.search(line.rstrip()):
-                self.name, self.port = match[1], int(match[2])
-                break
-        self.ready_s = time.perf_counter() - self._began_s
-        watchdog.cancel()
+        lines = []
+        try:
+            for line in self._log:
+                lines.append(line)
+                if match := _READY.search(line.rstrip()):
+                    self.name, self.port = match[1], int(match[2])
+                    break
+        finally:
+            watchdog.cancel()
+            if not self.port:
+                self.process.kill()
+                self.process.wait()
+                self._log.close()
         if not self.port:
-            self.process.wait()
-            raise SettingError(
-                f"the predictor did not start within {start_timeout_s:g} s:\n{''.join(log[-12:])}".rstrip()
-            )
-        threading.Thread(target=self.process.stderr.read, daemon=True).start()
+            end = "".join(lines[-12:]).rstrip()
+            raise SettingError(f"the predictor did not start within {start_timeout_s:g} s:\n{end}")
+        self.ready_s = time.perf_counter() - began_s
+        self._rest.start()
 
     def stop(self) -> None:
         self.process.send_signal(signal.SIGINT)
@@ -79,6 +80,8 @@ class _Server:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+        self._rest.join()
+        self._log.close()
 
     def connect(self) -> http.client.HTTPConnection:
         return http.client.HTTPConnection("127.0.0.1", self.port, timeout=600)
@@ -116,13 +119,14 @@ def _served(arguments: Sequence[str], start_timeout_s: float) -> Iterator[_Serve
     server = _Server(arguments, start_timeout_s)
     try:
         yield server
+    except (OSError, http.client.HTTPException) as error:
+        raise SettingError(f"the predictor gave no answer: {type(error).__name__}: {error}") from None
     finally:
         server.stop()
 
 
 def measure(
     folder: Path,
-    arguments: Sequence[str] = (),
     *,
     most_rows: int = 64,
     sizes: Sequence[int] = (8, 32, 128),
@@ -130,11 +134,11 @@ def measure(
     start_timeout_s: float = 300.0,
     say: Say = lambda text: None,
 ) -> Measurement:
-    """arguments: of `torpor serve` on top. sizes: of the axes that are no fixed ones. Raises SettingError.
+    """sizes: of the axes that are no fixed ones. Raises SettingError.
 
     Rows are ones for integers and booleans, "a" for texts, and numbers in [0, 1) for floats.
     """
-    command = [str(folder), *arguments, "--max-batch-size", str(most_rows), "--batch-timeout-micros", "0"]
+    command = [str(folder), "--max-batch-size", str(most_rows), "--batch-timeout-micros", "0"]
     phases: list[dict[str, float]] = []
     for number in range(starts):
         say(f"start {number + 1} of {starts}")
