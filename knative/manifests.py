@@ -119,7 +119,6 @@ def _document(text: str, file: str, lines_before: int) -> list[Document]:
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
     document = Document(file, lines_before + 1)
-    # A line with --- and nothing more begins a document; its content starts below.
     try:
         node = YAML(typ="rt", pure=True).compose(text)
         if node is None:
@@ -138,7 +137,7 @@ def _document(text: str, file: str, lines_before: int) -> list[Document]:
         document.faults.append(_unreadable(text, line, lines_before, what))
     except (YAMLError, ValueError) as error:
         document.faults.append(_unreadable(text, document.line, lines_before, " ".join(str(error).split())))
-    return [document]
+    return [document] if document.faults or document.data is not None else []
 
 
 def _unreadable(text: str, line: int, lines_before: int, what: str) -> Fault:

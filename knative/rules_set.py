@@ -66,7 +66,7 @@ def together(documents: list[Document]) -> Iterator[tuple[Document, Finding]]:
             same = first.file == document.file
             if same or Path(first.file).parent == Path(document.file).parent:
                 where = f"line {first.line}" if same else f"{first.file}:{first.line}"
-                why = f"{where} has a {document.kind} of that name, and the last one applied counts"
+                why = f"{where} has one of that kind and name, and the last one applied counts"
                 name = fields_of(document)["metadata"]["name"]
                 yield document, name.finding("duplicate-object", "unique", why, "" if same else "warning")
         objects.setdefault(key, document)

@@ -97,7 +97,9 @@ class Schemas:
             why = f"{group} has no such kind{_meant(kind, there, 0.6)}"
             yield Finding("kind", ("kind",), kind, _one_of(there), why)
         elif kind in kinds and group in FORMER:
-            yield Finding("api-version", ("apiVersion",), api_version, f"{FORMER[group]}/…", f"{group} is its former group")
+            yield Finding(
+                "api-version", ("apiVersion",), api_version, f"{FORMER[group]}/…", f"{group} is its former group"
+            )
         elif kind in kinds and difflib.get_close_matches(group, groups, 1, 0.8) and not there:
             versions = sorted(known.rpartition("/")[0] for known in self._kinds if known.endswith("/" + kind))
             yield Finding("api-version", ("apiVersion",), api_version, _one_of(versions), "there is no such group")

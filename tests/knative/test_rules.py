@@ -123,8 +123,14 @@ spec:
   ceOverrides: {extensions: {site: edge}}
 """
 GOOD = (ISVC, MODEL, CHAIN, RUNTIME, GRAPH, KSVC, TRIGGER, BINDING)
-STANDARD = ISVC.replace("deploymentMode: Knative", "deploymentMode: Standard").replace("minReplicas: 0", "minReplicas: 1")
+STANDARD = ISVC.replace("deploymentMode: Knative", "deploymentMode: Standard").replace(
+    "minReplicas: 0", "minReplicas: 1"
+)
 
+IMAGE = "image: example/torpor:1"
+MODE = "deploymentMode: Knative"
+CANARY = "  canary: [{trafficPercent: 10, predictor: {name: c, model: {modelFormat: {name: x}}}}]\n"
+BROKER = "---\napiVersion: eventing.knative.dev/v1\nkind: Broker\nmetadata: {name: c}\n"
 
 MUTATIONS = [
     ("yaml", ISVC, "    minReplicas: 0", "   minReplicas: 0"),
@@ -147,27 +153,27 @@ MUTATIONS = [
     ("value", ISVC, "memory: 1Gi}, limits", "memory: 1GiB}, limits"),
     ("duplicate-item", KSVC, "volumes: [{name: tmp, emptyDir: {}}]",
      "initContainers: [{name: c, image: x}]\n      volumes: [{name: tmp, emptyDir: {}}]"),
-    ("duplicate-item", ISVC, "image: example/torpor:1", "image: example/torpor:1\n        env: [{name: A, value: b}, {name: A}]"),
+    ("duplicate-item", ISVC, IMAGE, IMAGE + "\n        env: [{name: A, value: b}, {name: A}]"),
     ("name", ISVC, "name: m", "name: My_model"),
     ("name", TRIGGER, "name: t", "name: t_1"),
     ("duplicate-object", ISVC, ISVC, ISVC + "---\n" + ISVC),
     ("deployment-mode", ISVC, "deploymentMode: Knative", "deploymentMode: knative"),
     ("deployment-mode", ISVC, "deploymentMode: Knative", "deploymentMode: ModelMesh"),
-    ("autoscaler-class", ISVC, "deploymentMode: Knative", "deploymentMode: Knative\n    serving.kserve.io/autoscalerClass: kpa"),
+    ("autoscaler-class", ISVC, MODE, MODE + "\n    serving.kserve.io/autoscalerClass: kpa"),
     ("one-predictor", MODEL, "minReplicas: 1", 'sklearn: {storageUri: "gs://a/b"}'),
     ("one-predictor", MODEL, 'model: {modelFormat: {name: torpor}, storageUri: "pvc://models/m"}', "timeout: 60"),
     ("model-name-field", MODEL, "storageUri:", "name: mine, storageUri:"),
     ("container-first", ISVC, "containers:\n", "containers:\n      - {name: side, image: x, resources: {limits: {cpu: 1}}}\n"),
-    ("protocol-env", ISVC, "image: example/torpor:1", "image: example/torpor:1\n        env: [{name: PROTOCOL, value: grpc-v2}]"),
-    ("blocked-env", ISVC, "image: example/torpor:1", "image: example/torpor:1\n        env: [{name: PYTHONPATH, value: /x}]"),
+    ("protocol-env", ISVC, IMAGE, IMAGE + "\n        env: [{name: PROTOCOL, value: grpc-v2}]"),
+    ("blocked-env", ISVC, IMAGE, IMAGE + "\n        env: [{name: PYTHONPATH, value: /x}]"),
     ("storage-uri", MODEL, "pvc://", "s4://"),
     ("storage-uri", MODEL, "minReplicas: 1", "storageUris: [{uri: \"gs://a/b\"}]"),
-    ("transformer-storage", ISVC, "        image: example/torpor:1", "        image: example/torpor:1\n      - name: transformer-container\n"
+    ("transformer-storage", ISVC, IMAGE, IMAGE + "\n      - name: transformer-container\n"
      "        image: example/torpor:1\n        env: [{name: STORAGE_URI, value: \"gs://a/b\"}]"),
     ("replicas", ISVC, "minReplicas: 0", "minReplicas: 4"),
     ("replicas", ISVC, "minReplicas: 0", "minReplicas: -1"),
     ("canary", ISVC, "minReplicas: 0", "canaryTrafficPercent: 110"),
-    ("canary", ISVC, "spec:\n", "spec:\n  canary: [{trafficPercent: 10, predictor: {name: c, model: {modelFormat: {name: x}}}}]\n"),
+    ("canary", ISVC, "spec:\n", "spec:\n" + CANARY),
     ("scale-metric", ISVC, "minReplicas: 0", "scaleMetric: cpu"),
     ("scale-metric", STANDARD, "minReplicas: 1", "scaleMetric: rps"),
     ("scale-metric", STANDARD, "minReplicas: 1", "scaleTarget: 300"),
@@ -191,7 +197,7 @@ MUTATIONS = [
     ("port", ISVC, "name: h2c", "name: http"),
     ("port", KSVC, "containerPort: 8080", "containerPort: 8080, protocol: UDP"),
     ("reserved-env", KSVC, "image: example/c:1", 'image: example/c:1\n          env: [{name: PORT, value: "80"}]'),
-    ("reserved-env", ISVC, "image: example/torpor:1", "image: example/torpor:1\n        env: [{name: K_SERVICE, value: x}]"),
+    ("reserved-env", ISVC, IMAGE, IMAGE + "\n        env: [{name: K_SERVICE, value: x}]"),
     ("reserved-name", KSVC, "name: c\n", "name: queue-proxy\n"),
     ("mount", KSVC, "{name: tmp, mountPath: /tmp}", "{name: temp, mountPath: /tmp}"),
     ("mount", KSVC, "mountPath: /tmp", "mountPath: /dev"),
@@ -207,7 +213,7 @@ MUTATIONS = [
     ("autoscaling", KSVC, 'max-scale: "3"', 'initial-scale: "0"'),
     ("autoscaling", KSVC, 'max-scale: "3"', 'max-scale: "3"\n        autoscaling.knative.dev/min-scale: "4"'),
     ("autoscaling", KSVC, 'max-scale: "3"', "class: x.autoscaling.knative.dev"),
-    ("autoscaling", ISVC, "deploymentMode: Knative", 'deploymentMode: Knative\n    autoscaling.knative.dev/window: "2h"'),
+    ("autoscaling", ISVC, MODE, MODE + '\n    autoscaling.knative.dev/window: "2h"'),
     ("annotation-place", KSVC, "{name: s}", '{name: s, annotations: {autoscaling.knative.dev/target: "5"}}'),
     ("service-token", ISVC, "timeout: 60", "automountServiceAccountToken: true"),
     ("traffic", KSVC, "percent: 100", "percent: 90"),
@@ -227,9 +233,9 @@ MUTATIONS = [
     ("deployment-mode-missing", ISVC, "  annotations:\n    serving.kserve.io/deploymentMode: Knative\n", ""),
     ("min-replicas", STANDARD, "minReplicas: 1", "minReplicas: 0"),
     ("canary-ignored", STANDARD, "minReplicas: 1", "canaryTrafficPercent: 10"),
-    ("scale-annotation", ISVC, "deploymentMode: Knative", 'deploymentMode: Knative\n    autoscaling.knative.dev/min-scale: "1"'),
-    ("ignored-annotation", STANDARD, "deploymentMode: Standard", 'deploymentMode: Standard\n    autoscaling.knative.dev/target: "1"'),
-    ("ignored-annotation", ISVC, "deploymentMode: Knative", "deploymentMode: Knative\n    serving.kserve.io/metrics: cpu"),
+    ("scale-annotation", ISVC, MODE, MODE + '\n    autoscaling.knative.dev/min-scale: "1"'),
+    ("ignored-annotation", STANDARD, "Mode: Standard", 'Mode: Standard\n    autoscaling.knative.dev/target: "1"'),
+    ("ignored-annotation", ISVC, MODE, MODE + "\n    serving.kserve.io/metrics: cpu"),
     ("ignored-annotation", KSVC, "max-scale", "maximum-scale"),
     ("model-name", ISVC, "image: example/torpor:1", "image: example/stock:1\n        args: [--http_port=8080]"),
     ("transformer-protocol", CHAIN, "protocolVersion: v1", "protocolVersion: v2"),
@@ -239,7 +245,7 @@ MUTATIONS = [
     ("batcher", ISVC, "minReplicas: 0", "batcher: {maxBatchSize: 8}"),
     ("batcher", MODEL, "minReplicas: 1\n    model: {", "batcher: {maxBatchSize: 8}\n    model: {protocolVersion: v2, "),
     ("knative-drops", ISVC, "timeout: 60", "terminationGracePeriodSeconds: 90"),
-    ("knative-drops", ISVC, "image: example/torpor:1", "image: example/torpor:1\n        lifecycle: {preStop: {exec: {command: [x]}}}"),
+    ("knative-drops", ISVC, IMAGE, IMAGE + "\n        lifecycle: {preStop: {exec: {command: [x]}}}"),
     ("knative-feature", ISVC, "timeout: 60", "nodeSelector: {a: b}"),
     ("knative-feature", KSVC, "emptyDir: {}", "persistentVolumeClaim: {claimName: c, readOnly: true}"),
     ("drain", ISVC, "timeout: 60", "timeout: 20"),
@@ -255,7 +261,7 @@ MUTATIONS = [
     ("delivery-timeout", TRIGGER, "PT60S", "PT1S"),
     ("retry-after", TRIGGER, "timeout: PT60S", "retryAfterMax: PT60S"),
     ("sink-name", TRIGGER, TRIGGER, TRIGGER.replace("name: s}", "name: m}") + "---\n" + ISVC),
-    ("broker-name", TRIGGER, TRIGGER, TRIGGER + "---\napiVersion: eventing.knative.dev/v1\nkind: Broker\nmetadata: {name: c}\n"),
+    ("broker-name", TRIGGER, TRIGGER, TRIGGER + BROKER),
 ]  # fmt: skip
 """A rule, a file that keeps all of them, and what is written in place of a part of it."""
 
@@ -288,13 +294,17 @@ def test_every_rule_has_a_change_that_breaks_it() -> None:
 
 def test_the_docs_list_the_rules() -> None:
     """Each with its severity and the sentence that `torpor validate --rules` prints."""
-    rows = re.findall(r"^\| `([a-z0-9-]+)` \| (error|warning) \| (.*) \|$", (ROOT / "docs/validate.md").read_text(), re.M)
+    rows = re.findall(
+        r"^\| `([a-z0-9-]+)` \| (error|warning) \| (.*) \|$", (ROOT / "docs/validate.md").read_text(), re.M
+    )
     assert rows == [(name, "error" if name in ERRORS else "warning", about) for name, about in RULES.items()]
 
 
 def test_what_only_knative_refuses_is_a_warning_while_the_mode_is_not_said() -> None:
     """The cluster's default may be either."""
-    text = ISVC.replace("  annotations:\n    serving.kserve.io/deploymentMode: Knative\n", "").replace("timeout: 60", "timeout: 900")
+    text = ISVC.replace("  annotations:\n    serving.kserve.io/deploymentMode: Knative\n", "").replace(
+        "timeout: 60", "timeout: 900"
+    )
     (finding,) = [finding for finding in of(text) if finding.rule == "timeout"]
     assert finding.severity == "warning"
     assert "in Knative mode" in finding.message
