@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from torpor.knative.plan_command import add_command as add_plan
 from torpor.knative.render_command import add_command as add_render
+from torpor.knative.rollout_command import add_command as add_rollout
 from torpor.knative.validate_command import add_command as add_validate
 from torpor.transformers.features_command import add_command as add_features
 
@@ -127,6 +128,7 @@ def _parser() -> argparse.ArgumentParser:
     add_features(commands)
     add_validate(commands)
     add_render(commands)
+    add_rollout(commands)
     add_events(commands)
     add_up(commands)
     add_plan(commands)
