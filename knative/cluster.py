@@ -24,7 +24,10 @@ class ClusterAway(Unavailable):
 
 
 class ClusterRefused(InvalidInput):
-    """The API server said no. status: its HTTP status. reason: its word for it, such as Conflict. causes: what fields it names."""
+    """The API server said no. status: its HTTP status. reason: its word for it, such as Conflict.
+
+    causes: what it says of fields.
+    """
 
     def __init__(self, message: str, status: int = 0, reason: str = "", causes: tuple[str, ...] = ()) -> None:
         super().__init__(message)
@@ -64,7 +67,8 @@ class ApiServer:
             raise ClusterRefused("the package kubernetes is missing: pip install torpor[knative]") from None
         settings = client.Configuration()
         try:
-            config.load_config(context=context, client_configuration=settings)
+            load_config: Any = config.load_config
+            load_config(context=context, client_configuration=settings)
         except (config.ConfigException, OSError) as error:
             raise ClusterRefused(f"no cluster: {error}") from None
         settings.retries = False
@@ -137,7 +141,8 @@ class ApiServer:
     ) -> str:
         import urllib3
 
-        headers = {entry["key"]: entry["value"] for entry in self._settings.auth_settings().values()}
+        auth: Any = self._settings.auth_settings()
+        headers = {entry["key"]: entry["value"] for entry in auth.values()}
         if body is not None:
             headers["Content-Type"] = media_type
         given = urlencode({key: value for key, value in query.items() if value})

@@ -1,4 +1,4 @@
-"""`torpor rollout` and `torpor rollback`: a new revision on a part of the traffic, promoted or taken back by what its pods count."""
+"""`torpor rollout` and `torpor rollback`: a new revision on a part of the traffic, promoted or taken back by its counts."""
 
 import argparse
 import os
@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .durations import parse_duration
+from .durations import seconds
 
 if TYPE_CHECKING:
     from torpor.knative.cluster import Object
-    from torpor.knative.rollout import ApiServer, Outcome, Rollout, Terms
+    from torpor.knative.rollout import Outcome, Rollout
 
     from .manifests import Document
 
@@ -22,46 +22,42 @@ def add_command(commands: Any) -> None:
     rollout: argparse.ArgumentParser = commands.add_parser(
         "rollout",
         help="roll an InferenceService or Knative Service out by steps, or take it back",
-        description="Applies FILEs, tries the new revision on a growing part of the traffic, and promotes it, or takes it back. "
+        description="Applies FILEs, tries the new revision on a growing part of the traffic, and promotes or returns it. "
         "The same command again goes on with a rollout that was broken off.",
-        epilog="Exit status: 0 promoted, or nothing new; 1 taken back; 2 nothing was changed; 3 broken off, and says what is left; "
-        "130 interrupted, the same.",
+        epilog="Exit status: 0 promoted, or nothing new; 1 taken back; 2 nothing was changed; 3 broken off, and says what is "
+        "left; 130 interrupted, the same.",
     )
-    rollout.add_argument(
-        "files", nargs="+", type=Path, metavar="FILE", help="a file, a folder, or - for standard input"
+    add = rollout.add_argument
+    add("files", nargs="+", type=Path, metavar="FILE", help="a file, a folder, or - for standard input")
+    text = "shares of the traffic, the last of them 100 (default 10,50,100)"
+    add("--steps", type=_steps, default=(10, 50, 100), metavar="PERCENT,…", help=text)
+    add("--hold", type=_seconds, default=30.0, metavar="TIME", help="of each step at least (default 30s)")
+    text = "for enough requests to judge a step by (default 5m)"
+    add("--step-timeout", type=_seconds, default=300.0, metavar="TIME", help=text)
+    text = "for the new revision's first pod (default 5m)"
+    add("--ready-timeout", type=_seconds, default=300.0, metavar="TIME", help=text)
+    text = "that the new revision must have answered in a step; 0 promotes without any (default 20)"
+    add("--min-requests", type=int, default=20, metavar="N", help=text)
+    text = "above the stable revision's share of errors (default 1%%)"
+    add("--max-errors", type=_share, default=0.01, metavar="PERCENT", help=text)
+    text = "an answer is slow beyond so many times the stable revision's p99, and 20 ms (default 2)"
+    add("--latency-ratio", type=float, default=2.0, metavar="X", help=text)
+    text = (
+        "JSON of a v2 or v1 request, which must be answered with 200 before any traffic is shifted; without it zeros in the "
+        "shape that the model declares are sent, and may be refused with 4xx"
     )
-    rollout.add_argument("--steps", type=_steps, default=(10, 50, 100), metavar="PERCENT,…",
-                         help="shares of the traffic, the last of them 100 (default 10,50,100)")  # fmt: skip
-    rollout.add_argument(
-        "--hold", type=_seconds, default=30.0, metavar="TIME", help="of each step at least (default 30s)"
-    )
-    rollout.add_argument("--step-timeout", type=_seconds, default=300.0, metavar="TIME",
-                         help="for enough requests to judge a step by (default 5m)")  # fmt: skip
-    rollout.add_argument("--ready-timeout", type=_seconds, default=300.0, metavar="TIME",
-                         help="for the new revision's first pod (default 5m)")  # fmt: skip
-    rollout.add_argument("--min-requests", type=int, default=20, metavar="N",
-                         help="that the new revision must have answered in a step; 0 promotes without any (default 20)")  # fmt: skip
-    rollout.add_argument("--max-errors", type=_share, default=0.01, metavar="PERCENT",
-                         help="above the stable revision's share of errors (default 1%%)")  # fmt: skip
-    rollout.add_argument("--latency-ratio", type=float, default=2.0, metavar="X",
-                         help="an answer is slow beyond so many times the stable revision's p99, and 20 ms (default 2)")  # fmt: skip
-    rollout.add_argument("--smoke", type=Path, metavar="FILE",
-                         help="JSON of a v2 or v1 request, which must be answered with 200 before any traffic is shifted; "
-                         "without it zeros in the shape that the model declares are sent, and may be refused with 4xx")  # fmt: skip
-    rollout.add_argument(
-        "--model", default="", metavar="NAME", help="that the smoke request asks (default: what the server lists)"
-    )
-    rollout.add_argument(
-        "--ingress", metavar="URL", help="where the ingress is reached, if the service's name leads nowhere from here"
-    )
-    rollout.add_argument("--prometheus", metavar="URL", help="take the counts from there, not from the pods")
-    rollout.add_argument("--force-conflicts", action="store_true", help="take over fields that another program manages")
+    add("--smoke", type=Path, metavar="FILE", help=text)
+    add("--model", default="", metavar="NAME", help="that the smoke request asks (default: what the server lists)")
+    text = "where the ingress is reached, if the service's name leads nowhere from here"
+    add("--ingress", metavar="URL", help=text)
+    add("--prometheus", metavar="URL", help="take the counts from there, not from the pods")
+    add("--force-conflicts", action="store_true", help="take over fields that another program manages")
     rollout.set_defaults(run=_rollout)
     rollback: argparse.ArgumentParser = commands.add_parser(
         "rollback",
         help="give all traffic back to the revision before",
-        description="Gives all traffic of an InferenceService or Knative Service back to the revision before, in the middle of a rollout "
-        "or after one. What was applied stays in the object; the next rollout goes from there.",
+        description="Gives all traffic of a service back to the revision before, in the middle of a rollout or after one. "
+        "What was applied stays in the object; the next rollout goes from there.",
         epilog="Exit status: 0 done; 2 nothing was changed; 3 broken off; 130 interrupted.",
     )
     rollback.add_argument("name", metavar="NAME", help="of the InferenceService or Knative Service")
@@ -69,8 +65,8 @@ def add_command(commands: Any) -> None:
     for parser in (rollout, rollback):
         parser.add_argument("-n", "--namespace", help="default: the kubeconfig's")
         parser.add_argument("--context", help="of the kubeconfig (default: its current one)")
-        parser.add_argument("--away-timeout", type=_seconds, default=120.0, metavar="TIME",
-                            help="for an API server that does not answer (default 2m)")  # fmt: skip
+        text = "for an API server that does not answer (default 2m)"
+        parser.add_argument("--away-timeout", type=_seconds, default=120.0, metavar="TIME", help=text)
 
 
 class Progress:
@@ -111,7 +107,7 @@ def _rollout(options: argparse.Namespace, began_s: float) -> int:
         cluster = ApiServer(options.context)
         namespace = options.namespace or cluster.namespace
         targets = [(each, target_of(cluster, namespace, each)) for each in objects]
-        (target,) = [target for _, target in targets if target] or [None]
+        target = next((target for _, target in targets if target), None)
         if target is None:
             raise InvalidInput("no InferenceService and no Knative Service is among the objects")
         for document, other in targets:
@@ -211,15 +207,12 @@ _ROLLED = (("InferenceService", "serving.kserve.io/v1beta1"), ("Service", "servi
 
 
 def _steps(text: str) -> tuple[int, ...]:
-    steps = tuple(int(part) for part in text.split(","))
-    if any(not 0 < step <= 100 for step in steps) or sorted(set(steps)) != list(steps) or steps[-1] != 100:
-        raise argparse.ArgumentTypeError(f"steps = {text}, must be rising percentages above 0, the last of them 100")
-    return steps
+    return tuple(int(part) for part in text.split(","))
 
 
 def _seconds(text: str) -> float:
     try:
-        return parse_duration(text)
+        return seconds(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 

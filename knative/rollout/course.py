@@ -5,8 +5,8 @@
        └──────────────────┴─────────────────────┴──────── returning ◄──────┴─────────────────────────────────┘
                                                               └──route has it──► returned
 
-Whoever drives it asks `next` again and again with what stands now, does what that says, and comes again. What it says is said
-until it is seen done, so that a call that failed, or a rollout that was cut off, goes on by asking again.
+Whoever drives it asks `next` with what stands now, does what that says, and comes again. It is said until it is seen done, so
+that a call that failed, or a rollout that was cut off, goes on by asking again.
 """
 
 from dataclasses import dataclass, field
@@ -20,10 +20,10 @@ from .judgement import Tolerance, judge
 class Terms:
     """How a candidate is tried.
 
-    steps: its shares of the traffic in percent, ascending; 100 promotes. hold_s: the least time of a step below 100, over which it
-    is judged. step_timeout_s: for a verdict on a step. ready_timeout_s: for the candidate's pods. route_timeout_s: for the route
-    to give what was asked. failing_s: how long a failure has to last to be one, since conditions are false for a moment too.
-    smoke_tries: of the request before any traffic.
+    steps: its shares of the traffic in percent, ascending; 100 promotes. hold_s: the least time of a step below 100, over
+    which it is judged. step_timeout_s: for a verdict on a step. ready_timeout_s: for the candidate's pods. route_timeout_s: for
+    the route to give what was asked. failing_s: how long a failure has to last to be one, since conditions are false for a
+    moment too. smoke_tries: of the request before any traffic.
     """
 
     steps: tuple[int, ...] = (10, 50, 100)
@@ -38,17 +38,17 @@ class Terms:
     def __post_init__(self) -> None:
         """Raises ValueError."""
         rising = all(a < b for a, b in zip(self.steps, self.steps[1:], strict=False))
-        if not self.steps or not rising or not 0 < self.steps[0] or self.steps[-1] != 100:
+        if not self.steps or not rising or self.steps[0] <= 0 or self.steps[-1] != 100:
             shown = ",".join(map(str, self.steps))
             raise ValueError(f"steps = {shown}, must be rising percentages above 0, the last of them 100")
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What stands now. percent: the candidate's share by the route, None where it says nothing yet. ready: the candidate is, or was
-    once. failing: what keeps it from being so, '' for nothing. smoke: the answer's fault, '' for none, None while none was asked.
-    candidate, stable: counted since the step began. restarts: of the candidate's containers since then. has_stable: there is
-    a revision to compare with and to return to.
+    """What stands now. percent: the candidate's share by the route, None where it says nothing yet. ready: the candidate is.
+    failing: what keeps it from being so, '' for nothing. smoke: the answer's fault, '' for none, None while none was asked.
+    candidate, stable: counted since the step began. restarts: of the candidate's containers since then. has_stable: there is a
+    revision to compare with and to return to.
     """
 
     percent: int | None
@@ -77,7 +77,7 @@ class Order:
 
 
 class Course:
-    """One rollout. phase: as in the picture above. why: of the return. step: the number of the one that is held or shifted to."""
+    """One rollout. phase: as in the picture above. why: of the return. step: which one is held or shifted to."""
 
     def __init__(self, terms: Terms, now_s: float, percent: int = 0) -> None:
         """percent: what an earlier try of the same rollout had reached; that step is held anew."""

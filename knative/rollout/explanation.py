@@ -1,4 +1,4 @@
-"""Why a revision does not become ready, or went wrong: conditions, events and last lines of its log, as a person would look for."""
+"""Why a revision is not ready, or went wrong: conditions, events and last lines of its log, as a person would look for."""
 
 from collections.abc import Iterator
 
@@ -48,7 +48,7 @@ def explain(cluster: Cluster, namespace: str, objects: list[tuple[str, str, str]
 
 
 def _events(cluster: Cluster, namespace: str, revision: str) -> Iterator[str]:
-    """Warnings about the revision and what was made for it: its Deployment, ReplicaSet and pods have names that begin with its."""
+    """Warnings about the revision and what was made for it: Deployment, ReplicaSet and pods have names that begin with its."""
     found = [
         event
         for event in cluster.list("v1", "Event", namespace, fields="type=Warning")

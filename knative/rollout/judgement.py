@@ -18,8 +18,8 @@ FEWEST_BAD = 3
 
 @dataclass(frozen=True)
 class Tolerance:
-    """errors: the share of errors above the stable revision's that is put up with. latency_ratio, latency_slack_s: an answer is slow
-    when it took longer than the stable revision's 99th percentile so many times, and this in addition. requests: that a
+    """errors: the share of errors above the stable revision's that is put up with. latency_ratio, latency_slack_s: an answer is
+    slow when it took longer than the stable revision's 99th percentile so many times, and this in addition. requests: that a
     candidate must have answered to be called good.
     """
 

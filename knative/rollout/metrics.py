@@ -20,7 +20,7 @@ QUERY_TIMEOUT_S = 10.0
 
 class Metrics(Protocol):
     def counts(self, revision: str, pods: list[Object]) -> Mapping[str, Counts]:
-        """By pod, since its start. pods: those that the revision has. A pod that does not answer is missing. Raises ClusterAway."""
+        """By pod, since its start. pods: the revision's. One that does not answer is missing. Raises ClusterAway."""
 
 
 class PodMetrics:

@@ -6,8 +6,8 @@ from torpor.knative.cluster import FIELD_MANAGER, Cluster, ClusterRefused, Objec
 
 _MANAGER = re.compile(r'conflict with "([^"]+)"')
 _OWN_HANDS = (FIELD_MANAGER, "kubectl", "before-first-apply")
-"""Managers whose fields are taken over: torpor's own patches, and what a person applied with kubectl (kubectl-client-side-apply,
-kubectl-edit …). Any other is a program that would set its values again, and is asked about first."""
+"""Managers whose fields are taken over: torpor's own patches, and what a person applied with kubectl. Any other
+is a program that would set its values again, and is asked about first."""
 
 
 def apply(cluster: Cluster, document: Object, namespace: str, *, dry_run: bool, force: bool) -> Object:

@@ -1,5 +1,6 @@
 """Drives one rollout: looks at the cluster, asks the course what to do, does it, and notes at the service where it stands."""
 
+import functools
 import time
 import uuid
 from collections.abc import Callable
@@ -218,7 +219,7 @@ class Rollout:
         phase = ""
         while True:
             try:
-                seen = self._patiently(lambda: self._look(course))
+                seen = self._patiently(functools.partial(self._look, course))
                 order = course.next(self._clock.now_s(), seen)
                 if course.phase != phase:
                     phase = course.phase
@@ -227,7 +228,7 @@ class Rollout:
                 self._patiently(self._note)
                 if order.do is Do.END:
                     return self._end(course)
-                self._patiently(lambda: self._do(order))
+                self._patiently(functools.partial(self._do, order))
             except Superseded:
                 raise
             except ClusterRefused as error:

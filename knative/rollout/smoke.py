@@ -11,10 +11,10 @@ _ZEROS = {"BYTES": "", "BOOL": False}
 
 
 class Smoke:
-    """body: of an inference request, JSON of v2 (`inputs`) or v1 (`instances`); None for one of zeros after the model's metadata.
+    """body: JSON of a v2 (`inputs`) or v1 (`instances`) request; None for one of zeros after the model's metadata.
 
-    model: its name; '' for what the server lists, the service's name ahead. ingress: the address to go to with the service's Host
-    header, None where its name is resolved. timeout_s: of each request; a pod at zero wakes in it.
+    model: its name; '' for what the server lists, the service's name ahead. ingress: the address to go to with the service's
+    Host header, None where its name is resolved. timeout_s: of each request; a pod at zero wakes in it.
     """
 
     def __init__(

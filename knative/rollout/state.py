@@ -1,4 +1,4 @@
-"""Where a rollout stands, kept at the service itself: whoever comes next, on whatever machine, can go on with it or take it back.
+"""Where a rollout stands, kept at the service itself: whoever comes next, anywhere, can go on with it or take it back.
 
 It is an annotation of the Knative Service, also under an InferenceService: there any annotation of its own would go into the
 pods' template, and so make a new revision. A Knative Service's own annotations do not.

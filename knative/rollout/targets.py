@@ -1,4 +1,4 @@
-"""What is rolled out: an InferenceService in Knative mode, or a plain Knative Service. Both share out traffic between revisions.
+"""What is rolled out: an InferenceService in Knative mode, or a plain Knative Service: both share traffic out by revisions.
 
 A Knative Service names revisions and percentages itself. Under KServe `canaryTrafficPercent` of a component does it: the newest
 revision gets so much, the rest goes to `status.components.*.latestRolledoutRevision`, by the tag `prev`. KServe 0.17 counts a
@@ -24,7 +24,7 @@ _NO_TEMPLATE = ("autoscaling.knative.dev/min-scale", "autoscaling.knative.dev/ma
 
 
 class KnativeService:
-    """kind, name: of the object. document: what to apply; None to take something back only. services: Knative Services by part."""
+    """kind, name: of the object. document: what to apply; None to take something back only."""
 
     api_version, kind, tag = SERVING, "Service", "candidate"
 
@@ -147,7 +147,7 @@ Target = KnativeService | InferenceService
 def target_of(cluster: Cluster, namespace: str, document: Object) -> Target | None:
     """None: an object that is applied as it is. Raises InvalidInput."""
     metadata = document.get("metadata") or {}
-    kind = _TARGETS.get((str(document.get("apiVersion")), str(document.get("kind"))))
+    kind: type[Target] | None = _TARGETS.get((str(document.get("apiVersion")), str(document.get("kind"))))
     return kind(cluster, metadata.get("namespace") or namespace, metadata["name"], document) if kind else None
 
 
@@ -166,7 +166,10 @@ def find_target(cluster: Cluster, namespace: str, name: str) -> Target:
     raise ClusterRefused(f"no InferenceService and no Knative Service {name} in the namespace {namespace}", 404)
 
 
-_TARGETS = {(KSERVE, "InferenceService"): InferenceService, (SERVING, "Service"): KnativeService}
+_TARGETS: dict[tuple[str, str], type[Target]] = {
+    (KSERVE, "InferenceService"): InferenceService,
+    (SERVING, "Service"): KnativeService,
+}
 
 
 def _all_to_latest(traffic: Any) -> bool:
