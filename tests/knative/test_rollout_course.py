@@ -233,7 +233,8 @@ def test_metrics_are_read_as_torpor_writes_them() -> None:
     text = metrics.render().decode()
     assert (read_metrics(text).requests, read_metrics(text).errors) == (13, 4)
     assert {Histogram, ModelMetrics}
-    lines = 'torpor_queue_seconds_bucket{le="0.5",model_name="m"} 4.0\ntorpor_queue_seconds_bucket{le="+Inf",model_name="m"} 5.0'
+    name = 'torpor_queue_seconds_bucket{model_name="m",le='
+    lines = f'{name}"0.5"}} 4.0\n{name}"+Inf"}} 5.0'
     counts = read_metrics(f'{lines}\n{lines}\ntorpor_queue_seconds_sum{{model_name="m"}} 3.0\nother 1')
     assert counts.histograms == {"torpor_queue_seconds": {0.5: 8.0, INF: 10.0}}
     assert counts.p99_s("torpor_queue_seconds") == 0.5
