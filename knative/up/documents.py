@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..manifests import files_of, read_file
+
 
 class UpError(Exception):
     """What `torpor up` cannot run as it stands: the text names where, what, and what to do."""
@@ -49,23 +51,19 @@ class Document:
 
 
 def read_documents(files: Iterable[Path]) -> list[Document]:
-    """Raises UpError."""
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
+    """Of files, and of the YAML files of folders. Raises UpError."""
     documents: list[Document] = []
-    for file in files:
+    for path in [path for file in files for path in files_of(file)]:
         try:
-            # The round-trip loader knows lines; without aliases kept apart, what it gives are plain dicts and lists.
-            for content in YAML(typ="rt").load_all(file.read_text()):
-                if content is None:
-                    continue
-                if not isinstance(content, dict):
-                    raise UpError(f"{file}: a document is {type(content).__name__}, must be a mapping")
-                line = content.lc.line + 1  # type: ignore[attr-defined]
-                documents.append(Document(content, f"{file}:{line}"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise UpError(f"{file}: {error}") from error
-        except YAMLError as error:
-            raise UpError(f"{file}: no YAML: {' '.join(str(error).split())}") from error
+            found = read_file(path)
+        except OSError as error:
+            raise UpError(f"{path}: {reason_of(error)}") from error
+        for document in found:
+            where = f"{document.file}:{document.line}"
+            if document.faults:
+                fault = document.faults[0]
+                raise UpError(f"{document.file}:{fault.line}: {fault.message}")
+            if not isinstance(document.data, dict):
+                raise UpError(f"{where}: a document is {type(document.data).__name__}, must be a mapping")
+            documents.append(Document(document.data, where))
     return documents
