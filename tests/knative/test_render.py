@@ -1,5 +1,6 @@
 """What `torpor render` writes: complete, with the user's own words kept, and faultless by `torpor validate`."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -216,3 +217,22 @@ def test_the_runtime_is_taken_before_torchserves() -> None:
     assert not any(form["autoSelect"] for form in named.data["spec"]["supportedModelFormats"])
     arguments = [argument.replace("{{.Name}}", "m") for argument in container["args"]]
     assert _parser().parse_args(["serve", *arguments]).model_name == "m"
+
+
+def test_the_docs_lines_run_as_they_stand(tmp_path: Path) -> None:
+    """Those of render.md and validate.md that need no cluster, and the Python sample."""
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    text = (ROOT / "docs/render.md").read_text() + (ROOT / "docs/validate.md").read_text()
+    lines = re.findall(r"^(torpor (?:render|validate) [^|>\n]*?)(?: *#.*)?$", text, re.M)
+    lines = [line for line in lines if "service.yaml" not in line]
+    assert len(lines) == 7
+    for line in lines:
+        command = [TORPOR, *line.split()[1:]]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{line}: {done.stderr}"
+    for folder in tmp_path.glob("out*"):
+        assert rendered(folder)
+    (sample,) = re.findall(r"^```python\n(.*?)^```", text, re.M | re.S)
+    subprocess.run([sys.executable, "-P", "-c", sample], cwd=tmp_path, check=True, capture_output=True)
+    (manifest,) = re.findall(r"^```yaml\n(.*?)^```", text, re.M | re.S)
+    assert list(findings(read(manifest), bundled())) == []
