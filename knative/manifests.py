@@ -73,7 +73,7 @@ class TooLarge(Exception):
 
 
 def read_file(path: Path) -> list[Document]:
-    """Raises OSError; a file that is no UTF-8 is a document with a fault."""
+    """Raises OSError, and ValueError without ruamel.yaml; a file that is no UTF-8 is a document with a fault."""
     try:
         return read(path.read_bytes().decode("utf-8-sig"), str(path))
     except UnicodeDecodeError as error:
@@ -115,8 +115,11 @@ def text_of(place: Place) -> str:
 
 
 def _document(text: str, file: str, lines_before: int) -> list[Document]:
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import MarkedYAMLError, YAMLError
+    try:
+        from ruamel.yaml import YAML
+        from ruamel.yaml.error import MarkedYAMLError, YAMLError
+    except ModuleNotFoundError:
+        raise ValueError("ruamel.yaml is not installed: pip install 'torpor[knative]'") from None
 
     document = Document(file, lines_before + 1)
     try:

@@ -82,7 +82,9 @@ def test_the_serving_path_imports_nothing_heavy() -> None:
         "import torpor.predictors.command, torpor.predictors.serving.app, torpor.predictors.serving.lifecycle\n"
         "import torpor.predictors.serving.server, torpor.predictors.runtime.executor"
     )
-    assert not modules & (HEAVY | {"scipy", "prometheus_client", "h2", "httpx", "shtab", "opentelemetry", "ml_dtypes"})
+    assert not modules & (
+        HEAVY | {"scipy", "prometheus_client", "h2", "httpx", "shtab", "opentelemetry", "ml_dtypes", "ruamel"}
+    )
 
 
 def test_ready_made_transformers_import_their_libraries_when_they_are_loaded() -> None:
