@@ -6,7 +6,9 @@ server-side apply and for proxying differ between its versions.
 """
 
 import json
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote, urlencode
 
@@ -17,6 +19,8 @@ CALL_TIMEOUT_S = 10.0
 """Of one call: a webhook behind it may take all of its own ten seconds."""
 
 Object = dict[str, Any]
+
+_OWN_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
 class ClusterAway(Unavailable):
@@ -67,15 +71,13 @@ class ApiServer:
             raise ClusterRefused("the package kubernetes is missing: pip install torpor[knative]") from None
         settings = client.Configuration()
         try:
-            load_config: Any = config.load_config
-            load_config(context=context, client_configuration=settings)
+            self.namespace = _configure(config, settings, context)
         except (config.ConfigException, OSError) as error:
             raise ClusterRefused(f"no cluster: {error}") from None
         settings.retries = False
         self._settings = settings
         self._pool = client.ApiClient(settings).rest_client.pool_manager
         self._resources: dict[str, dict[str, tuple[str, bool]]] = {}
-        self.namespace = _namespace(config, context)
 
     def get(self, api_version: str, kind: str, namespace: str, name: str) -> Object | None:
         try:
@@ -158,12 +160,14 @@ class ApiServer:
         raise _failure(answer.status, text)
 
 
-def _namespace(config: Any, context: str | None) -> str:
-    """The one that kubectl would use."""
-    try:
-        contexts, current = config.list_kube_config_contexts()
-    except config.ConfigException:
-        return "default"
+def _configure(config: Any, settings: Any, context: str | None) -> str:
+    """The namespace that kubectl would use. Raises config's ConfigException."""
+    file = os.environ.get("KUBECONFIG") or str(Path("~/.kube/config").expanduser())
+    if "KUBECONFIG" not in os.environ and context is None and not Path(file).exists():
+        config.load_incluster_config(client_configuration=settings)
+        return _OWN_NAMESPACE.read_text()
+    config.load_kube_config(file, context, settings)
+    contexts, current = config.list_kube_config_contexts(file)
     chosen = next((entry for entry in contexts if entry["name"] == context), current)
     return str(chosen["context"].get("namespace") or "default")
 

@@ -190,6 +190,8 @@ class Rollout:
         )
         self._names = list(state.candidate)
         self._applied = True
+        if not percent and state.stable:
+            self._patiently(lambda: self.target.offer(state.stable, state.candidate))
         return self._drive(Course(self.terms, self._clock.now_s(), percent))
 
     def _without_state(self, live: Object, names: list[str]) -> State:

@@ -68,6 +68,15 @@ class KnativeService:
         old = {"revisionName": stable.get(self.name), "latestRevision": False, "percent": 100 - percent}
         new = {"revisionName": candidate.get(self.name), "latestRevision": False, "percent": percent, "tag": self.tag}
         traffic = {0: [old], 100: [{"latestRevision": True, "percent": 100}]}.get(percent, [old, new])
+        self._share(traffic)
+
+    def offer(self, stable: Mapping[str, str], candidate: Mapping[str, str]) -> None:
+        """Give a candidate that was taken back its address again, and no traffic."""
+        old = {"revisionName": stable[self.name], "latestRevision": False, "percent": 100}
+        new = {"revisionName": candidate[self.name], "latestRevision": False, "percent": 0, "tag": self.tag}
+        self._share([old, new])
+
+    def _share(self, traffic: list[Object]) -> None:
         self.cluster.merge(self.api_version, self.kind, self.namespace, self.name, {"spec": {"traffic": traffic}})
 
 
@@ -136,6 +145,9 @@ class InferenceService:
     def shift(self, percent: int, stable: Mapping[str, str], candidate: Mapping[str, str]) -> None:
         spec = {self._component(name): {"canaryTrafficPercent": percent} for name in candidate}
         self.cluster.merge(self.api_version, self.kind, self.namespace, self.name, {"spec": spec})
+
+    def offer(self, stable: Mapping[str, str], candidate: Mapping[str, str]) -> None:
+        """The newest revision keeps its address."""
 
     def _component(self, name: str) -> str:
         return name.removeprefix(f"{self.name}-")

@@ -1,0 +1,220 @@
+"""What a rollout does, and says, when the cluster fails it: over the real client, with an API server that fails on demand."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_api_server import FakeApiServer
+from torpor.knative.rollout import (
+    ApiServer,
+    ClusterAway,
+    ClusterRefused,
+    Outcome,
+    PodMetrics,
+    Rollout,
+    Smoke,
+    Superseded,
+    Terms,
+    target_of,
+)
+from torpor.knative.rollout.rollout import Clock
+from torpor.predictors.errors import InvalidInput
+
+pytest.importorskip("kubernetes")
+
+
+class Answered(Smoke):
+    """No request: the ingress is none of the API server's."""
+
+    def ask(self, url: str, service_name: str, own_body: bool = True) -> str:
+        return ""
+
+
+class VirtualClock:
+    """Sleeping takes no time. events: what happens when it has slept so often."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+        self.slept = 0
+        self.events: dict[int, Callable[[], None]] = {}
+
+    def clock(self) -> Clock:
+        return Clock(lambda: self.now_s, self.sleep)
+
+    def sleep(self, seconds: float) -> None:
+        self.now_s += seconds
+        self.slept += 1
+        if self.slept in self.events:
+            self.events[self.slept]()
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeApiServer]:
+    with FakeApiServer() as server:
+        cluster = {"name": "c", "cluster": {"server": server.url}}
+        context = {"name": "c", "context": {"cluster": "c", "user": "u"}}
+        user = {"name": "u", "user": {"token": "t"}}
+        config = {"clusters": [cluster], "contexts": [context], "users": [user], "current-context": "c"}
+        (tmp_path / "config").write_text(json.dumps({"apiVersion": "v1", "kind": "Config", **config}))
+        monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
+        yield server
+
+
+def document(mark: int) -> dict[str, Any]:
+    container = {"image": f"localhost/torpor:{mark}"}
+    spec = {"template": {"spec": {"containers": [container]}}}
+    return {"apiVersion": "serving.knative.dev/v1", "kind": "Service", "metadata": {"name": "s"}, "spec": spec}
+
+
+def rollout(mark: int, clock: VirtualClock | None = None, said: list[str] | None = None, force: bool = False) -> Rollout:
+    cluster = ApiServer()
+    target = target_of(cluster, "default", document(mark))
+    assert target is not None
+    said = [] if said is None else said
+    return Rollout(
+        cluster, target, Terms(), Answered(), PodMetrics(cluster), lambda text, stays: said.append(text),
+        force=force, clock=(clock or VirtualClock()).clock(),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def stable(server: FakeApiServer) -> FakeApiServer:
+    """With a first revision that has all traffic."""
+    assert rollout(1).run().what == "promoted"
+    return server
+
+
+def test_steps_end_in_a_promotion(stable: FakeApiServer) -> None:
+    """Nothing fails here, so what fails below fails by its fault."""
+    assert rollout(2).run() == Outcome("promoted")
+    assert stable.traffic() == {"s-00002": 100}
+    assert rollout(2).run().what == "unchanged"
+
+
+def test_errors_bring_all_traffic_back(stable: FakeApiServer) -> None:
+    """And the last lines of the log are in what is said."""
+    stable.errors = True
+    outcome = rollout(2).run()
+    assert (outcome.what, stable.traffic()) == ("returned", {"s-00001": 100})
+    assert "errors of" in outcome.why
+    assert "the last line of its log" in "\n".join(outcome.lines)
+
+
+def test_an_api_server_that_comes_back_is_waited_for(stable: FakeApiServer) -> None:
+    """A minute without it, in the middle of a step."""
+    clock, said = VirtualClock(), list[str]()
+    clock.events = {6: lambda: setattr(stable, "away", True), 36: lambda: setattr(stable, "away", False)}
+    assert rollout(2, clock, said).run().what == "promoted"
+    assert any("the API server is away for 58 s" in line for line in said)
+
+
+def test_an_api_server_that_stays_away_ends_it_with_what_is_left(stable: FakeApiServer) -> None:
+    """And the same rollout goes on when it is there again."""
+    clock = VirtualClock()
+    clock.events = {6: lambda: setattr(stable, "away", True)}
+    broken = rollout(2, clock)
+    with pytest.raises(ClusterAway):
+        broken.run()
+    assert broken.standing() == "Service s is applied; s-00002 has 10 % of the traffic, the rest goes to s-00001"
+    stable.away = False
+    said = list[str]()
+    assert rollout(2, said=said).run().what == "promoted"
+    assert "goes on with a rollout: s-00002, at 10 %" in said
+
+
+@pytest.mark.parametrize("going_on", [True, False])
+def test_interrupted_anywhere_it_goes_on_or_goes_back(stable: FakeApiServer, going_on: bool) -> None:
+    """After each look, until there is none more to interrupt; what it says of the traffic is what the cluster has."""
+    mark, interrupted = 2, 0
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    while True:
+        before = stable.traffic()
+        clock = VirtualClock()
+        clock.events = {interrupted + 1: interrupt}
+        broken = rollout(mark, clock)
+        try:
+            broken.run()
+            break
+        except KeyboardInterrupt:
+            interrupted += 1
+        new = f"s-{mark:05}"
+        assert stable.service is not None
+        if going_on:
+            assert rollout(mark).run().what == "promoted"
+            assert stable.traffic() == {new: 100}
+        else:
+            assert rollout(mark).take_back().what == "returned"
+            assert stable.traffic() == before
+        mark += 1
+        interrupted += 5  # each fifth: all of them take a minute
+    assert interrupted > 10
+
+
+def test_a_webhook_that_refuses_leaves_nothing(stable: FakeApiServer) -> None:
+    """It is asked by a dry run first."""
+    stable.refusal = "timeoutSeconds must be at most 600"
+    refused = rollout(2)
+    with pytest.raises(ClusterRefused, match="timeoutSeconds must be at most 600"):
+        refused.run()
+    assert refused.standing() == "Service s: nothing was changed"
+    assert stable.traffic() == {"s-00001": 100}
+
+
+def test_pods_that_may_not_be_asked_take_it_back(stable: FakeApiServer) -> None:
+    """Without counts nobody could judge it: the share that it has goes back, and the message names what is forbidden."""
+    stable.forbidden = True
+    outcome = rollout(2).run()
+    assert (outcome.what, stable.traffic()) == ("returned", {"s-00001": 100})
+    assert "pods/proxy is forbidden" in outcome.why
+
+
+def test_a_quota_is_named_where_pods_do_not_come(stable: FakeApiServer) -> None:
+    """By the event of the ReplicaSet, since the revision only says that it waits."""
+    stable.ready = False
+    about = {"kind": "ReplicaSet", "name": "s-00002-deployment-abc"}
+    stable.events = [{"involvedObject": about, "reason": "FailedCreate", "message": "exceeded quota: pods=1"}]
+    outcome = rollout(2).run()
+    assert (outcome.what, stable.traffic()) == ("returned", {"s-00001": 100})
+    assert outcome.why == "not ready after 300 s"
+    assert "event of ReplicaSet s-00002-deployment-abc: FailedCreate: exceeded quota: pods=1" in outcome.lines
+
+
+def test_what_was_taken_back_can_be_tried_again(stable: FakeApiServer) -> None:
+    """By the same command, when what was wrong beside it has gone."""
+    stable.errors = True
+    assert rollout(2).run().what == "returned"
+    stable.errors = False
+    assert rollout(2).run().what == "promoted"
+    assert stable.traffic() == {"s-00002": 100}
+
+
+def test_another_rollout_takes_over_and_the_first_lets_go(stable: FakeApiServer) -> None:
+    """Two would pull the traffic to and fro."""
+    clock = VirtualClock()
+    clock.events = {8: lambda: rollout(2).take_back()}  # type: ignore[dict-item]
+    with pytest.raises(Superseded):
+        rollout(2, clock).run()
+    assert stable.traffic() == {"s-00001": 100}
+
+
+def test_another_programs_fields_are_asked_about_and_kubectls_taken(stable: FakeApiServer) -> None:
+    """What a person applied with kubectl is theirs to roll out; a program would set its values again."""
+    stable.manager = "argocd-controller"
+    with pytest.raises(ClusterRefused, match="belong to argocd-controller.*--force-conflicts"):
+        rollout(2).run()
+    assert rollout(2, force=True).run().what == "promoted"
+    stable.manager = "kubectl-client-side-apply"
+    assert rollout(3).run().what == "promoted"
+
+
+def test_a_traffic_block_of_ones_own_is_refused() -> None:
+    """Two could not both share it out."""
+    given = document(1)
+    given["spec"]["traffic"] = [{"revisionName": "s-00001", "percent": 100}]
+    with pytest.raises(InvalidInput, match="spec.traffic is given"):
+        target_of(None, "default", given)  # type: ignore[arg-type]
