@@ -170,6 +170,9 @@ def _drive(rollout: "Rollout", run: Any, progress: Progress, again: str) -> int:
         return BROKEN_OFF if rollout.changed else NOTHING_DONE
     progress.close()
     name = f"{rollout.target.kind} {rollout.target.name}"
+    if outcome.why == "asked for":
+        print(f"{name}: all traffic is back")
+        return TAKEN_BACK
     said = {"promoted": "promoted", "returned": f"taken back: {outcome.why}", "unchanged": outcome.why}[outcome.what]
     print(f"{name}: {said}")
     for line in outcome.lines:

@@ -226,15 +226,14 @@ def test_a_window_counts_pods_that_come_restart_and_go() -> None:
 
 def test_metrics_are_read_as_torpor_writes_them() -> None:
     """What renders `/metrics` is the server's own code."""
-    from torpor.predictors.serving.metrics import Histogram, ModelMetrics, ServerMetrics
+    from torpor.predictors.serving.metrics import ServerMetrics
 
     metrics = ServerMetrics()
     metrics.requests.update({("rest", "200"): 7, ("grpc", "OK"): 2, ("rest", "500"): 3, ("grpc", "INTERNAL"): 1})
     text = metrics.render().decode()
     assert (read_metrics(text).requests, read_metrics(text).errors) == (13, 4)
-    assert {Histogram, ModelMetrics}
-    name = 'torpor_queue_seconds_bucket{model_name="m",le='
-    lines = f'{name}"0.5"}} 4.0\n{name}"+Inf"}} 5.0'
-    counts = read_metrics(f'{lines}\n{lines}\ntorpor_queue_seconds_sum{{model_name="m"}} 3.0\nother 1')
+    bucket = 'torpor_queue_seconds_bucket{model_name="m",le='
+    lines = f'{bucket}"0.5"}} 4.0\n{bucket}"+Inf"}} 5.0\n'
+    counts = read_metrics(f'{lines}{lines}torpor_queue_seconds_sum{{model_name="m"}} 3.0\nother 1')
     assert counts.histograms == {"torpor_queue_seconds": {0.5: 8.0, INF: 10.0}}
     assert counts.p99_s("torpor_queue_seconds") == 0.5

@@ -1,6 +1,7 @@
 """What a rollout does, and says, when the cluster fails it: over the real client, with an API server that fails on demand."""
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,9 @@ def document(mark: int) -> dict[str, Any]:
     return {"apiVersion": "serving.knative.dev/v1", "kind": "Service", "metadata": {"name": "s"}, "spec": spec}
 
 
-def rollout(mark: int, clock: VirtualClock | None = None, said: list[str] | None = None, force: bool = False) -> Rollout:
+def rollout(
+    mark: int, clock: VirtualClock | None = None, said: list[str] | None = None, force: bool = False
+) -> Rollout:
     cluster = ApiServer()
     target = target_of(cluster, "default", document(mark))
     assert target is not None
@@ -205,7 +208,7 @@ def test_another_rollout_takes_over_and_the_first_lets_go(stable: FakeApiServer)
 def test_another_programs_fields_are_asked_about_and_kubectls_taken(stable: FakeApiServer) -> None:
     """What a person applied with kubectl is theirs to roll out; a program would set its values again."""
     stable.manager = "argocd-controller"
-    with pytest.raises(ClusterRefused, match="belong to argocd-controller.*--force-conflicts"):
+    with pytest.raises(ClusterRefused, match=r"belong to argocd-controller.*--force-conflicts"):
         rollout(2).run()
     assert rollout(2, force=True).run().what == "promoted"
     stable.manager = "kubectl-client-side-apply"
@@ -216,5 +219,53 @@ def test_a_traffic_block_of_ones_own_is_refused() -> None:
     """Two could not both share it out."""
     given = document(1)
     given["spec"]["traffic"] = [{"revisionName": "s-00001", "percent": 100}]
-    with pytest.raises(InvalidInput, match="spec.traffic is given"):
+    with pytest.raises(InvalidInput, match=r"spec\.traffic is given"):
         target_of(None, "default", given)  # type: ignore[arg-type]
+
+
+def test_the_docs_lines_run(server: FakeApiServer, capsys: pytest.CaptureFixture[str]) -> None:
+    """The Python of docs/rollout.md as it stands there, but for the request to an ingress that is not there."""
+    text = (Path(__file__).parents[2] / "docs/rollout.md").read_text()
+    code = text.partition("```python\n")[2].partition("```")[0].replace("Smoke()", "Answered()")
+    names: dict[str, Any] = {"document": document(1), "Answered": Answered}
+    exec(code, names)
+    assert names["outcome"] == Outcome("promoted")
+    assert "s-00001 has all traffic" in capsys.readouterr().out
+
+
+def test_the_docs_options_are_the_commands() -> None:
+    """Each that the page names."""
+    text = (Path(__file__).parents[2] / "docs/rollout.md").read_text()
+    for option in sorted(set(re.findall(r"`(--[a-z-]+)", text))):
+        assert main_help("rollout").find(option) >= 0, option
+
+
+def main_help(command: str) -> str:
+    import argparse
+
+    from torpor.knative.rollout_command import add_command
+
+    commands = argparse.ArgumentParser().add_subparsers()
+    add_command(commands)
+    return str(commands.choices[command].format_help())
+
+
+def test_a_file_with_errors_or_without_a_service_changes_nothing(
+    server: FakeApiServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Status 2, the fault by its line, and not one request to the cluster for a file that does not hold."""
+    from torpor.predictors.command import main
+
+    wrong = document(1)
+    wrong["spec"]["template"]["spec"]["timeoutSeconds"] = "soon"
+    (tmp_path / "wrong.yaml").write_text(json.dumps(wrong))
+    assert main(["rollout", str(tmp_path / "wrong.yaml")]) == 2
+    assert "timeoutSeconds" in capsys.readouterr().err
+    assert server.asked == 0
+    (tmp_path / "none.yaml").write_text(
+        json.dumps({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c"}})
+    )
+    assert main(["rollout", str(tmp_path / "none.yaml")]) == 2
+    assert "no InferenceService and no Knative Service" in capsys.readouterr().err
+    assert main(["rollback", "nobody"]) == 2
+    assert "Knative Service nobody in the namespace default" in capsys.readouterr().err

@@ -160,7 +160,7 @@ def _handler(server: FakeApiServer) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             self.wfile.write(text)
 
-        do_PATCH = do_GET
+        do_PATCH = do_GET  # noqa: N815
 
         def log_message(self, *arguments: object) -> None:
             """Not in a test's output."""
