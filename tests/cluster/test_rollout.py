@@ -60,7 +60,7 @@ def pod(mark: int, bad: bool, image: str) -> dict[str, object]:
         "name": "kserve-container",
         "image": image,
         "imagePullPolicy": "IfNotPresent",
-        "args": ["/models"],
+        "args": ["/models", "--model-name", "marked"],  # KServe says another by the environment
         "env": [{"name": "MARK", "value": str(mark)}, *([{"name": "BAD", "value": "1"}] if bad else [])],
         "ports": [{"name": "h2c", "containerPort": 8080}],
         "readinessProbe": {"httpGet": {"path": "/v2/health/ready", "port": 8080}},
