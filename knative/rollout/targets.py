@@ -65,9 +65,15 @@ class KnativeService:
         return document
 
     def shift(self, percent: int, stable: Mapping[str, str], candidate: Mapping[str, str]) -> None:
-        old = {"revisionName": stable.get(self.name), "latestRevision": False, "percent": 100 - percent}
-        new = {"revisionName": candidate.get(self.name), "latestRevision": False, "percent": percent, "tag": self.tag}
-        traffic = {0: [old], 100: [{"latestRevision": True, "percent": 100}]}.get(percent, [old, new])
+        old: Object = {"revisionName": stable.get(self.name), "latestRevision": False, "percent": 100 - percent}
+        new: Object = {
+            "revisionName": candidate.get(self.name),
+            "latestRevision": False,
+            "percent": percent,
+            "tag": self.tag,
+        }
+        newest: Object = {"latestRevision": True, "percent": 100}
+        traffic = {0: [old], 100: [newest]}.get(percent, [old, new])
         self._share(traffic)
 
     def offer(self, stable: Mapping[str, str], candidate: Mapping[str, str]) -> None:
