@@ -125,8 +125,11 @@ class _Check:
         kind = schema.get("type")
         if kind is None or (value is None and schema.get("nullable")):
             return
-        whole = kind == "integer" and isinstance(value, float) and value.is_integer()
-        if not (isinstance(value, _TYPES[kind]) or whole) or (isinstance(value, bool) and kind != "boolean"):
+        is_number = isinstance(value, float) and (
+            (kind == "integer" and value.is_integer())
+            or (kind == "int-or-string" and _is_quantity(schema))  # cpu: 0.5, which the API server takes
+        )
+        if not (isinstance(value, _TYPES[kind]) or is_number) or (isinstance(value, bool) and kind != "boolean"):
             yield Finding("type", place, value, _WORDS[kind], _why_type(value, kind))
             return
         if isinstance(value, dict):
@@ -186,9 +189,12 @@ class _Check:
                 size = f"{shortest} to {longest}" if longest else f"at least {shortest}"
                 yield Finding("value", place, value, f"{size} characters", why)
             if "pattern" in schema and not re.search(schema["pattern"], value):
-                quantity = "KMGTPE" in schema["pattern"]
-                must = "a quantity, like 500m, 2 or 1.5Gi" if quantity else f"like {schema['pattern']}"
+                must = "a quantity, like 500m, 2 or 1.5Gi" if _is_quantity(schema) else f"like {schema['pattern']}"
                 yield Finding("value", place, value, must, why)
+
+
+def _is_quantity(schema: dict[str, Any]) -> bool:
+    return "KMGTPE" in schema.get("pattern", "")
 
 
 def _why_type(value: Any, kind: str) -> str:

@@ -148,7 +148,7 @@ MUTATIONS = [
     ("missing", KSVC, "image: example/c:1", "command: [x]"),
     ("type", ISVC, "minReplicas: 0", 'minReplicas: "0"'),
     ("type", KSVC, '"3"', "3"),
-    ("type", ISVC, "cpu: 1,", "cpu: 0.5,"),
+    ("type", ISVC, "cpu: 1,", "cpu: true,"),
     ("value", ISVC, "minReplicas: 0", "minReplicas: 0\n    scaleMetric: qps"),
     ("value", ISVC, "memory: 1Gi}, limits", "memory: 1GiB}, limits"),
     ("duplicate-item", KSVC, "volumes: [{name: tmp, emptyDir: {}}]",
