@@ -52,7 +52,8 @@ def rates(text: str) -> list[float]:
 
 def _part(words: str, *groups: str) -> list[float]:
     steps = _steps(words, groups[-1])
-    return [_rate(words, groups)(step * STEP_S, steps * STEP_S) for step in range(steps)]
+    rate = _rate(words, groups)
+    return [rate(step * STEP_S, steps * STEP_S) for step in range(steps)]
 
 
 def _rate(words: str, groups: tuple[str, ...]) -> Callable[[float, float], float]:

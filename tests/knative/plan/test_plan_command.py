@@ -110,12 +110,12 @@ def test_a_plan_is_reproducible(saved: Path, capsys: pytest.CaptureFixture[str])
 
 def test_cold_starts_are_bought_off_where_the_goal_says_so(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """With pods that stay; without such a goal the model sleeps."""
-    arguments = ["--measurement", saved, "--shape", "bursts 5/s of 1m every 10m for 1h", "--p99-ms", "10000"]
+    arguments = ["--measurement", saved, "--shape", "bursts 5/s of 1m every 10m for 30m", "--p99-ms", "10000"]
     awake = planned(capsys, *arguments, "--cold-share", "0.0001")
     asleep = planned(capsys, *arguments, "--cold-share", "1")
     assert awake["expected"]["cold_starts"] == 0
     assert asleep["settings"]["min_scale"] == asleep["settings"]["retention_s"] == 0
-    assert asleep["expected"]["cold_starts"] == 6
+    assert asleep["expected"]["cold_starts"] == 3
     assert asleep["expected"]["pod_seconds"] < 0.5 * awake["expected"]["pod_seconds"]
 
 
@@ -135,7 +135,7 @@ def test_what_is_given_is_not_searched(saved: Path, capsys: pytest.CaptureFixtur
     )
     found = planned(
         capsys, "--measurement", saved, "--shape", "poisson 2/s for 2m", "--config", config, "--target", "3",
-        "--max-scale", "9", "--batch-timeout-micros", "123", "--window", "30s", "--cold-share", "1",
+        "--max-scale", "9", "--batch-timeout-micros", "123", "--window", "30s", "--cold-share", "1", "--p99-ms", "9000",
     )  # fmt: skip
     settings = found["settings"]
     assert (settings["container_concurrency"], settings["window_s"], settings["retention_s"]) == (7, 30, 45)
@@ -158,7 +158,7 @@ def test_what_is_printed_is_a_patch_that_knative_takes(saved: Path, capsys: pyte
         for name in ("window", "scale-to-zero-pod-retention-period", "initial-scale", "target-utilization-percentage")
     }
     assert scaling.window_s >= 6
-    assert predictor["containers"][0]["resources"]["limits"] == {"cpu": "1", "memory": "384Mi"}
+    assert predictor["containers"][0]["resources"]["limits"] == {"cpu": "2", "memory": "384Mi"}  # 1.2 cores
     for field in ("minReplicas", "maxReplicas", "scaleTarget", "containerConcurrency", "memory", "cpu", "timeout"):
         assert re.search(rf"^ *{field}: .+ # \w", text, re.MULTILINE), field
 
@@ -313,7 +313,7 @@ def test_a_real_prometheus_is_asked(saved: Path, prometheus: str, capsys: pytest
     assert found["expected"]["requests"] == pytest.approx(1200, rel=0.15)
     added = planned(capsys, *arguments, 'label_replace(vector(2), "a", "1", "", "") or vector(1)')
     assert added["expected"]["requests"] == pytest.approx(1800, rel=0.15)
-    assert "--query: invalid parameter" in refusal(capsys, *arguments, "sum(")
+    assert "--query: 1:5: parse error: unclosed left parenthesis" in refusal(capsys, *arguments, "sum(")
     assert "--query: 'absent_metric' has no requests within 600 s, must have some" in refusal(
         capsys, *arguments, "absent_metric"
     )
