@@ -107,6 +107,14 @@ def test_a_restart_takes_it_back() -> None:
     assert "restarted at 10 %" in route.course.why
 
 
+def test_what_took_it_back_first_is_the_reason() -> None:
+    """Not what happens to it on its way back."""
+    course = Course(TERMS, 0.0)
+    course.take_back(1.0, "asked for")
+    course.take_back(2.0, "the API server refuses: no")
+    assert course.why == "asked for"
+
+
 def test_too_few_requests_are_no_verdict() -> None:
     """It waits for more, and at the end says how many there were."""
     route = Route(Course(TERMS, 0.0), candidate=Counts(19, 0))

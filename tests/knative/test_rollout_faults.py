@@ -33,6 +33,18 @@ class Answered(Smoke):
         return ""
 
 
+class Refused(Smoke):
+    """A candidate whose every smoke request fails. asked: how often one was sent."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = 0
+
+    def ask(self, url: str, service_name: str, own_body: bool = True) -> str:
+        self.asked += 1
+        return "500"
+
+
 class VirtualClock:
     """Sleeping takes no time. events: what happens when it has slept so often."""
 
@@ -70,14 +82,18 @@ def document(mark: int) -> dict[str, Any]:
 
 
 def rollout(
-    mark: int, clock: VirtualClock | None = None, said: list[str] | None = None, force: bool = False
+    mark: int,
+    clock: VirtualClock | None = None,
+    said: list[str] | None = None,
+    force: bool = False,
+    smoke: Smoke | None = None,
 ) -> Rollout:
     cluster = ApiServer()
     target = target_of(cluster, "default", document(mark))
     assert target is not None
     said = [] if said is None else said
     return Rollout(
-        cluster, target, Terms(), Answered(), PodMetrics(cluster), lambda text, stays: said.append(text),
+        cluster, target, Terms(), smoke or Answered(), PodMetrics(cluster), lambda text, stays: said.append(text),
         force=force, clock=(clock or VirtualClock()).clock(),
     )  # fmt: skip
 
@@ -103,6 +119,34 @@ def test_errors_bring_all_traffic_back(stable: FakeApiServer) -> None:
     assert (outcome.what, stable.traffic()) == ("returned", {"s-00001": 100})
     assert "errors of" in outcome.why
     assert "the last line of its log" in "\n".join(outcome.lines)
+
+
+def test_each_smoke_request_counts_once(stable: FakeApiServer) -> None:
+    """Its tries are requests, not looks at one that has failed."""
+    smoke = Refused()
+    outcome = rollout(2, smoke=smoke).run()
+    assert (outcome.what, outcome.why) == ("returned", "the smoke request: 500")
+    assert smoke.asked == Terms().smoke_tries
+    assert stable.traffic() == {"s-00001": 100}
+
+
+def test_a_restart_before_its_step_is_not_the_candidates_fault(stable: FakeApiServer) -> None:
+    """What counts is a container that is restarted while it has traffic."""
+    stable.restarts = 2
+    assert rollout(2).run().what == "promoted"
+    clock = VirtualClock()
+    clock.events = {6: lambda: setattr(stable, "restarts", 3)}
+    outcome = rollout(3, clock).run()
+    assert (outcome.what, outcome.why) == ("returned", "a container of the candidate was restarted at 10 %")
+
+
+def test_a_revision_that_somebody_else_makes_meanwhile_ends_it(stable: FakeApiServer) -> None:
+    """It was judged for another one than would be promoted now."""
+    clock = VirtualClock()
+    clock.events = {6: stable.deploy}
+    outcome = rollout(2, clock).run()
+    assert (outcome.what, outcome.why) == ("returned", "somebody else made the revision s-00003 meanwhile")
+    assert stable.traffic() == {"s-00001": 100}
 
 
 def test_an_api_server_that_comes_back_is_waited_for(stable: FakeApiServer) -> None:

@@ -18,7 +18,7 @@ class FakeApiServer:
     """away: answers 503 to everything. refusal: of the webhook, for every apply and patch of a spec; None for none.
 
     ready: whether new revisions become ready. events: warnings that it has. errors: a request of the newest revision fails.
-    manager: who owns the service's fields.
+    manager: who owns the service's fields. restarts: of each pod's container.
     """
 
     def __init__(self) -> None:
@@ -28,6 +28,7 @@ class FakeApiServer:
         self.ready = True
         self.errors = False
         self.manager = ""
+        self.restarts = 0
         self.events: list[dict[str, Any]] = []
         self.service: dict[str, Any] | None = None
         self.revisions: dict[str, bool] = {}
@@ -53,6 +54,13 @@ class FakeApiServer:
         for target in self.service["status"]["traffic"]:
             shares[target["revisionName"]] = shares.get(target["revisionName"], 0) + target.get("percent", 0)
         return {revision: share for revision, share in shares.items() if share}
+
+    def deploy(self) -> None:
+        """Somebody else makes a new revision."""
+        assert self.service is not None
+        template = {**self.service["spec"]["template"], "changed": len(self.revisions)}
+        self.service["spec"]["template"] = template
+        self._reconcile(True)
 
     def answer(self, method: str, path: str, query: dict[str, list[str]], body: Any) -> tuple[int, Any]:
         if self.away:
@@ -123,7 +131,10 @@ class FakeApiServer:
         return {
             "metadata": {"name": f"{revision}-pod", "namespace": NAMESPACE},
             "spec": {"containers": [{"name": "model", "ports": [{"containerPort": 8080}]}]},
-            "status": {"phase": "Running", "containerStatuses": [{"name": "model", "state": {"running": {}}}]},
+            "status": {
+                "phase": "Running",
+                "containerStatuses": [{"name": "model", "state": {"running": {}}, "restartCount": self.restarts}],
+            },
         }
 
     def _metrics(self, revision: str) -> tuple[int, Any]:
