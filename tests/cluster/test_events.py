@@ -4,53 +4,25 @@ Needs $KUBECONFIG, kubectl, Knative Eventing, and the image $TORPOR_IMAGE (local
 """
 
 import json
-import os
 import subprocess
 import time
-import uuid
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from cluster_namespace import IMAGE, NEEDS_CLUSTER, Namespace
 
-pytestmark = [
-    pytest.mark.cluster,
-    pytest.mark.skipif("KUBECONFIG" not in os.environ, reason="no cluster: $KUBECONFIG is not set"),
-]
+pytestmark = NEEDS_CLUSTER
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-NAMESPACE = f"torpor-events-{uuid.uuid4().hex[:8]}"
-IMAGE = os.environ.get("TORPOR_IMAGE", "localhost/torpor:dev")
-BROKER = f"http://broker-ingress.knative-eventing.svc.cluster.local/{NAMESPACE}/default"
+NAMESPACE = Namespace("events", "inferenceservice,ksvc,broker,trigger,pods", timeout_s=400)
+BROKER = f"http://broker-ingress.knative-eventing.svc.cluster.local/{NAMESPACE.name}/default"
 PODS = "serving.kserve.io/inferenceservice=sentences"
 PREDICTOR = f"{PODS},component=predictor"
 ROUNDS = (300, 300, 400)
 """Events of each round; all pods are at zero before it, and the predictor's is killed in it."""
-
-
-def kubectl(*arguments: str, given: str | None = None) -> str:
-    """Run kubectl in the test's namespace; its output. Fails the test with what it said."""
-    command = ["kubectl", "-n", NAMESPACE, *arguments]
-    done = subprocess.run(command, input=given, capture_output=True, text=True, timeout=400, check=False)
-    if done.returncode:
-        pytest.fail(f"{' '.join(command)}:\n{done.stdout}{done.stderr}\n{state()}")
-    return done.stdout
-
-
-def state() -> str:
-    """What a person would look at when something went wrong."""
-    looks = (
-        ("get", "inferenceservice,ksvc,broker,trigger,pods", "-o", "wide"),
-        ("get", "events", "--sort-by=.lastTimestamp"),
-        ("logs", "-l", PODS, "-c", "kserve-container", "--tail=30"),
-    )
-    done = [
-        subprocess.run(["kubectl", "-n", NAMESPACE, *look], capture_output=True, text=True, check=False)
-        for look in looks
-    ]
-    return "\n".join(look.stdout[-6000:] + look.stderr for look in done)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -61,16 +33,17 @@ def chain() -> Iterator[None]:
     quick = '    serving.kserve.io/deploymentMode: Knative\n    autoscaling.knative.dev/window: "6s"\n'
     text = (ROOT / "examples/sentences/events.yaml").read_text().replace("localhost/torpor:dev", IMAGE)
     text = text.replace("    serving.kserve.io/deploymentMode: Knative\n", quick)
-    kubectl("create", "namespace", NAMESPACE)
-    try:
-        kubectl("apply", "-f", "-", given=text)
-        kubectl("wait", "--for=condition=Ready", "inferenceservice/sentences", "--timeout=240s")
-        kubectl("wait", "--for=condition=Ready", "broker/default", "trigger/ask", "trigger/tell", "--timeout=120s")
-        kubectl("wait", "--for=condition=Available", "deployment/answers", "deployment/sink", "--timeout=120s")
+    with NAMESPACE:
+        NAMESPACE.kubectl("apply", "-f", "-", given=text)
+        NAMESPACE.kubectl("wait", "--for=condition=Ready", "inferenceservice/sentences", "--timeout=240s")
+        NAMESPACE.kubectl(
+            "wait", "--for=condition=Ready", "broker/default", "trigger/ask", "trigger/tell", "--timeout=120s"
+        )
+        NAMESPACE.kubectl(
+            "wait", "--for=condition=Available", "deployment/answers", "deployment/sink", "--timeout=120s"
+        )
         until_triggers_deliver()
         yield
-    finally:
-        subprocess.run(["kubectl", "delete", "namespace", NAMESPACE, "--wait=false"], check=True, capture_output=True)
 
 
 def until_triggers_deliver() -> None:
@@ -82,11 +55,11 @@ def until_triggers_deliver() -> None:
             if told("probe-"):
                 return
             time.sleep(1)
-    pytest.fail(f"no event was answered\n{state()}")
+    pytest.fail(f"no event was answered\n{NAMESPACE.state()}")
 
 
 def wait_for_zero() -> None:
-    kubectl("wait", "--for=delete", "pod", "-l", PODS, "--timeout=180s")
+    NAMESPACE.kubectl("wait", "--for=delete", "pod", "-l", PODS, "--timeout=180s")
 
 
 def send(name: str, count: int) -> None:
@@ -94,13 +67,13 @@ def send(name: str, count: int) -> None:
     what = ["--type", "text", "--content-type", "text/plain", "--data", f"a sentence of {name}", "--id", name]
     command = ["torpor", "events", "send", BROKER, "--count", str(count), "--timeout-s", "300", *what]
     pod = ["run", name, f"--image={IMAGE}", "--image-pull-policy=IfNotPresent", "--restart=Never", "--command"]
-    kubectl(*pod, "--", *command)
+    NAMESPACE.kubectl(*pod, "--", *command)
 
 
 def told(name: str) -> dict[str, list[dict[str, object]]]:
     """The answers that have come, by the id of their question, of those that begin so."""
     answers = defaultdict(list)
-    for line in kubectl("logs", "deployment/sink", "--tail=-1").splitlines():
+    for line in NAMESPACE.kubectl("logs", "deployment/sink", "--tail=-1").splitlines():
         event = json.loads(line) if line.startswith("{") else {}
         if event.get("correlationid", "").startswith(name):
             answers[event["correlationid"]].append(event)
@@ -115,12 +88,12 @@ def test_every_event_is_answered_whatever_happens_to_the_predictor() -> None:
         name = f"round-{number}"
         send(name, count)
         while len(told(name)) < count // 3:
-            assert time.monotonic() < began_s + 300, state()
+            assert time.monotonic() < began_s + 300, NAMESPACE.state()
             time.sleep(1)
-        kubectl("delete", "pod", "-l", PREDICTOR, "--grace-period=0", "--force", "--wait=false")
-        kubectl("wait", f"pod/{name}", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=300s")
+        NAMESPACE.kubectl("delete", "pod", "-l", PREDICTOR, "--grace-period=0", "--force", "--wait=false")
+        NAMESPACE.kubectl("wait", f"pod/{name}", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=300s")
         while len(told(name)) < count:
-            assert time.monotonic() < began_s + 360, state()
+            assert time.monotonic() < began_s + 360, NAMESPACE.state()
             time.sleep(1)
         print(f"round {number + 1}: {count} events answered in {time.monotonic() - began_s:.0f} s")
     answers = told("round-")

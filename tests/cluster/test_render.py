@@ -4,30 +4,21 @@ Needs $KUBECONFIG, kubectl, $INGRESS (the address of Knative's ingress, http://H
 (localhost/torpor:dev), which the Dockerfile makes.
 """
 
-import json
-import os
 import shutil
 import subprocess
 import sys
-import urllib.request
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
+from cluster_namespace import IMAGE, NEEDS_INGRESS, Namespace, post
 
-pytestmark = [
-    pytest.mark.cluster,
-    pytest.mark.skipif("KUBECONFIG" not in os.environ, reason="no cluster: $KUBECONFIG is not set"),
-    pytest.mark.skipif("INGRESS" not in os.environ, reason="no ingress: $INGRESS is not set"),
-]
+pytestmark = NEEDS_INGRESS
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 TORPOR = Path(sys.executable).with_name("torpor")
-NAMESPACE = f"torpor-render-{uuid.uuid4().hex[:8]}"
-IMAGE = os.environ.get("TORPOR_IMAGE", "localhost/torpor:dev")
-RUNTIME = f"torpor-{NAMESPACE.rpartition('-')[2]}"
+NAMESPACE = Namespace("render", "inferenceservice,ksvc,pods,networkpolicy,pdb")
+RUNTIME = f"torpor-{NAMESPACE.name.rpartition('-')[2]}"
 VOLUME = """\
 apiVersion: v1
 kind: PersistentVolume
@@ -50,45 +41,14 @@ spec:
 """
 
 
-def kubectl(*arguments: str, given: str | None = None, timeout_s: float = 120) -> str:
-    """Run kubectl in the test's namespace; its output. Fails the test with what it said."""
-    command = ["kubectl", "-n", NAMESPACE, *arguments]
-    done = subprocess.run(command, input=given, capture_output=True, text=True, timeout=timeout_s + 30, check=False)
-    if done.returncode:
-        pytest.fail(f"{' '.join(command)}:\n{done.stdout}{done.stderr}\n{state()}")
-    return done.stdout
-
-
-def state() -> str:
-    """What a person would look at when something went wrong."""
-    looks = (
-        ("get", "inferenceservice,ksvc,pods,networkpolicy,pdb", "-o", "wide"),
-        ("get", "events", "--sort-by=.lastTimestamp"),
-        ("logs", "-l", "serving.kserve.io/inferenceservice", "-c", "kserve-container", "--tail=50"),
-    )
-    done = [
-        subprocess.run(["kubectl", "-n", NAMESPACE, *look], capture_output=True, text=True, check=False)
-        for look in looks
-    ]
-    return "\n".join(look.stdout[-6000:] + look.stderr for look in done)
-
-
 @pytest.fixture(scope="module", autouse=True)
 def namespace() -> Iterator[None]:
     """With the restricted Pod Security standard enforced; it and what is the cluster's go at the end."""
-    enforce = "pod-security.kubernetes.io/enforce=restricted"
-    kubectl("create", "namespace", NAMESPACE)
-    try:
-        kubectl("label", "namespace", NAMESPACE, enforce)
+    with NAMESPACE:
+        NAMESPACE.kubectl("label", "namespace", NAMESPACE.name, "pod-security.kubernetes.io/enforce=restricted")
         yield
-    finally:
-        for kind, name in (
-            ("namespace", NAMESPACE),
-            ("persistentvolume", NAMESPACE),
-            ("clusterservingruntime", RUNTIME),
-        ):
-            command = ["kubectl", "delete", kind, name, "--ignore-not-found", "--wait=false"]
-            subprocess.run(command, check=True, capture_output=True)
+    NAMESPACE.delete("persistentvolume", NAMESPACE.name)
+    NAMESPACE.delete("clusterservingruntime", RUNTIME)
 
 
 def render(*arguments: str | Path) -> str:
@@ -99,40 +59,36 @@ def render(*arguments: str | Path) -> str:
 
 def ask(service: str, rows: list[list[float]]) -> list[object]:
     """Its predictions, by v1 through the ingress."""
-    kubectl("wait", "--for=condition=Ready", f"inferenceservice/{service}", "--timeout=180s", timeout_s=180)
-    host = urlsplit(kubectl("get", "ksvc", f"{service}-predictor", "-o", "jsonpath={.status.url}")).netloc
-    request = urllib.request.Request(
-        f"{os.environ['INGRESS']}/v1/models/{service}:predict",
-        json.dumps({"instances": rows}).encode(),
-        {"Host": host, "Content-Type": "application/json"},
-    )
-    with urllib.request.urlopen(request, timeout=60) as response:
-        return json.load(response)["predictions"]
+    ready = ("wait", "--for=condition=Ready", f"inferenceservice/{service}", "--timeout=180s")
+    NAMESPACE.kubectl(*ready, timeout_s=210)
+    answer = post(NAMESPACE.host(f"{service}-predictor"), f"/v1/models/{service}:predict", {"instances": rows})
+    predictions: list[object] = answer["predictions"]
+    return predictions
 
 
 def test_a_rendered_folder_is_applied_and_answers(tmp_path: Path) -> None:
     """`kubectl apply -k` takes all of it, kubectl knows each field, and restricted Pod Security admits the pod."""
     out = tmp_path / "out"
     render(ROOT / "examples/mlp", out, "--path", "/opt/torpor/examples/mlp", "--image", IMAGE)
-    kubectl("apply", "--validate=strict", "-k", str(out))
+    NAMESPACE.kubectl("apply", "--validate=strict", "-k", str(out))
     assert len(ask("mlp", [[0.5] * 784] * 2)) == 2
     for kind in ("networkpolicy", "poddisruptionbudget"):
-        kubectl("get", kind, "mlp-predictor")
+        NAMESPACE.kubectl("get", kind, "mlp-predictor")
 
 
 def test_a_model_on_a_volume_runs_by_the_cluster_serving_runtime(tmp_path: Path) -> None:
     """An InferenceService with just a storageUri: KServe finds the runtime by the model's format."""
-    models = Path("/tmp") / NAMESPACE
+    models = Path("/tmp") / NAMESPACE.name
     shutil.copytree(ROOT / "examples/mlp", models / "mlp", ignore=shutil.ignore_patterns("__pycache__"))
     try:
         models.chmod(0o755)
         runtime = render("--runtime", "--image", IMAGE).replace("\n  name: torpor\n", f"\n  name: {RUNTIME}\n")
-        kubectl("apply", "--validate=strict", "-f", "-", given=runtime)
-        kubectl("apply", "-f", "-", given=VOLUME.format(name=NAMESPACE, path=models))
+        NAMESPACE.kubectl("apply", "--validate=strict", "-f", "-", given=runtime)
+        NAMESPACE.kubectl("apply", "-f", "-", given=VOLUME.format(name=NAMESPACE.name, path=models))
         out = tmp_path / "out"
         render(ROOT / "examples/mlp", out, "--storage-uri", "pvc://models/mlp")
         text = (out / "inferenceservice.yaml").read_text().replace("name: mlp\n", "name: stored\n", 1)
-        kubectl("apply", "--validate=strict", "-f", "-", given=text)
+        NAMESPACE.kubectl("apply", "--validate=strict", "-f", "-", given=text)
         assert len(ask("stored", [[0.5] * 784])) == 1
     finally:
         shutil.rmtree(models)
@@ -156,7 +112,7 @@ def test_the_cluster_refuses_what_validate_calls_an_error(tmp_path: Path) -> Non
         assert part in base
         text = base.replace(part, instead, 1)
         said = subprocess.run([TORPOR, "validate", "-"], input=text, capture_output=True, text=True, check=False)
-        command = ["kubectl", "-n", NAMESPACE, "apply", "--dry-run=server", "--validate=strict", "-f", "-"]
+        command = ["kubectl", "-n", NAMESPACE.name, "apply", "--dry-run=server", "--validate=strict", "-f", "-"]
         done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
         if f"[{rule}]" not in said.stdout or done.returncode == 0:
             wrong.append(f"{rule}: validate {said.returncode}, cluster {done.returncode}: {done.stderr}{done.stdout}")

@@ -10,23 +10,16 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.request
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.error import HTTPError
-from urllib.parse import urlsplit
 
 import pytest
+from cluster_namespace import IMAGE, NEEDS_INGRESS, Namespace, post
 
-pytestmark = [
-    pytest.mark.cluster,
-    pytest.mark.skipif("KUBECONFIG" not in os.environ, reason="no cluster: $KUBECONFIG is not set"),
-    pytest.mark.skipif("INGRESS" not in os.environ, reason="no ingress: $INGRESS is not set"),
-]
+pytestmark = NEEDS_INGRESS
 
-NAMESPACE = f"torpor-rollout-{uuid.uuid4().hex[:8]}"
-IMAGE = os.environ.get("TORPOR_IMAGE", "localhost/torpor:dev")
+NAMESPACE = Namespace("rollout")
 TORPOR = Path(sys.executable).parent / "torpor"
 BACK_S = 60
 """From the first bad answer until all traffic is back."""
@@ -95,26 +88,15 @@ KINDS = {"isvc-predictor": inference_service, "ksvc": knative_service}
 """What makes a YAML of each mark, by the Knative Service that it becomes."""
 
 
-def kubectl(*arguments: str) -> str:
-    command = ["kubectl", "-n", NAMESPACE, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=150, check=False)
-    if done.returncode:
-        pytest.fail(f"{' '.join(command)}:\n{done.stdout}{done.stderr}")
-    return done.stdout
-
-
 @pytest.fixture(scope="module", autouse=True)
 def namespace() -> Iterator[None]:
-    kubectl("create", "namespace", NAMESPACE)
-    try:
+    with NAMESPACE:
         yield
-    finally:
-        subprocess.run(["kubectl", "delete", "namespace", NAMESPACE, "--wait=false"], check=True, capture_output=True)
 
 
 def torpor(*arguments: str, status: int = 0) -> str:
     """Run the command; what it printed, which pytest shows too."""
-    command = [str(TORPOR), *arguments, "-n", NAMESPACE]
+    command = [str(TORPOR), *arguments, "-n", NAMESPACE.name]
     done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
     said = f"{done.stderr}{done.stdout}"
     print(f"$ torpor {' '.join(arguments)}\n{said}")
@@ -152,12 +134,9 @@ class Load:
 
 
 def ask(host: str) -> float | None:
-    body = json.dumps({"inputs": [{"name": "x", "shape": [1, 1], "datatype": "FP32", "data": [1.0]}]}).encode()
-    headers = {"Host": host, "Content-Type": "application/json"}
-    request = urllib.request.Request(f"{os.environ['INGRESS']}/v2/models/marked/infer", body, headers)
+    body = {"inputs": [{"name": "x", "shape": [1, 1], "datatype": "FP32", "data": [1.0]}]}
     try:
-        with urllib.request.urlopen(request, timeout=30) as response:
-            return float(json.load(response)["outputs"][0]["data"][0])
+        return float(post(host, "/v2/models/marked/infer", body, timeout_s=30)["outputs"][0]["data"][0])
     except HTTPError as error:
         error.close()
         return None
@@ -175,7 +154,7 @@ def test_candidates_are_promoted_or_taken_back_under_load(service: str, tmp_path
     make = KINDS[service]
     steps = ("--ingress", os.environ["INGRESS"], "--steps", "10,50,100", "--hold", "8s", "--max-errors", "1%")
     torpor("rollout", write(tmp_path, make, 1), *steps)
-    host = urlsplit(kubectl("get", "ksvc", service, "-o", "jsonpath={.status.url}")).netloc
+    host = NAMESPACE.host(service)
     name = service.removesuffix("-predictor")
     with Load(host) as load:
         torpor("rollout", write(tmp_path, make, 2), *steps)
@@ -209,5 +188,5 @@ def test_a_candidate_without_its_image_says_so_and_gets_no_traffic(service: str,
     steps = ("--ingress", os.environ["INGRESS"], "--ready-timeout", "40s")
     said = torpor("rollout", write(tmp_path, make, 5, image="localhost/torpor:missing"), *steps, status=1)
     assert "localhost/torpor:missing" in said
-    host = urlsplit(kubectl("get", "ksvc", service, "-o", "jsonpath={.status.url}")).netloc
+    host = NAMESPACE.host(service)
     assert {ask(host) for _ in range(20)} == {2.0}

@@ -8,8 +8,6 @@ import json
 import os
 import subprocess
 import time
-import urllib.request
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -17,43 +15,16 @@ from urllib.parse import urlsplit
 import grpc
 import numpy as np
 import pytest
+from cluster_namespace import IMAGE, NEEDS_INGRESS, Namespace, post
 from torpor.predictors.protocol.v2_grpc import ModelInferRequest, ModelInferResponse
 
-pytestmark = [
-    pytest.mark.cluster,
-    pytest.mark.skipif("KUBECONFIG" not in os.environ, reason="no cluster: $KUBECONFIG is not set"),
-    pytest.mark.skipif("INGRESS" not in os.environ, reason="no ingress: $INGRESS is not set"),
-]
+pytestmark = NEEDS_INGRESS
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-NAMESPACE = f"torpor-test-{uuid.uuid4().hex[:8]}"
-IMAGE = os.environ.get("TORPOR_IMAGE", "localhost/torpor:dev")
+NAMESPACE = Namespace("test")
 TOKENS = [101, 7592, 2088, 102]
 WAKES = 10
 PODS = "serving.kserve.io/inferenceservice=minilm"
-
-
-def kubectl(*arguments: str, given: str | None = None, timeout_s: float = 120) -> str:
-    """Run kubectl in the test's namespace; its output. Fails the test with what it said."""
-    command = ["kubectl", "-n", NAMESPACE, *arguments]
-    done = subprocess.run(command, input=given, capture_output=True, text=True, timeout=timeout_s + 30, check=False)
-    if done.returncode:
-        pytest.fail(f"{' '.join(command)}:\n{done.stdout}{done.stderr}")
-    return done.stdout
-
-
-def state() -> str:
-    """What a person would look at when something went wrong."""
-    looks = (
-        ("get", "inferenceservice,ksvc,pods", "-o", "wide"),
-        ("get", "events", "--sort-by=.lastTimestamp"),
-        ("logs", "-l", PODS, "-c", "kserve-container", "--tail=50"),
-    )
-    done = [
-        subprocess.run(["kubectl", "-n", NAMESPACE, *look], capture_output=True, text=True, check=False)
-        for look in looks
-    ]
-    return "\n".join(look.stdout + look.stderr for look in done)
 
 
 @pytest.fixture(scope="module")
@@ -62,16 +33,15 @@ def host() -> Iterator[str]:
     # Sleep soon: the shortest window that Knative takes; a drain is cut at the request's timeout.
     quick = {"spec": {"predictor": {"timeout": 20, "annotations": {"autoscaling.knative.dev/window": "6s"}}}}
     example = (ROOT / "examples/minilm/inferenceservice.yaml").read_text().replace("localhost/torpor:dev", IMAGE)
-    kubectl("create", "namespace", NAMESPACE)
-    try:
+    with NAMESPACE:
         patch = ("patch", "--local", "-f", "-", "--type", "merge", "-p", json.dumps(quick), "-o", "yaml")
-        kubectl("apply", "-f", "-", given=kubectl(*patch, given=example))
+        NAMESPACE.kubectl("apply", "-f", "-", given=NAMESPACE.kubectl(*patch, given=example))
         ready = ["wait", "--for=condition=Ready", "inferenceservice/minilm", "--timeout=180s"]
-        if subprocess.run(["kubectl", "-n", NAMESPACE, *ready], capture_output=True, check=False).returncode:
-            pytest.fail(f"not ready; does the cluster know the image {IMAGE}, made from the Dockerfile?\n{state()}")
-        yield urlsplit(kubectl("get", "ksvc", "minilm-predictor", "-o", "jsonpath={.status.url}")).netloc
-    finally:
-        subprocess.run(["kubectl", "delete", "namespace", NAMESPACE, "--wait=false"], check=True, capture_output=True)
+        if subprocess.run(["kubectl", "-n", NAMESPACE.name, *ready], capture_output=True, check=False).returncode:
+            pytest.fail(
+                f"not ready; does the cluster know the image {IMAGE}, made from the Dockerfile?\n{NAMESPACE.state()}"
+            )
+        yield NAMESPACE.host("minilm-predictor")
 
 
 def ask_rest(host: str) -> np.ndarray:
@@ -80,13 +50,8 @@ def ask_rest(host: str) -> np.ndarray:
         {"name": name, "shape": [1, 4], "datatype": "INT64", "data": data}
         for name, data in (("input_ids", TOKENS), ("attention_mask", [1] * 4))
     ]
-    request = urllib.request.Request(
-        f"{os.environ['INGRESS']}/v2/models/minilm/infer",
-        json.dumps({"inputs": inputs}).encode(),
-        {"Host": host, "Content-Type": "application/json"},
-    )
-    with urllib.request.urlopen(request, timeout=60) as response:
-        return np.array(json.load(response)["outputs"][0]["data"], np.float32)
+    answer = post(host, "/v2/models/minilm/infer", {"inputs": inputs})
+    return np.array(answer["outputs"][0]["data"], np.float32)
 
 
 def ask_grpc(host: str) -> np.ndarray:
@@ -109,8 +74,8 @@ def ask_grpc(host: str) -> np.ndarray:
 def wait_for_zero() -> float:
     """Wait until no pod is left; the seconds that it took."""
     began_s = time.monotonic()
-    kubectl("wait", "--for=delete", "pod", "-l", PODS, "--timeout=120s")
-    assert not kubectl("get", "pods", "-l", PODS, "-o", "name")
+    NAMESPACE.kubectl("wait", "--for=delete", "pod", "-l", PODS, "--timeout=120s")
+    assert not NAMESPACE.kubectl("get", "pods", "-l", PODS, "-o", "name")
     return time.monotonic() - began_s
 
 
@@ -126,7 +91,7 @@ def test_it_sleeps_at_zero_and_wakes_with_each_request(host: str) -> None:
         try:
             answer = ask(host)
         except (OSError, grpc.RpcError) as error:
-            pytest.fail(f"wake {wake + 1}, {ask.__name__}: {error}\n{state()}")
+            pytest.fail(f"wake {wake + 1}, {ask.__name__}: {error}\n{NAMESPACE.state()}")
         print(
             f"wake {wake + 1}: {ask.__name__} answered {time.monotonic() - began_s:.2f} s after zero ({asleep_s:.0f} s to it)"
         )
