@@ -234,7 +234,7 @@ class Kpa:
         if now < since_s + scaling.retention_s:
             return 0, since_s + scaling.retention_s
         proxied_since_s = now if self._proxied_since_s is None else self._proxied_since_s
-        rested_s = min(proxied_since_s + scaling.grace_s, since_s + max(scaling.grace_s, scaling.retention_s))
+        rested_s = min(proxied_since_s, since_s) + scaling.grace_s
         if now < rested_s:
             return 0, rested_s
         self.pods = 0

@@ -45,7 +45,7 @@ class Gate:
     def enter(self, ticket: Ticket) -> None:
         """Grant it now or later. Raises QueueFull."""
         depth = self._awake_depth if self.is_open else _ACTIVATOR_QUEUE
-        if not self._has_room() and len(self._waiting) >= depth:
+        if len(self._waiting) >= depth:  # nobody waits while there is room
             raise QueueFull(f"requests that wait = {len(self._waiting)}, must stay below {depth}", 1.0)
         self._waiting[ticket] = None
         self._let_in(ticket.began_s)
