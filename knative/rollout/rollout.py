@@ -292,7 +292,6 @@ class Rollout:
             restarts=restarts,
             has_stable=bool(self._state.stable),
         )
-        self._smoked = None
         return self._seen
 
     def _count(self, course: Course) -> tuple[Counts, Counts, int]:
