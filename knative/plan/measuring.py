@@ -25,6 +25,7 @@ from typing import Any
 
 from torpor.predictors.settings import SettingError
 
+from ..samples import Sample, samples
 from .measurement import BatchTime, Measurement
 
 _READY = re.compile(r"ready in .*: (.+?)(?:, .*)? on .*:(\d+)$")
@@ -98,15 +99,12 @@ class _Server:
             )
         return body
 
+    def told(self) -> list[Sample]:
+        return [*samples(self.get("/metrics").decode())]
+
     def metrics(self) -> dict[str, float]:
-        """By name and labels, without those of a model."""
-        found: dict[str, float] = {}
-        for line in self.get("/metrics").decode().splitlines():
-            if not line.startswith("#"):
-                name, _, value = line.rpartition(" ")
-                name = re.sub(r'\{model_name="[^"]*",model_version="[^"]*"\}', "", name)
-                found[name] = float(value)
-        return found
+        """By name, of what there is one of."""
+        return {name: value for name, _, value in self.told()}
 
     def peak_bytes(self) -> int:
         status = Path(f"/proc/{self.process.pid}/status").read_text()
@@ -226,11 +224,7 @@ def _phases(server: _Server, ask: _Asker, size: int) -> dict[str, float]:
     ask(connection, 1, size)
     first_s = time.perf_counter() - began_s
     connection.close()
-    named = {
-        match[1]: value
-        for name, value in server.metrics().items()
-        if (match := re.fullmatch(r'torpor_start_seconds\{phase="(.*)"\}', name))
-    }
+    named = {labels["phase"]: value for name, labels, value in server.told() if name == "torpor_start_seconds"}
     return {"interpreter": max(0.0, server.ready_s - sum(named.values())), **named, "first answer": first_s}
 
 

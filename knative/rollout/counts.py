@@ -1,8 +1,10 @@
 """What the pods of a revision counted, and how much of it belongs to a time that one looks at."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+
+from ..samples import Sample
 
 LATENCIES = {"torpor_queue_seconds": "waiting", "request_predict_seconds": "a batch"}
 """torpor's histograms of time, and what each is called in a verdict. Requests wait, then run in a batch."""
@@ -89,22 +91,16 @@ class Window:
         return total
 
 
-def read_metrics(text: str) -> Counts:
-    """A pod's `/metrics`, in Prometheus's text format; what is not torpor's is passed over."""
+def counted(samples: Iterable[Sample]) -> Counts:
+    """Of a pod's samples; what is not torpor's is passed over."""
     requests = errors = 0.0
     histograms: dict[str, dict[float, float]] = {}
-    for line in text.splitlines():
-        if line.startswith("#") or "{" not in line:
-            continue
-        name, _, rest = line.partition("{")
-        labels, _, value = rest.rpartition("} ")
+    for name, labels, value in samples:
         if name == "torpor_requests_total":
-            requests += float(value)
-            errors += 0 if 'status="200"' in labels or 'status="OK"' in labels else float(value)
-        elif name.removesuffix("_bucket") in LATENCIES:
-            _, _, bound = labels.partition('le="')
-            buckets = histograms.setdefault(name.removesuffix("_bucket"), {})
-            at = float(bound.partition('"')[0]) if bound else None
-            if at is not None:
-                buckets[at] = buckets.get(at, 0.0) + float(value)
+            requests += value
+            errors += 0 if labels.get("status") in ("200", "OK") else value
+        elif "le" in labels and (histogram := name.removesuffix("_bucket")) in LATENCIES:
+            buckets = histograms.setdefault(histogram, {})
+            at = float(labels["le"])
+            buckets[at] = buckets.get(at, 0.0) + value
     return Counts(requests, errors, histograms)

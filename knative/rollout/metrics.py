@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Protocol
 from urllib.error import URLError
 from urllib.parse import urlencode
@@ -10,7 +11,8 @@ from urllib.request import urlopen
 
 from torpor.knative.cluster import Cluster, ClusterAway, ClusterRefused, Object
 
-from .counts import LATENCIES, Counts, read_metrics
+from ..samples import Sample, samples
+from .counts import LATENCIES, Counts, counted
 from .explanation import model_container
 
 PORT = 8080
@@ -45,7 +47,8 @@ class PodMetrics:
                 if isinstance(error, ClusterRefused) and error.status == 403:
                     raise
                 continue
-            found[metadata["name"]] = read_metrics(text)
+            with suppress(ValueError):  # another server than torpor
+                found[metadata["name"]] = counted(samples(text))
         return found
 
 
@@ -66,9 +69,8 @@ class PrometheusMetrics:
                 result = json.load(answer)["data"]["result"]
         except (URLError, OSError, ValueError, KeyError) as error:
             raise ClusterAway(f"Prometheus at {self._url}: {error}") from None
-        lines: dict[str, list[str]] = {}
+        told: dict[str, list[Sample]] = {}
         for entry in result:
             labels = entry["metric"]
-            given = ",".join(f'{key}="{labels[key]}"' for key in ("status", "le") if key in labels)
-            lines.setdefault(labels["pod"], []).append(f"{labels['__name__']}{{{given}}} {entry['value'][1]}")
-        return {name: read_metrics("\n".join(texts)) for name, texts in lines.items()}
+            told.setdefault(labels["pod"], []).append((labels["__name__"], labels, float(entry["value"][1])))
+        return {name: counted(samples) for name, samples in told.items()}

@@ -5,17 +5,13 @@ Asked at the process's own port, beside the activator, so that looking keeps nob
 
 import asyncio
 import contextlib
-import re
-from collections.abc import Iterator
 
-_SAMPLE = re.compile(r"^([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{([^}]*)\})? ([0-9.eE+-]+)$", re.MULTILINE)
-_LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
+from ..samples import Sample, samples
+
 _TIMEOUT_S = 0.5
 
-Sample = tuple[str, dict[str, str], float]
 
-
-async def samples(port: int) -> list[Sample]:
+async def told(port: int) -> list[Sample]:
     """Name, labels and value of each; none if nobody there tells any."""
     with contextlib.suppress(OSError, TimeoutError, asyncio.IncompleteReadError, ValueError):
         async with asyncio.timeout(_TIMEOUT_S):
@@ -26,26 +22,20 @@ async def samples(port: int) -> list[Sample]:
             finally:
                 writer.close()
         if head.split(b" ", 2)[1:2] == [b"200"]:
-            return [*parsed(body.decode("utf-8", "replace"))]
+            return [*samples(body.decode("utf-8", "replace"))]
     return []
-
-
-def parsed(text: str) -> Iterator[Sample]:
-    """The samples of Prometheus' text format."""
-    for name, labels, value in _SAMPLE.findall(text):
-        yield name, dict(_LABEL.findall(labels)), float(value)
 
 
 async def start_phases(port: int) -> dict[str, float]:
     """Seconds by phase of torpor's own start; none of another server's."""
-    return {labels["phase"]: value for name, labels, value in await samples(port) if name == "torpor_start_seconds"}
+    return {labels["phase"]: value for name, labels, value in await told(port) if name == "torpor_start_seconds"}
 
 
 async def batches(port: int) -> dict[str, float]:
     """queued_rows, batches and rows so far, of all models of the process together."""
     names = {"torpor_queued_rows": "queued_rows", "torpor_batch_rows_count": "batches", "torpor_batch_rows_sum": "rows"}
     found: dict[str, float] = {}
-    for name, _, value in await samples(port):
+    for name, _, value in await told(port):
         if name in names:
             found[names[name]] = found.get(names[name], 0.0) + value
     return found
@@ -55,6 +45,6 @@ async def events(port: int) -> list[dict[str, object]]:
     """The broker's counts: trigger ("" for the ingress), outcome, count."""
     return [
         {"trigger": labels.get("trigger", ""), "outcome": labels.get("outcome", ""), "count": int(value)}
-        for name, labels, value in await samples(port)
+        for name, labels, value in await told(port)
         if name == "torpor_broker_events_total"
     ]

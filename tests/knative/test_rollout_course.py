@@ -5,9 +5,10 @@ import dataclasses
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from torpor.knative.rollout.counts import Counts, Window, read_metrics
+from torpor.knative.rollout.counts import Counts, Window, counted
 from torpor.knative.rollout.course import Course, Do, Seen, Terms
 from torpor.knative.rollout.judgement import Tolerance, judge
+from torpor.knative.samples import samples
 
 INF = float("inf")
 TERMS = Terms(steps=(10, 50, 100), hold_s=30, step_timeout_s=120, ready_timeout_s=60, route_timeout_s=20, failing_s=10)
@@ -239,9 +240,9 @@ def test_metrics_are_read_as_torpor_writes_them() -> None:
     metrics = ServerMetrics()
     metrics.requests.update({("rest", "200"): 7, ("grpc", "OK"): 2, ("rest", "500"): 3, ("grpc", "INTERNAL"): 1})
     text = metrics.render().decode()
-    assert (read_metrics(text).requests, read_metrics(text).errors) == (13, 4)
+    assert (counted(samples(text)).requests, counted(samples(text)).errors) == (13, 4)
     bucket = 'torpor_queue_seconds_bucket{model_name="m",le='
     lines = f'{bucket}"0.5"}} 4.0\n{bucket}"+Inf"}} 5.0\n'
-    counts = read_metrics(f'{lines}{lines}torpor_queue_seconds_sum{{model_name="m"}} 3.0\nother 1')
+    counts = counted(samples(f'{lines}{lines}torpor_queue_seconds_sum{{model_name="m"}} 3.0\nother 1\n'))
     assert counts.histograms == {"torpor_queue_seconds": {0.5: 8.0, INF: 10.0}}
     assert counts.p99_s("torpor_queue_seconds") == 0.5
