@@ -165,10 +165,6 @@ class Kpa:
         kpa._initialized = True
         return kpa
 
-    @property
-    def panicking(self) -> bool:
-        return self._decider.panic_since_s is not None
-
     def observe(self, now: float, ready: int, concurrency: float, requests: float) -> None:
         """A second's report: the average of requests in flight, activator and pods together, and how many have come.
 

@@ -105,7 +105,7 @@ class Component:
             self.latencies_s.append(now_s - ticket.began_s)
         else:
             self.failed += 1
-        self.gate.leave(ticket, now_s)
+        self.gate.leave(ticket)
         self.scale.ended(now_s)
         if not self.scale.requests:
             self._step()
@@ -220,7 +220,7 @@ class Component:
         self.since_s = now_s
         if self.state is State.AWAKE:
             self._terminal.say(f"{self.name} is awake after {now_s - wake.began_s:.2f} s")
-            self.gate.open(now_s)
+            self.gate.open()
         self._step()
         own = await self._phases(self.port)
         if own:

@@ -18,12 +18,11 @@ _QUEUE_PROXY_FACTOR = 10
 class Ticket:
     """One request. granted: called when it may go, perhaps at once."""
 
-    __slots__ = ("began_s", "granted", "granted_s", "is_granted")
+    __slots__ = ("began_s", "granted", "is_granted")
 
     def __init__(self, granted: Callable[[], None], now_s: float) -> None:
         self.granted = granted
         self.began_s = now_s
-        self.granted_s = now_s
         self.is_granted = False
 
 
@@ -48,23 +47,23 @@ class Gate:
         if len(self._waiting) >= depth:  # nobody waits while there is room
             raise QueueFull(f"requests that wait = {len(self._waiting)}, must stay below {depth}", 1.0)
         self._waiting[ticket] = None
-        self._let_in(ticket.began_s)
+        self._let_in()
 
     def pass_by(self, ticket: Ticket) -> None:
         """Grant it although the gate is closed."""
-        self._grant(ticket, ticket.began_s)
+        self._grant(ticket)
 
-    def leave(self, ticket: Ticket, now_s: float) -> None:
+    def leave(self, ticket: Ticket) -> None:
         """It has been answered, or nobody waits for it any more."""
         if ticket.is_granted:
             self.inside -= 1
-            self._let_in(now_s)
+            self._let_in()
         else:
             self._waiting.pop(ticket, None)
 
-    def open(self, now_s: float) -> None:
+    def open(self) -> None:
         self.is_open = True
-        self._let_in(now_s)
+        self._let_in()
 
     def close(self) -> None:
         self.is_open = False
@@ -72,12 +71,11 @@ class Gate:
     def _has_room(self) -> bool:
         return self.is_open and (not self._limit or self.inside < self._limit)
 
-    def _let_in(self, now_s: float) -> None:
+    def _let_in(self) -> None:
         while self._waiting and self._has_room():
-            self._grant(self._waiting.popitem(last=False)[0], now_s)
+            self._grant(self._waiting.popitem(last=False)[0])
 
-    def _grant(self, ticket: Ticket, now_s: float) -> None:
+    def _grant(self, ticket: Ticket) -> None:
         self.inside += 1
         ticket.is_granted = True
-        ticket.granted_s = now_s
         ticket.granted()

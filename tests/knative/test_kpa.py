@@ -261,7 +261,7 @@ def test_what_holds_whatever_comes(scaling: Autoscaling, load: list[tuple[int, f
     kpa, ready, second, quiet_s, before = Kpa.at_rest(scaling, scaling.min_scale), scaling.min_scale, 0, 99, 0
     for length, concurrency in [*load, (150, 0.0)]:
         for _ in range(length):
-            panicked, pods_before = kpa.panicking, kpa.pods
+            panicked, pods_before = kpa._decider.panic_since_s is not None, kpa.pods
             kpa.observe(second, ready, concurrency, concurrency)
             if second % 2 == 0:
                 kpa.tick(second, ready)
@@ -273,7 +273,7 @@ def test_what_holds_whatever_comes(scaling: Autoscaling, load: list[tuple[int, f
             if found.pods == 0:
                 assert quiet_s >= min(scaling.window_s, 99) - 1 or before == 0
                 assert found.proxied or ready
-            if panicked and kpa.panicking and pods_before:
+            if panicked and kpa._decider.panic_since_s is not None and pods_before:
                 assert found.pods >= pods_before
             before, ready, second = found.pods, found.pods, second + 1
     assert kpa.pods == scaling.min_scale
