@@ -157,6 +157,7 @@ def test_a_crash_is_502_before_an_answer_and_a_cut_within_one(up: Start) -> None
     status, body = ask(running.port(), "/crash")
     assert status == 502
     assert b"subject closed the connection" in body
+    running.wait_until(lambda state: state["crashes"] == 1)  # until then the system takes connections for the dead
     with connection(running.port()) as one:
         one.sendall(b"GET /half HTTP/1.1\r\nhost: a\r\n\r\n")
         read_until(one, b"half")
