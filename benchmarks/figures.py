@@ -418,8 +418,7 @@ def jetstream() -> Figure:
 
 
 FIGURES = {"v2-binary": v2_binary, "json": json_bodies, "grpc": grpc, "minilm": minilm, "policy": policy, "plan": plan,
-           "start": start,
-           "first-requests": first_requests, "memory": memory, "busy": busy, "large": large,
+           "start": start, "first-requests": first_requests, "memory": memory, "busy": busy, "large": large,
            "open-loop": open_loop, "simulated": simulated, "sharing": sharing, "chain": chain,
            "chain-throughput": chain_throughput, "losses": losses, "tokenise": tokenise, "features": features,
            "jetstream": jetstream, "events": events, "up": up}  # fmt: skip
