@@ -265,7 +265,7 @@ class Http1(asyncio.Protocol):
     def respond(self, exchange: "_Http1Exchange", status: int, body: bytes, fields: Fields) -> None:
         """Write the exchange's answer and go on with the next request, or close."""
         head = exchange.head
-        if self._server.lets_go() or (self._missing and self._cannot_skip(head)):
+        if self._server.lets_go(self) or (self._missing and self._cannot_skip(head)):
             exchange.closes = True
         # HTTP/1.0 has to be told that it was heard; who asked for nothing needs no answer.
         connection = b"close" if exchange.closes else b"keep-alive" if b"connection" in head.headers else b""

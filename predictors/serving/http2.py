@@ -584,7 +584,7 @@ class Http2(asyncio.Protocol):
             self._credit += 1
         self._finished(stream)
         # Not beside other streams, if it can wait: the library h2, and httpx with it, gives up on them at a GOAWAY.
-        if not self._streams and self._goodbye_s == math.inf and self._server.lets_go():
+        if not self._streams and self._goodbye_s == math.inf and self._server.lets_go(self):
             self._announce()
 
     def _reset(self, stream_id: int, code: Code) -> None:

@@ -44,8 +44,9 @@ class Connection(Protocol):
 class Listener(Protocol):
     """Where connections come from."""
 
-    surplus: int
-    """So many connections should end with their next answers, since there is more room elsewhere."""
+    @property
+    def most_connections(self) -> float:
+        """Those beyond should end with their next answers, since there is more room elsewhere."""
 
     async def start(self, protocol: Callable[[], asyncio.Protocol]) -> str:
         """Take connections from now on, each with a protocol of its own; the address for the log. Raises OSError."""
@@ -68,7 +69,7 @@ class Port:
         self._port = port
         self._tls = tls
         self._server: asyncio.Server | None = None
-        self.surplus = 0
+        self.most_connections = math.inf
         self._unix_path = unix_socket
         self._unix_server: asyncio.Server | None = None
         self._unix_file: FileOfSocket | None = None
@@ -119,6 +120,8 @@ class HttpServer:
         self._unfinished: dict[Exchange, int] = {}
         """The same for each, in the order in which they began to come."""
         self.connections: set[Connection] = set()
+        self._parting: set[Connection] = set()
+        """Those among them that end because there are too many."""
         self.in_flight = 0
         """Exchanges that wait for their answer; streaming calls, which last as long as their caller, are not counted."""
         self.last_request_s = -math.inf
@@ -167,13 +170,14 @@ class HttpServer:
 
     def closed(self, connection: Connection) -> None:
         self.connections.discard(connection)
+        self._parting.discard(connection)
         self._listener.released()
         self._note_empty()
 
-    def lets_go(self) -> bool:
+    def lets_go(self, connection: Connection) -> bool:
         """Whether the connection of this answer ends with it."""
-        if self._listener.surplus:
-            self._listener.surplus -= 1
+        if len(self.connections) - len(self._parting) > self._listener.most_connections:
+            self._parting.add(connection)
             return True
         return self.is_draining
 

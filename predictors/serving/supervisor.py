@@ -5,17 +5,17 @@ accepts, and passes each socket on (SCM_RIGHTS) to the worker that has the fewes
 kernel chooses, and may give one worker most of them (docs/decisions.md). It reads nothing from a connection.
 
     supervisor ── a byte and a socket for each connection ──► worker       (back: a byte when it is taken, one when it closes)
-               ── a byte for each that should go elsewhere ─►
                ── calls both ways (`channel.py`) ──────────►
 
 A worker calls `changes` (which models were loaded and unloaded), `ready` (the answer is what it has yet to follow), `drain`,
 `leave` (pass me nothing more), `metrics` (everybody's) and `change` (let everybody load or unload a model, or nobody); the
-supervisor calls `metrics` (its own), `prepare`, `commit` and `abort`.
+supervisor calls `metrics` (its own), `prepare`, `commit`, `abort`, and `limit` (to so many connections).
 
 A worker that dies takes with it what is inside it, and is started anew. What it had not taken goes to the others; without
 others, connections wait here and in the port's backlog. When the new one is ready, the others end what they have beyond
-their share with their next answers: connections stay where they are, and it would get none. The server ends if its first
-start fails, as that of one process does, or if a worker fails to start several times in a row.
+their share with their next answers: connections stay where they are, and it would get none. A client with many open takes
+another of those instead of a new one, so that this goes on until the new worker has got about as many. The server ends if
+its first start fails, as that of one process does, or if a worker fails to start several times in a row.
 """
 
 import asyncio
@@ -30,9 +30,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from enum import IntEnum
 from typing import Any
 
+from ..errors import Unavailable
 from .channel import Channel, Handler
 from .merged_metrics import merged
 from .server import BACKLOG, address_of
+from .tasks import Tasks
 
 logger = logging.getLogger("torpor")
 
@@ -43,8 +45,14 @@ _PAUSE_S = 0.02
 TAKEN, CLOSED, MISSED = b"t", b"c", b"m"
 """What a worker says of a connection; it takes them in the order that they come. One is missed for want of a descriptor."""
 
-GIVEN, LET_GO = b"c", b"l"
-"""What it is told: here is one; let one end with its next answer, whichever that is."""
+GIVEN = b"c"
+"""What it is told: here is one."""
+
+_EVEN = 3 / 4
+"""Who has this part of its share of the connections has enough."""
+
+_EVEN_OUT_S = 1.0
+"""Until it is seen what the shares have become."""
 
 _MOST_FAILURES = 5
 _METRICS_S = 5.0
@@ -81,6 +89,8 @@ class Worker:
         """Connections that it was given and has not looked at: if it dies, they are somebody else's."""
         self.metrics = ""
         """What it counted when it was last asked."""
+        self.most: int | None = None
+        """How many connections it was told to keep; None for all."""
         self.channel = Channel(handlers(self))
         self._process: asyncio.subprocess.Process | None = None
         self._handover: socket.socket | None = None
@@ -122,11 +132,11 @@ class Worker:
         self.untaken.append(connection)
         return True
 
-    def let_go(self, count: int) -> None:
-        """Have so many of its connections end with their next answers."""
-        assert self._handover is not None
-        with contextlib.suppress(OSError):  # it is dying, or its socket is full: nobody depends on it
-            self._handover.send(LET_GO * count)
+    async def limit(self, most: int | None) -> None:
+        """Have connections beyond so many end with their next answers."""
+        self.most = most
+        with contextlib.suppress(Unavailable):  # it is dying
+            await self.channel.call("limit", most)
 
     def close(self) -> None:
         """Pass it nothing more, and let it see that."""
@@ -175,6 +185,7 @@ class Supervisor:
         self._stopping = asyncio.Event()
         self._is_paused = False
         self._is_open = False
+        self._tasks = Tasks()
         self._held: deque[socket.socket] = deque()
         """Connections that nobody has room for, or that were on their way to a worker which died."""
         self._status = 0
@@ -182,6 +193,7 @@ class Supervisor:
         self._changing = asyncio.Lock()
         self._changes: dict[str, bool] = {}
         """Models loaded (True) and unloaded since the start: a new worker follows."""
+        self._evening_out: asyncio.TimerHandle | None = None
         self._retired = ""
         """What workers had counted that have ended: a sum must not fall."""
 
@@ -221,6 +233,7 @@ class Supervisor:
             self._workers.append(worker)
             status = await worker.run(self._command)
             self._workers.remove(worker)
+            self._even_out()
             if worker.untaken:
                 self._held.extend(worker.untaken)
                 self._accept()
@@ -255,6 +268,7 @@ class Supervisor:
 
         async def drain(_: Any) -> None:
             worker.state = State.DRAINING
+            self._even_out()
 
         async def leave(_: Any) -> None:
             worker.close()
@@ -277,12 +291,20 @@ class Supervisor:
         logger.info("ready in %.2f s: %d processes on %s", seconds, self._processes, address_of(self._port))
 
     def _even_out(self) -> None:
-        """A worker has come: let the others pass on what they have beyond their share."""
+        """Workers have come or gone: who has too few is passed what the others have beyond their shares."""
         workers = [worker for worker in self._workers if worker.state is State.READY]
-        share = math.ceil(sum(worker.connections for worker in workers) / len(workers))
+        counts = [worker.connections for worker in workers]
+        mean = sum(counts) / max(1, len(workers))
+        share = math.ceil(mean)
+        is_uneven = min(counts, default=0) < _EVEN * mean and max(counts) > share
         for worker in workers:
-            if worker.connections > share:
-                worker.let_go(worker.connections - share)
+            most = share if is_uneven and worker.connections > share else None
+            if most != worker.most:
+                self._tasks.start(worker.limit(most), f"limit of worker {worker.number}")
+        if self._evening_out is not None:
+            self._evening_out.cancel()
+        later = asyncio.get_running_loop().call_later
+        self._evening_out = later(_EVEN_OUT_S, self._even_out) if is_uneven else None
 
     def _accept(self) -> None:
         for _ in range(_ACCEPTED_AT_ONCE):

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import math
 import socket
 import ssl
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from .http1 import HEAD_S
 from .merged_metrics import merged
 from .metrics import ServerMetrics
 from .repository import Repository
-from .supervisor import CLOSED, LET_GO, MISSED, TAKEN
+from .supervisor import CLOSED, MISSED, TAKEN
 
 logger = logging.getLogger("torpor")
 
@@ -26,6 +27,8 @@ class Colleagues:
 
     def __init__(self, repository: Repository, metrics: ServerMetrics) -> None:
         self._repository = repository
+        self.most_connections = math.inf
+        """Of this process: who has more than its share lets go of the others."""
 
         async def render(_: Any) -> str:
             return metrics.render().decode()
@@ -39,7 +42,12 @@ class Colleagues:
         async def abort(name: str) -> None:
             repository.abort(name)
 
-        self.channel = Channel({"metrics": render, "prepare": prepare, "commit": commit, "abort": abort})
+        async def limit(most: int | None) -> None:
+            self.most_connections = math.inf if most is None else most
+
+        self.channel = Channel(
+            {"metrics": render, "prepare": prepare, "commit": commit, "abort": abort, "limit": limit}
+        )
 
     async def metrics(self) -> bytes:
         """The metrics of all as one text."""
@@ -77,7 +85,10 @@ class HandedDown:
         self._news = b""
         """What the supervisor has not been told yet."""
         self._ended = asyncio.Event()
-        self.surplus = 0
+
+    @property
+    def most_connections(self) -> float:
+        return self._colleagues.most_connections
 
     async def start(self, protocol: Callable[[], asyncio.Protocol]) -> str:
         self._protocol = protocol
@@ -114,9 +125,7 @@ class HandedDown:
                 self._loop.remove_reader(self._handover)
                 self._ended.set()
                 return
-            if data == LET_GO:
-                self.surplus += 1
-            elif not descriptors:  # none was left for it here (recvmsg(2), MSG_CTRUNC)
+            if not descriptors:  # none was left for it here (recvmsg(2), MSG_CTRUNC)
                 self._note(MISSED)
             for descriptor in descriptors:
                 self._note(TAKEN)

@@ -491,13 +491,13 @@ def test_who_says_goodbye_first_is_not_offered_more_streams(at) -> None:
     assert not at.later(ROUND_TRIP_S).sent()
 
 
-def test_a_connection_that_says_goodbye_leaves_the_surplus_to_others(at) -> None:
-    """It ends anyway."""
+def test_a_connection_that_says_goodbye_is_not_let_go_again(at) -> None:
+    """It ends anyway, and is none of those that end because there are too many."""
     at.frames(at.post(1, b"/model", ends=True))
     at.connection.shutdown()
-    at.server._listener.surplus = 1
+    at.server._listener.most_connections = 0
     at.app.asked[0].respond(200, b"yes")
-    assert at.server._listener.surplus == 1
+    assert not at.server._parting
 
 
 def test_a_goodbye_without_halves_closes_both(at) -> None:

@@ -1,5 +1,7 @@
 """Callers that are too slow, with the time in hand: what each is given, and how it is told that it is over."""
 
+from unittest.mock import Mock
+
 import pytest
 from connection_bench import Bench, Transport
 from hyperframe.frame import (
@@ -402,19 +404,31 @@ def test_a_drain_ends_an_http2_connection_with_its_last_answer(bench) -> None:
     assert (goaway.last_stream_id, goaway.error_code) == (MOST, 0)
 
 
-def test_a_surplus_is_let_go_with_the_next_answer(bench) -> None:
-    """One connection of two, where one is too much; the other goes on."""
+def test_a_connection_too_many_is_let_go_with_its_next_answer(bench) -> None:
+    """One connection where none is to be kept."""
     first = bench(Http1)
-    first.server._listener.surplus = 1
+    first.server._listener.most_connections = 0
     request = b"POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n"
     first.say(request)
     assert b"connection: close" in first.written()
-    assert first.server._listener.surplus == 0
     second = bench(Http2)
-    second.server._listener.surplus = 1
+    second.server._listener.most_connections = 0
     second.frames(second.post(1, ends=True), second.post(3, ends=True))
     assert [type(frame) for frame in second.sent()[-2:]] == [GoAwayFrame, HeadersFrame]
-    assert second.server._listener.surplus == 0
+
+
+def test_only_connections_too_many_are_let_go(bench) -> None:
+    """Those that are on their way out count no more, however long that takes; whoever has gone makes no more room."""
+    server = bench(Http1).server
+    server._listener.most_connections = 2
+    first, second, third = [Mock() for _ in range(3)]
+    server.connections = {first, second, third}
+    assert server.lets_go(first)
+    assert not server.lets_go(second)
+    server.closed(first)
+    assert not server.lets_go(second)
+    server.opened(first)
+    assert server.lets_go(third)
 
 
 def test_a_drain_ends_an_http2_connection_that_is_never_idle(bench) -> None:

@@ -1,6 +1,7 @@
 """What a supervisor decides about its workers, which are played here (`test_processes.py` has real ones)."""
 
 import asyncio
+import math
 import signal
 import socket
 from collections.abc import AsyncIterator, Coroutine, Iterator
@@ -197,6 +198,105 @@ def test_a_connection_that_a_worker_had_no_descriptor_for_goes_to_another() -> N
                 supervisor._take_back(connection)
                 assert await asyncio.get_running_loop().sock_recv(its, 16) == GIVEN
             asyncio.get_running_loop().remove_reader(supervisor._port)
+
+    run(story())
+
+
+class Limits:
+    """What workers are told to keep, as "number: most"."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.told: list[str] = []
+
+        async def limit(worker: Worker, most: int | None) -> None:
+            worker.most = most
+            self.told.append(f"{worker.number}: {most}")
+
+        monkeypatch.setattr(Worker, "limit", limit)
+
+    async def after(self, seconds: float) -> list[str]:
+        """What was told meanwhile."""
+        self.told.clear()
+        await asyncio.sleep(seconds)
+        return [*self.told]
+
+
+def test_a_new_worker_is_passed_connections_until_it_has_about_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client with many that are idle takes one of those, and the new worker would get none of half of them."""
+
+    async def story() -> None:
+        limits = Limits(monkeypatch)
+        with supervising(processes=3) as supervisor:
+            busy, small, new = (worker_of(supervisor, connections=count) for count in (90, 10, 0))
+            supervisor._even_out()
+            assert await limits.after(0.5) == ["1: 34"]
+            busy.connections = 34
+            assert await limits.after(1.0) == ["1: 15"]
+            busy.connections, new.connections = 15, 12
+            assert await limits.after(1.0) == ["1: None"]
+            small.connections = 0
+            assert await limits.after(100.0) == []
+
+    run_virtually(story())
+
+
+def test_connections_stay_where_nobody_has_too_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last one is not passed back and forth, and nobody asks again."""
+
+    async def story() -> None:
+        limits = Limits(monkeypatch)
+        with supervising() as supervisor:
+            supervisor._even_out()
+            for counts in ((1, 0), (4, 3), (3, 3)):
+                supervisor._workers.clear()
+                for count in counts:
+                    worker_of(supervisor, connections=count)
+                supervisor._even_out()
+                assert supervisor._evening_out is None
+                assert await limits.after(0) == []
+
+    run_virtually(story())
+
+
+def test_a_worker_that_is_left_alone_keeps_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the new one drains or dies, it would end the connections beyond half of them with each answer."""
+
+    async def story() -> None:
+        limits = Limits(monkeypatch)
+        with supervising() as supervisor:
+            worker_of(supervisor, connections=8)
+            new = worker_of(supervisor)
+            supervisor._even_out()
+            assert await limits.after(0.5) == ["1: 4"]
+            await supervisor._handlers(new)["drain"](None)
+            assert await limits.after(0.5) == ["1: None"]
+            supervisor._workers.remove(new)
+            supervisor._workers[0].most = 4
+
+            async def dies(worker: Worker, command: Any) -> int:
+                supervisor.stop()
+                return 137
+
+            monkeypatch.setattr(Worker, "run", dies)
+            await supervisor._keep(2)
+            assert await limits.after(0.5) == ["1: None"]
+
+    run_virtually(story())
+
+
+def test_a_worker_keeps_as_many_connections_as_it_is_told() -> None:
+    """None is all of them; a worker that is ending is told nothing."""
+
+    async def story() -> None:
+        with supervising() as supervisor:
+            worker = worker_of(supervisor)
+            colleagues = Colleagues(Repository(Nothing(), DataPlane("0"), may_change=True), ServerMetrics())
+            async with joined(worker, colleagues.channel):
+                await worker.limit(4)
+                assert colleagues.most_connections == 4
+                await worker.limit(None)
+                assert colleagues.most_connections == math.inf
+            await worker.limit(4)
 
     run(story())
 
