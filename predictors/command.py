@@ -22,6 +22,7 @@ from torpor.knative.validate_command import add_command as add_validate
 from torpor.transformers.features_command import add_command as add_features
 
 from .catalog import Catalog, ModelClass, ModelFolder, Outside, find_model_file, is_model_folder, version_folder
+from .runtime.cores import limit_threads, share_cores, usable_cores
 from .settings import SETTINGS, ModelFile, SettingError, resolve
 from .simulate import add_command as add_simulate
 
@@ -157,9 +158,8 @@ def _serve(options: argparse.Namespace, began_s: float) -> int:
             logger.info("ignored, without meaning here: %s", ", ".join(f"--{flag}" for flag in ignored))
         if settings["processes"] > 1:
             return asyncio.run(_supervise(options.arguments, settings))
+    limit_threads(os.environ, max(1, usable_cores() // settings["processes"]))
     if sum(len(catalog.model(name).versions()) for name in catalog.names()) > 1:
-        from .runtime.cores import share_cores
-
         share_cores(os.environ)
     certificate = _certificate(settings)
     try:

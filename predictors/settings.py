@@ -219,7 +219,11 @@ SETTINGS = (
         "has drained already, 5 elsewhere, where clients learn late that a pod is going",
         low=-1, high=3600,
     ),
-    Setting("drain_timeout_s", float, 25.0, "after SIGTERM, longest time in seconds until the server leaves", low=0, high=3600),
+    Setting(
+        "drain_timeout_s", float, 25.0,
+        "after SIGTERM, longest time in seconds that requests are taken; what is in flight then gets 5 s more",
+        low=0, high=3600,
+    ),
     Setting(
         "model_control_mode", str, "none",
         "whether callers may load and unload models (v2 repository API): none, or explicit, as Triton has it",

@@ -215,16 +215,19 @@ class BatchingPolicy(Generic[ItemT]):
             self.cancel(item)
         return items
 
-    def take(self, now: float, *, flush: bool = False) -> Batch[ItemT] | None:
+    def take(self, now: float, *, flush: bool = False, ahead: bool = False) -> Batch[ItemT] | None:
         """The batch that a free device should run now, or None if waiting is better.
 
-        flush: wait for nobody, the server is draining. Expired items must have been dropped (`expire`) before.
+        flush: wait for nobody, the server is draining. ahead: no device is free; waiting is better than a batch for which fewer
+        rows wait than it may have, those of its whole family. Expired items must have been dropped (`expire`) before.
         """
         due_s, first = math.inf, None
         for queue in self._queues.values():
             if (queue_due_s := self._due_s(queue)) < due_s:
                 due_s, first = queue_due_s, queue
         if first is None or not (flush or due_s <= now or self._nobody_can_come()):
+            return None
+        if ahead and not self._has_full_batch(first.bucket):
             return None
         self._expect(self.queued_rows + self.running_rows)
         slices: list[Slice[ItemT]] = []
@@ -293,6 +296,12 @@ class BatchingPolicy(Generic[ItemT]):
         if self.queued_rows >= self.settings.max_queue_rows:
             return True
         return self.queued_rows + self.running_rows > self.expected_rows - 0.5  # a mean: half a row is nobody
+
+    def _has_full_batch(self, bucket: Bucket) -> bool:
+        if bucket.alone:
+            return True
+        rows = sum(queue.rows for queue in self._queues.values() if queue.bucket.family == bucket.family)
+        return rows >= self._most_rows(bucket)
 
     def _most_rows(self, bucket: Bucket) -> int:
         most = self.settings.max_batch_size

@@ -15,6 +15,15 @@ def share_cores(environ: MutableMapping[str, str]) -> None:
         environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
+def limit_threads(environ: MutableMapping[str, str], threads: int) -> None:
+    """Let the libraries beneath numpy and scikit-learn start no more threads than this; before numpy is imported.
+
+    They count the node's cores, whatever the container may use. torch is told by itself. What the user has set stays.
+    """
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        environ.setdefault(name, str(threads))
+
+
 def usable_cores(root: Path = Path("/sys/fs/cgroup")) -> int:
     """At least 1; a limit of 1.5 cores counts as 1, since a second busy thread would only be throttled."""
     cores = len(os.sched_getaffinity(0))

@@ -13,7 +13,9 @@ import asyncio
 import gc
 import inspect
 import logging
+import math
 import sys
+import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -86,6 +88,7 @@ class Executor:
         self._user_class = user_class
         self.signature = user_class.signature
         self.in_flight = 1
+        self.halved_s = -math.inf
         self._folder = folder
         self._wanted_device = device
         self._threads = threads
@@ -196,7 +199,7 @@ class Executor:
         """The outputs of each part, or the error that it alone caused; OutOfMemory for all if they are too many rows."""
         try:
             return list(self._end(begun or self.begin(parts)))
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # sys.exit is the failure of the request that leads to it
             if self._device is not None and self._device.is_broken(error):
                 logger.exception("the device is broken for good")
                 return [ModelBroken("the model's device is broken, another server may answer")] * len(parts)
@@ -208,7 +211,11 @@ class Executor:
                 return [_failure(error)]
         # Not in the handler: there the error's frames keep the batch's tensors.
         middle = len(parts) // 2
-        return self.run(parts[:middle]) + self.run(parts[middle:])
+        results: list[Outputs | TorporError] = []
+        for half in (parts[:middle], parts[middle:]):
+            self.halved_s = time.monotonic()
+            results += self.run(half)
+        return results
 
     def _end(self, begun: Begun) -> list[Outputs]:
         try:
@@ -438,7 +445,7 @@ def _plain(arrays: dict[str, Array]) -> dict[str, Array]:
     return {name: float32_from_bfloat16(a) if a.dtype == BFLOAT16 else a for name, a in arrays.items()}
 
 
-def _failure(error: Exception) -> TorporError:
+def _failure(error: BaseException) -> TorporError:
     """What the caller of a request that fails alone is told."""
     if isinstance(error, ModelFailed | InvalidInput):
         return error

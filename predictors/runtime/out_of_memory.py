@@ -2,15 +2,22 @@
 
 import sys
 
+_TEXTS = (
+    "DefaultCPUAllocator: can't allocate memory",  # c10/core/impl/alloc_cpu.cpp
+    "CUDA error: out of memory",  # of page-locked memory and whatever else does not come from torch's allocator
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
+"""What torch's RuntimeErrors say that have no class of their own."""
 
-def is_out_of_memory(error: Exception) -> bool:
-    """Python's and numpy's MemoryError, torch's OutOfMemoryError, and what its allocator on a CPU has: a text.
 
-    (c10/core/impl/alloc_cpu.cpp: "DefaultCPUAllocator: can't allocate memory: you tried to allocate N bytes".)
-    """
-    if isinstance(error, MemoryError):
-        return True
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the error, or one that it was raised from, is a MemoryError, torch's OutOfMemoryError or has such a text."""
     torch = sys.modules.get("torch")
-    if torch is not None and isinstance(error, torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error)
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, MemoryError) or (torch is not None and isinstance(cause, torch.OutOfMemoryError)):
+            return True
+        if isinstance(cause, RuntimeError) and any(text in str(cause) for text in _TEXTS):
+            return True
+        cause = cause.__cause__
+    return False

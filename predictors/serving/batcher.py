@@ -47,13 +47,16 @@ class Observer(Protocol):
 class Devices(Protocol):
     """What runs the batches; `DevicePool` is the real one. devices: batches that run at the same time.
 
-    in_flight: batches that they want to be given at once, at least as many.
+    in_flight: batches that they want to be given at once, at least as many. halved_s: when the last run of a part of a batch
+    that had failed began, on the clock of time.monotonic.
     """
 
     @property
     def devices(self) -> int: ...
     @property
     def in_flight(self) -> int: ...
+    @property
+    def halved_s(self) -> float: ...
     def submit(self, parts: Sequence[Bound], done: Done, loop: asyncio.AbstractEventLoop) -> None: ...
     def stop(self) -> None: ...
 
@@ -61,8 +64,8 @@ class Devices(Protocol):
 class Batcher:
     """One model's way from single requests to batches. Belongs to one event loop.
 
-    model_timeout_s: a batch that runs for longer hangs; 0: no limit. on_broken: called once, when the model will answer
-    nobody any more.
+    model_timeout_s: a call of `predict` that runs for longer hangs; 0: no limit. on_broken: called once, when the model
+    will answer nobody any more.
     """
 
     def __init__(
@@ -175,8 +178,8 @@ class Batcher:
         if policy.queued_deadlines:
             for item in policy.expire(now):
                 self._fail(item, DeadlineExceeded("the deadline passed while the request waited for the model"))
-        while not self._busy and (self._is_free() or policy.queued_rows >= policy.settings.max_batch_size):
-            batch = policy.take(now, flush=self._flush)
+        while not self._busy:
+            batch = policy.take(now, flush=self._flush, ahead=not self._is_free())
             if batch is None:
                 break
             self._start(batch)
@@ -195,12 +198,20 @@ class Batcher:
         if self._model_timeout_s:
             # A batch that was handed over ahead may stand behind others on its device.
             limit_s = self._model_timeout_s * self._most_running / self._at_once
-            timer = self._loop.call_later(limit_s, self._break, ModelBroken(
-                f"the model hangs: a batch has run for more than {self._model_timeout_s:g} s; another server may answer"
-            ))  # fmt: skip
+            timer = self._loop.call_later(limit_s, self._overdue, batch, limit_s)
         self._running[batch] = timer
         self._busy = len(self._running) == self._most_running
         self._devices.submit(parts, lambda results, seconds: done(batch, results, seconds), self._loop)
+
+    def _overdue(self, batch: Batch[Bound], limit_s: float) -> None:
+        """A batch has not ended in time. One that fails runs again in halves, each of which may take as long."""
+        left_s = self._devices.halved_s + limit_s - self._loop.time()
+        if left_s > 0:
+            self._running[batch] = self._loop.call_later(left_s, self._overdue, batch, limit_s)
+            return
+        self._break(ModelBroken(
+            f"the model hangs: a batch has run for more than {self._model_timeout_s:g} s; another server may answer"
+        ))  # fmt: skip
 
     def _look_for_quiet(self) -> None:
         """Run the next lesson if nothing has run or waited for `_QUIET_S`, and look again later while there are more."""

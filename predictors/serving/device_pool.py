@@ -34,6 +34,11 @@ class DevicePool:
         """Batches that the devices want to be given at once, some of them while others run; known when they are loaded."""
         return sum(thread.executor.in_flight for thread in self._threads)
 
+    @property
+    def halved_s(self) -> float:
+        """When the last run of a part of a batch that had failed began, on the clock of time.monotonic."""
+        return max(thread.executor.halved_s for thread in self._threads)
+
     def start(self) -> None:
         for thread in self._threads:
             thread.start()

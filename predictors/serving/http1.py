@@ -270,7 +270,7 @@ class Http1(asyncio.Protocol):
         # HTTP/1.0 has to be told that it was heard; who asked for nothing needs no answer.
         connection = b"close" if exchange.closes else b"keep-alive" if b"connection" in head.headers else b""
         self._write(status, body, fields, connection, with_body=head.method != "HEAD")
-        self._server.finished()
+        self._server.finished(head)
         if exchange.closes:
             self._close_after_answer()
         elif self._missing:  # refused early: the rest of its body is read for the sake of the next request
@@ -291,7 +291,7 @@ class Http1(asyncio.Protocol):
 
     def left(self, exchange: "_Http1Exchange") -> None:
         """The caller is gone, unanswered."""
-        self._server.finished()
+        self._server.finished(exchange.head)
         self._drop_body(exchange)
         self._exchange = None
         self._is_closing = True

@@ -509,7 +509,7 @@ class Http2(asyncio.Protocol):
     def uncount(self, stream: "Stream") -> None:
         """The stream may last as long as its caller: draining does not wait for it."""
         stream.is_counted = False
-        self._server.finished()
+        self._server.finished(stream.head)
 
     def send_block(self, stream: "Stream", block: bytes, ends: int = 0) -> None:
         """A header block: the beginning of an answer, or with _END_STREAM its end."""
@@ -604,7 +604,7 @@ class Http2(asyncio.Protocol):
 
     def _finished(self, stream: "Stream") -> None:
         if stream.is_counted:
-            self._server.finished()
+            self._server.finished(stream.head)
         if not self._streams:
             self._rest()
 

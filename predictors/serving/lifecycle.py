@@ -4,7 +4,9 @@ The port opens when every model is loaded and warm: KServe and Knative probe wit
 must not let requests in before there is somebody to answer. At SIGTERM the server turns unready but goes on accepting:
 endpoints are removed late, and SIGTERM may come in the middle of a request. Connections end with their next answer
 (`Connection: close`; GOAWAY, `http2.py`): those through a Service know of no endpoints. When no request has come for
-`drain_quiet_s` (or at `drain_timeout_s`) the port closes and what is in flight finishes. SIGINT skips the quiet.
+`drain_quiet_s` (or at `drain_timeout_s`) the port closes and what is in flight finishes, for what is left of
+`drain_timeout_s` and FINISH_S: with its default the whole is as long as Kubernetes waits (terminationGracePeriodSeconds).
+SIGINT skips the quiet.
 
 A model that hangs, or whose device is broken, cannot be mended in this process: it ends in the same way, with a status
 that makes whoever runs it (the kubelet, `supervisor.py`) start it anew.
@@ -16,7 +18,7 @@ import signal
 
 from ..errors import ModelBroken
 from .data_plane import DataPlane
-from .server import HttpServer
+from .server import FINISH_S, HttpServer
 
 logger = logging.getLogger("torpor")
 
@@ -41,8 +43,10 @@ class Lifecycle:
         address = await self._server.start()
         await self._data_plane.set_ready(True)
         logger.info(started_message.format(address=address))
-        await self._drain(await self._stop)
-        await self._server.shutdown(max(1.0, self._drain_timeout_s))
+        quiet_s = await self._stop
+        end_s = loop.time() + self._drain_timeout_s
+        await self._drain(quiet_s, end_s)
+        await self._server.shutdown(max(0.0, end_s - loop.time()) + FINISH_S)
         logger.info("stopped")
         return self._status
 
@@ -56,7 +60,7 @@ class Lifecycle:
         self._status = 1
         self.stop(self._drain_quiet_s)
 
-    async def _drain(self, quiet_s: float) -> None:
+    async def _drain(self, quiet_s: float, end_s: float) -> None:
         loop = asyncio.get_running_loop()
         began_s = loop.time()
         self._data_plane.is_draining = True
@@ -67,7 +71,6 @@ class Lifecycle:
         )
         for model in self._data_plane.models():
             model.flush()
-        end_s = began_s + self._drain_timeout_s
         while (now := loop.time()) < end_s:
             quiet_since_s = max(began_s, self._server.last_request_s)
             if not self._server.in_flight and now >= quiet_since_s + quiet_s:

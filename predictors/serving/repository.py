@@ -10,11 +10,12 @@ import gc
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Protocol
 
 from ..errors import InvalidInput, ModelFailed, NotSupported
 from .data_plane import DataPlane, Served
-from .tasks import Tasks
+from .tasks import Tasks, in_daemon
 
 logger = logging.getLogger("torpor")
 
@@ -125,7 +126,7 @@ class Repository:
         prepared = self._prepared[name] = []
         try:
             for version in source.versions():
-                assembled = await asyncio.to_thread(source.assemble, version)
+                assembled = await in_daemon(partial(source.assemble, version))
                 prepared.append(await assembled.load(self._data_plane, name, version))
         except (Exception, SystemExit) as error:
             logger.exception("model %s failed to load", name)

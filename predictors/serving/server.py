@@ -14,7 +14,7 @@ from email.utils import formatdate
 from typing import Protocol
 
 from ..errors import PayloadTooLarge, Unavailable
-from .exchange import Application, Exchange
+from .exchange import Application, Exchange, Head
 from .http1 import HEAD_S, IDLE_S, Http1
 from .http2 import PREFACE, Http2
 from .unix_socket import FileOfSocket, bound_unix_socket
@@ -23,6 +23,9 @@ BACKLOG = 1024
 _SWEEP_S = 1.0
 PATIENCE_S = 5.0
 """From the beginning of a drain on, for a connection to be idle for a moment, in which it can end most gently."""
+
+FINISH_S = 5.0
+"""What is in flight at the end of a drain has so long, at least."""
 
 _PIECE_BYTES = 64
 """What a piece of a body takes in memory beside its bytes: a caller may send it two bytes at a time."""
@@ -181,10 +184,10 @@ class HttpServer:
             return True
         return self.is_draining
 
-    def finished(self) -> None:
-        """An exchange has ended."""
+    def finished(self, head: Head) -> None:
+        """An exchange has ended. Who only looks at the server, as probes and scrapers do, does not keep it from leaving."""
         self.in_flight -= 1
-        if self.is_draining:
+        if self.is_draining and head.method == "POST" and not head.path.startswith("/grpc.health."):
             self.last_request_s = self.loop.time()
 
     def too_large(self, size: int) -> PayloadTooLarge:

@@ -33,7 +33,7 @@ from typing import Any
 from ..errors import Unavailable
 from .channel import Channel, Handler
 from .merged_metrics import merged
-from .server import BACKLOG, address_of
+from .server import BACKLOG, FINISH_S, address_of
 from .tasks import Tasks
 
 logger = logging.getLogger("torpor")
@@ -217,7 +217,7 @@ class Supervisor:
             worker.send_signal(number)
         if not self._stopping.is_set():
             self._stopping.set()
-            limit_s = self._drain_timeout_s + max(1.0, self._drain_timeout_s) + _DYING_S
+            limit_s = self._drain_timeout_s + FINISH_S + _DYING_S
             asyncio.get_running_loop().call_later(limit_s, self._kill)
 
     def _kill(self) -> None:

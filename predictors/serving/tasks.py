@@ -2,10 +2,30 @@
 
 import asyncio
 import logging
-from collections.abc import Coroutine
-from typing import Any
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
+from threading import Thread
+from typing import Any, TypeVar
 
 logger = logging.getLogger("torpor")
+
+T = TypeVar("T")
+
+
+async def in_daemon(function: Callable[[], T]) -> T:
+    """Run what may take as long as it likes on a thread that nobody waits for at the process's end, as asyncio's own are."""
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            result = function()
+        except BaseException as error:
+            future.set_exception(error)
+        else:
+            future.set_result(result)
+
+    Thread(target=run, name="torpor-beside", daemon=True).start()
+    return await asyncio.wrap_future(future)
 
 
 class Tasks:

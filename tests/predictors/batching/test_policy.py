@@ -56,6 +56,21 @@ def test_a_row_runs_alone_where_nobody_else_is() -> None:
     assert p.take_alone(Item(1, A), 4.0) is not None
 
 
+def test_only_a_full_batch_goes_ahead() -> None:
+    """Rows of another family would not be in it; it is as large as there is memory for; an item that runs alone is one."""
+    p = policy()
+    offer(p, 0.0, 1, 1, 1)
+    offer(p, 0.0, 1, 1, bucket=B)
+    assert p.take(9.0, ahead=True) is None
+    p.ceilings.ran_out(A, 4)
+    batch = p.take(9.0, ahead=True)
+    assert batch is not None
+    assert (batch.bucket, batch.rows) == (A, 2)
+    lone = policy()
+    offer(lone, 0.0, 1, bucket=Bucket("c", alone=True))
+    assert lone.take(0.0, ahead=True) is not None
+
+
 def test_a_row_does_not_run_alone_where_others_are() -> None:
     """Some wait, some are expected, or it is two rows: then it is queued like any other."""
     p = policy(callers=3)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torpor.predictors.errors import InvalidInput, ModelFailed, OutOfMemory, TorporError
 from torpor.predictors.protocol.datatypes import bfloat16_from_float32, datatype_of, float32_from_bfloat16
-from torpor.predictors.runtime.cores import usable_cores
+from torpor.predictors.runtime.cores import limit_threads, usable_cores
 from torpor.predictors.runtime.executor import Executor, Outputs
 from torpor.predictors.runtime.user_class import UserClassError, import_class, inspect_class
 from torpor.predictors.signature import Bound, Request
@@ -242,6 +242,35 @@ def test_a_poison_request_costs_two_runs_a_halving() -> None:
     assert len(runs) == 1 + 2 * math.log2(32)
 
 
+def test_each_run_of_a_half_is_seen_to_begin() -> None:
+    """So that a batch is not taken for one that hangs as long as its halves run (`batcher.py`)."""
+    seen: list[float] = []
+
+    class Seen(Poisoned):
+        def predict(self, x: Tensor) -> Tensor:
+            seen.append(executor.halved_s)
+            return super().predict(x)
+
+    executor = loaded(Seen)
+    ask(executor, *({"x": [n]} for n in (1, 2, 3, 13)))
+    assert seen[0] == -math.inf
+    assert len(set(seen)) == len(seen) == 5
+    assert seen == sorted(seen)
+
+
+def test_a_request_that_ends_the_process_costs_nobody_else_an_answer() -> None:
+    """sys.exit in `predict` is a failure like any other."""
+
+    class Leaving:
+        def predict(self, x: Tensor) -> Tensor:
+            if (x == 13).any():
+                raise SystemExit(3)
+            return x
+
+    results = ask(loaded(Leaving), {"x": [1]}, {"x": [13]}, {"x": [2]})
+    assert [type(result) for result in results] == [dict, ModelFailed, dict]
+
+
 def test_a_failed_batch_is_let_go_before_its_halves_run() -> None:
     """What the error's frames hold is memory that the halves may need."""
     alive: list[int] = []
@@ -282,9 +311,26 @@ def test_memory_and_poison_are_told_apart() -> None:
     assert [result.rows for result in results if isinstance(result, OutOfMemory)] == [3, 3]
 
 
-@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory")])
+def wrapped(error: Exception) -> Exception:
+    try:
+        raise ValueError("no answer") from error
+    except ValueError as raised:
+        return raised
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        wrapped(MemoryError()),
+        wrapped(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes.")),
+    ],
+)
 def test_every_allocators_error_is_out_of_memory(error: Exception) -> None:
-    """Python's and numpy's, and torch's on a device."""
+    """Python's and numpy's, torch's on a device, and those that a class raises another one from."""
 
     class Raising:
         def predict(self, x: Tensor) -> Tensor:
@@ -533,6 +579,13 @@ def test_inputs_that_come_as_any_are_those_declared() -> None:
         def predict(self, **inputs: Tensor) -> None: ...
 
     assert inspect_class(Declared).signature.names == ("a", "b")
+
+
+def test_numpys_libraries_count_no_more_cores_than_there_are() -> None:
+    """Each by its own variable; what the user has set stays."""
+    environ = {"MKL_NUM_THREADS": "7"}
+    limit_threads(environ, 2)
+    assert environ == {"OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2", "MKL_NUM_THREADS": "7"}
 
 
 def test_the_containers_limit_counts_as_cores(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The driver of the policy on an event loop whose time is virtual: no test sleeps, every wait is exact."""
 
 import asyncio
+import math
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
@@ -31,6 +32,7 @@ class Device:
     def __init__(self, devices: int = 1, in_flight: int = 1) -> None:
         self.devices, self.in_flight = devices, in_flight
         self.hangs, self.breaks = False, False
+        self.halved_s = -math.inf
         self.fits = 1000
         self.batches: list[list[float]] = []
         self.started_s: list[float] = []
@@ -580,6 +582,24 @@ def test_a_model_that_hangs_is_reported_while_it_hangs(in_flight: int) -> None:
         assert len(bench.broken) == 1
         assert bench.device.batches == [[1]]
         assert bench.policy.queued_rows == 0
+
+    run(scenario())
+
+
+def test_a_batch_that_is_halved_does_not_hang() -> None:
+    """The time limit is of one run: the search for the request that fails may take many of them."""
+
+    async def scenario() -> None:
+        bench = Bench(model_timeout_s=2.0)
+        bench.device.hangs = True
+        began_s = bench.now()
+        asked = bench.send(1)
+        for _ in range(3):
+            await asyncio.sleep(1.5)
+            bench.device.halved_s = bench.now()
+        with pytest.raises(ModelBroken):
+            await asked
+        assert bench.now() == pytest.approx(began_s + 3 * 1.5 + 2.0)
 
     run(scenario())
 

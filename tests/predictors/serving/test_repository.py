@@ -432,6 +432,20 @@ def test_changes_are_refused_unless_the_operator_allows_them(start, connect, mod
     assert connection.request("GET", "/v2/repository/index").status == 405
 
 
+def test_a_load_that_does_not_end_keeps_no_server_from_ending(start, connect_http1, models, tmp_path: Path) -> None:
+    """Nobody waits for its thread, in whatever import it is."""
+    server = start(models, "--model-control-mode", "explicit", "--drain-quiet-s", "0", "--drain-timeout-s", "0")
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    code = f"open({str(gate)!r}, 'w').close()\nimport threading\nthreading.Event().wait()\n"
+    (models / "triple" / "model.py").write_text(code)
+    connection = connect_http1(server)
+    connection.send("POST", "/v2/repository/models/triple/load", b"{}", {"content-type": "application/json"})
+    gate.read_text()
+    connection.close()
+    assert server.stop() == 0
+
+
 def test_settings_in_a_load_are_refused(start, connect, models) -> None:
     """Triton lets a caller override a model's configuration; here the file is what counts."""
     connection = connect(start(models, "--model-control-mode", "explicit"))

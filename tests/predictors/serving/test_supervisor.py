@@ -119,7 +119,7 @@ def test_one_worker_that_fails_while_all_leave_is_the_servers_status(monkeypatch
 
 
 def test_a_worker_that_does_not_end_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """When it has had time to drain, as much to finish what is in flight, and 5 s; a second signal changes nothing."""
+    """When it has had time to drain, to finish what is in flight, and 5 s; a second signal changes nothing."""
 
     async def story() -> list[tuple[float, signal.Signals]]:
         loop = asyncio.get_running_loop()
@@ -134,7 +134,7 @@ def test_a_worker_that_does_not_end_is_killed(monkeypatch: pytest.MonkeyPatch) -
             await asyncio.sleep(100)
         return sent
 
-    assert run_virtually(story()) == [(0, signal.SIGTERM), (10, signal.SIGINT), (55, signal.SIGKILL)]
+    assert run_virtually(story()) == [(0, signal.SIGTERM), (10, signal.SIGINT), (35, signal.SIGKILL)]
 
 
 # Connections

@@ -95,6 +95,18 @@ def test_a_model_that_takes_no_zeros_is_not_warmed_up() -> None:
     assert first_runs(Model(fails=InvalidInput("zeros"))) == []
 
 
+def test_a_model_that_raises_for_no_bytes_is_not_warmed_up(caplog: pytest.LogCaptureFixture) -> None:
+    """An empty text or picture is nothing that it need be able to read; the log has it."""
+    model = Model(fails=ModelFailed("the model raised JSONDecodeError"))
+    model.signature = Signature(("x",), {"x": TensorSpec.parse("x", "bytes[rows]")})
+    assert first_runs(model) == []
+    assert "not warmed up" in caplog.text
+    assert "JSONDecodeError" in caplog.text
+    model.fails = OutOfMemory(1)
+    with pytest.raises(OutOfMemory):
+        first_runs(model)
+
+
 def test_a_model_without_room_for_one_row_fails_its_load() -> None:
     """It could answer nobody; a model that raises is as bad."""
     for error in (OutOfMemory(1), ModelFailed("it raised")):
