@@ -12,7 +12,7 @@ import select
 import struct
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import hpack
@@ -41,6 +41,7 @@ class Attempt:
     reason: str
     sent_s: float
     port: int
+    ended_s: float = field(default_factory=time.monotonic)
 
 
 @dataclass
@@ -240,10 +241,13 @@ class Http2Connection(_Connection):
 
 
 class Callers:
-    """The clients. addresses: ports, to which new connections go in turns."""
+    """The clients. addresses: ports of the machine, to which new connections go in turns."""
 
-    def __init__(self, wire: Wire, exchanges: Sequence[Exchange], expected: np.ndarray) -> None:
-        """expected: raw torch's answers, [rows, features]."""
+    def __init__(
+        self, wire: Wire, exchanges: Sequence[Exchange], expected: np.ndarray, host: str = "127.0.0.1"
+    ) -> None:
+        """expected: raw torch's answers, [rows, features]. host: what HTTP/1.1 requests name as theirs."""
+        self.machine = "127.0.0.1"
         self.addresses: Sequence[int] = ()
         self.offered = 0
         self.correct = 0
@@ -251,7 +255,7 @@ class Callers:
         self._wire = wire
         self._expected = expected
         self._is_http2 = exchanges[0].is_grpc
-        self._messages = [exchange.body if exchange.is_grpc else exchange.http1() for exchange in exchanges]
+        self._messages = [exchange.body if exchange.is_grpc else exchange.http1(host) for exchange in exchanges]
         self._block = _block(exchanges[0]) if self._is_http2 else b""
         self._usable: list[_Connection] = []
         """HTTP/1.1's idle connections, the latest last; HTTP/2's that take streams."""
@@ -302,7 +306,8 @@ class Callers:
             if not self._outstanding:
                 self._idle.set()
             if isinstance(result, Answer):
-                result = self._check(result, index) or result
+                reason = self._wrong(result, index)
+                result = Attempt("wrong", reason, time.monotonic(), 0) if reason else result
             if isinstance(result, Attempt):
                 self.failures.append(result)
             else:
@@ -344,7 +349,7 @@ class Callers:
             else (lambda: Http1Connection(self._usable.append))
         )
         try:
-            _, connection = await self._loop.create_connection(make, "127.0.0.1", address)
+            _, connection = await self._loop.create_connection(make, self.machine, address)
         except ConnectionRefusedError:
             done(Attempt("refused", f"no connection to {address}", time.monotonic(), 0))
             return
@@ -355,15 +360,16 @@ class Callers:
             self._usable.append(connection)
         connection.ask(message, done)
 
-    def _check(self, answer: Answer, index: int) -> Attempt | None:
+    def check(self, values: np.ndarray, expected: np.ndarray) -> str:
+        """What is wrong with an answer's values, [features]; empty if nothing is."""
+        is_right = np.abs(values - expected).max() <= TOLERANCE
+        return "" if is_right else f"{values[:4]}... instead of {expected[:4]}..."
+
+    def _wrong(self, answer: Answer, index: int) -> str:
         try:
-            values = self._wire.decode(answer.headers, answer.body)[0]
-            if np.abs(values - self._expected[index]).max() <= TOLERANCE:
-                return None
-            reason = f"{values[:4]}... instead of {self._expected[index][:4]}..."
+            return self.check(self._wire.decode(answer.headers, answer.body)[0], self._expected[index])
         except (KeyError, ValueError, IndexError) as error:
-            reason = repr(error)
-        return Attempt("wrong", reason, time.monotonic(), 0)
+            return repr(error)
 
 
 def _block(exchange: Exchange) -> bytes:

@@ -39,9 +39,9 @@ class Exchange:
         """The body without gRPC's frame."""
         return self.body[5:] if self.is_grpc else self.body
 
-    def http1(self) -> bytes:
+    def http1(self, host: str = "127.0.0.1") -> bytes:
         """The whole message, as wrk sends it. Keep-alive is HTTP/1.1's default."""
-        lines = [f"POST {self.path} HTTP/1.1", "Host: 127.0.0.1", f"Content-Length: {len(self.body)}"]
+        lines = [f"POST {self.path} HTTP/1.1", f"Host: {host}", f"Content-Length: {len(self.body)}"]
         lines += [f"{name}: {value}" for name, value in self.headers.items()]
         return "\r\n".join([*lines, "", ""]).encode() + self.body
 
