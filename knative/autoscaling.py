@@ -1,7 +1,7 @@
 """How Knative scales a revision: what its annotations say, and config-autoscaler's defaults where they say nothing.
 
 Names, limits and defaults are those of Knative Serving's pkg/apis/autoscaling (register.go, annotation_validation.go) and of
-its config map config-autoscaler; `kpa.py` acts by them.
+its config map config-autoscaler; `kpa.py` acts by them. Most names of several words have an older spelling too (`minScale`).
 """
 
 from collections.abc import Mapping
@@ -68,14 +68,18 @@ class Autoscaling:
     def of(cls, annotations: Mapping[str, Any], container_concurrency: int = 0) -> "Autoscaling":
         """Of a revision's annotations and its containerConcurrency. Raises AnnotationError."""
         read: dict[str, Any] = {"container_concurrency": container_concurrency}
-        for name, annotation in ANNOTATIONS.items():
-            value = annotations.get(PREFIX + name)
-            if value is not None:
-                read[annotation.field] = annotation.read(PREFIX + name, value)
+        written: dict[str, str] = {}
+        for short, annotation in ANNOTATIONS.items():
+            for name in spellings(short):
+                value = annotations.get(name)
+                if value is not None:
+                    read[annotation.field] = annotation.read(name, value)
+                    written[short] = name
+                    break
         scaling = cls(**read)
         if scaling.max_scale and scaling.min_scale > scaling.max_scale:
             raise AnnotationError(
-                PREFIX + "min-scale", str(scaling.min_scale), f"at most max-scale, {scaling.max_scale}"
+                written["min-scale"], str(scaling.min_scale), f"at most max-scale, {scaling.max_scale}"
             )
         return scaling
 
@@ -133,3 +137,13 @@ ANNOTATIONS = {
     "scale-to-zero-pod-retention-period": Annotation("retention_s", "duration", 0, 3600),
 }
 """By name without the prefix: what a revision of the KPA may say."""
+
+_ONE_SPELLING = ("activation-scale",)
+"""Younger than the older spelling."""
+
+
+def spellings(short: str) -> tuple[str, ...]:
+    """The names with the prefix that Knative takes for an annotation; of several that are given the first counts."""
+    first, *rest = short.split("-")
+    older = first + "".join(word.capitalize() for word in rest)
+    return (PREFIX + short,) if older == short or short in _ONE_SPELLING else (PREFIX + short, PREFIX + older)

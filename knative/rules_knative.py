@@ -3,11 +3,10 @@
 Sources: knative/serving pkg/apis/serving/k8s_validation.go, fieldmask.go, metadata_validation.go, pkg/apis/config/features.go.
 """
 
-import re
 from collections.abc import Iterator
 from dataclasses import replace
 
-from .autoscaling import ANNOTATIONS, PREFIX, AnnotationError, Autoscaling
+from .autoscaling import ANNOTATIONS, PREFIX, AnnotationError, Autoscaling, spellings
 from .durations import seconds
 from .fields import Field
 from .findings import Finding
@@ -37,6 +36,7 @@ _VOLUME_FEATURES = {
     "csi": "volumes-csi", "ephemeral": "volumes-ephemeral",
 }  # fmt: skip
 _OTHER_ANNOTATIONS = ("class", "metric-aggregation-algorithm")
+_SHORT = {name: short for short in (*ANNOTATIONS, *_OTHER_ANNOTATIONS) for name in spellings(short)}
 _HPA = "hpa.autoscaling.knative.dev"
 _CLASSES = ("kpa.autoscaling.knative.dev", _HPA)
 _ALGORITHMS = ("linear", "weighted-exponential", "weightedExponential")
@@ -191,7 +191,7 @@ def annotations(annotations: Field, container_concurrency: Field) -> Iterator[Fi
     for name, annotation in annotations.entries.items():
         if not name.startswith(PREFIX):
             continue
-        short = _kebab(name.removeprefix(PREFIX))
+        short = _SHORT.get(name, "")
         if short == "class":
             scaling_class = annotation.text
             if annotation.text.endswith("autoscaling.knative.dev") and annotation.text not in _CLASSES:
@@ -199,7 +199,7 @@ def annotations(annotations: Field, container_concurrency: Field) -> Iterator[Fi
         elif short == "metric-aggregation-algorithm":
             if annotation.text not in _ALGORITHMS:
                 yield annotation.finding("autoscaling", f"one of {', '.join(_ALGORITHMS[:2])}", "Knative refuses it")
-        elif short in ANNOTATIONS:
+        elif short:
             read[short] = annotation.value
         else:
             yield annotation.finding("ignored-annotation", f"one of {', '.join((*ANNOTATIONS, *_OTHER_ANNOTATIONS))}",
@@ -210,9 +210,7 @@ def annotations(annotations: Field, container_concurrency: Field) -> Iterator[Fi
             yield metric.finding("autoscaling", "cpu, memory or a custom metric", "the class is hpa's")
         return
     for short, value in read.items():
-        written = next(
-            n for n in annotations.entries if n.startswith(PREFIX) and _kebab(n.removeprefix(PREFIX)) == short
-        )
+        written = next(name for name in spellings(short) if name in annotations.entries)
         if not isinstance(value, str):
             continue  # the schema says so
         try:
@@ -226,7 +224,7 @@ def annotations(annotations: Field, container_concurrency: Field) -> Iterator[Fi
         if short == "initial-scale" and value == "0":
             why = "Knative refuses 0 as long as config-autoscaler's allow-zero-initial-scale is false, its default"
             yield annotations[written].finding("autoscaling", "at least 1", why)
-    strings = {PREFIX + short: value for short, value in read.items() if isinstance(value, str)}
+    strings = {name: field.value for name, field in annotations.entries.items() if isinstance(field.value, str)}
     try:
         Autoscaling.of(strings, int(container_concurrency.number or 0))
     except AnnotationError as error:
@@ -272,8 +270,3 @@ def _traffic(traffic: Field) -> Iterator[Finding]:
             yield target["percent"].finding("traffic", "in [0, 100]", "Knative refuses it")
     if traffic and [*traffic] and total != 100:
         yield replace(traffic.finding("traffic", "of 100 percent in all", "Knative refuses it"), value=f"{total:g} %")
-
-
-def _kebab(name: str) -> str:
-    """Knative still reads the old names, minScale for min-scale."""
-    return re.sub(r"(?<=[a-z])[A-Z]", lambda letter: "-" + letter[0].lower(), name)

@@ -26,6 +26,23 @@ def test_a_pod_is_not_aimed_at_beyond_what_it_takes() -> None:
     assert of(metric="rps").pod_target == pytest.approx(140)
 
 
+def test_older_spellings_are_read() -> None:
+    """As Knative's register.go lists them; of both the newer counts, and activation-scale never had one."""
+    older = {"minScale": "2", "targetUtilizationPercentage": "80", "scaleToZeroPodRetentionPeriod": "5s"}
+    scaling = Autoscaling.of({PREFIX + name: value for name, value in older.items()})
+    assert (scaling.min_scale, scaling.target_utilization_percentage, scaling.retention_s) == (2, 80, 5)
+    assert Autoscaling.of({PREFIX + "minScale": "2", PREFIX + "min-scale": "1"}).min_scale == 1
+    assert Autoscaling.of({PREFIX + "activationScale": "5"}).activation_scale == 1
+
+
+def test_an_error_names_the_annotation_as_it_is_written() -> None:
+    """minScale and not min-scale, whether its value or its relation to max-scale is wrong."""
+    for given in ({PREFIX + "minScale": "x"}, {PREFIX + "minScale": "4", PREFIX + "max-scale": "3"}):
+        with pytest.raises(AnnotationError) as caught:
+            Autoscaling.of(given)
+        assert caught.value.name == PREFIX + "minScale"
+
+
 @pytest.mark.parametrize(
     ("name", "value", "allowed"),
     [

@@ -212,6 +212,7 @@ MUTATIONS = [
     ("autoscaling", KSVC, 'max-scale: "3"', 'metric: "cpu"'),
     ("autoscaling", KSVC, 'max-scale: "3"', 'initial-scale: "0"'),
     ("autoscaling", KSVC, 'max-scale: "3"', 'max-scale: "3"\n        autoscaling.knative.dev/min-scale: "4"'),
+    ("autoscaling", KSVC, 'max-scale: "3"', 'maxScale: "3"\n        autoscaling.knative.dev/minScale: "4"'),
     ("autoscaling", KSVC, 'max-scale: "3"', "class: x.autoscaling.knative.dev"),
     ("autoscaling", ISVC, MODE, MODE + '\n    autoscaling.knative.dev/window: "2h"'),
     ("annotation-place", KSVC, "{name: s}", '{name: s, annotations: {autoscaling.knative.dev/target: "5"}}'),
