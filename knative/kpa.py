@@ -168,7 +168,8 @@ class Kpa:
     def observe(self, now: float, ready: int, concurrency: float, requests: float) -> None:
         """A second's report: the average of requests in flight, activator and pods together, and how many have come.
 
-        The activator reports the first request in a while at once, as 1 and 1; the report of that second has one less.
+        The activator reports the first request in a while at once, as 1 and 1; the report of that second has one less, and
+        its average is of the time since that request (pkg/activator/handler/concurrency_reporter.go).
         """
         value = requests if self.scaling.metric == "rps" else concurrency
         self._stable.record(now, value)

@@ -52,6 +52,8 @@ class _Simulation:
         self._events: list[tuple[float, int, Callable[..., None], Pod | None]] = []
         self._sequence = count()
         self._ready: list[Pod] = []
+        """Those that answer, the oldest first; Kubernetes calls the first `_known` of them ready."""
+        self._known = 0
         self._starting: list[Pod] = []
         self._waiting: deque[Request] = deque()
         self._turn = 0
@@ -63,6 +65,7 @@ class _Simulation:
         self._came = 0
         self._activator_reports = False
         self._reported_early = 0.0
+        self._counts_since_s = 0.0
         self._scale_again_s = math.inf
         self._awake = awake
 
@@ -75,6 +78,7 @@ class _Simulation:
         for _ in range(self._awake):
             self._start_pod(-self._setup.start_s)
         self._ready, self._starting = self._starting, []
+        self._known = self._awake
         self._scale(0.0)
         self._push(1.0, self._report, None)
         while following is not None or self._in_flight or self._flight_since_s < outcome.duration_s:
@@ -107,7 +111,8 @@ class _Simulation:
             if not self._activator_reports:
                 self._activator_reports = True
                 self._reported_early = 1.0
-                self._kpa.observe(now, len(self._ready), 1.0, 1.0)
+                self._counts_since_s = now
+                self._kpa.observe(now, self._known, 1.0, 1.0)
                 self._scale(now)
             pod = None if self._waiting else self._free_pod()
             if pod is None:
@@ -117,8 +122,7 @@ class _Simulation:
                     self._waiting.append(request)
                 return
         else:
-            pods = self._ready
-            pod = pods[0] if len(pods) == 1 else self._chance.choice(pods)
+            pod = self._ready[0 if self._known == 1 else self._chance.randrange(self._known)]
         if pod.offer(request, now):
             self._step(now, pod)
         else:
@@ -204,12 +208,14 @@ class _Simulation:
         """Each second: what was in flight, and each tick the autoscaler's decision."""
         self._flight_seconds += self._in_flight * (now - self._flight_since_s)
         self._flight_since_s = now
-        ready = len(self._ready)
+        ready = self._known
         if ready or self._activator_reports:
             early = self._reported_early
-            self._kpa.observe(now, ready, max(0.0, self._flight_seconds - early), max(0.0, self._came - early))
+            counted_s = now - self._counts_since_s
+            concurrency = self._flight_seconds / counted_s if counted_s else 0.0
+            self._kpa.observe(now, ready, max(0.0, concurrency - early), max(0.0, self._came - early))
         self._activator_reports = self._flight_seconds > 0
-        self._flight_seconds, self._came, self._reported_early = 0.0, 0, 0.0
+        self._flight_seconds, self._came, self._reported_early, self._counts_since_s = 0.0, 0, 0.0, now
         if now % self._setup.scaling.tick_s == 0:
             self._kpa.tick(now, ready)
         self._scale(now)
@@ -224,13 +230,14 @@ class _Simulation:
 
     def _scale(self, now: float) -> None:
         """Let the pods be as many as the autoscaler wants."""
-        pods, self._proxied, again_s = self._kpa.scale(now, len(self._ready))
+        pods, self._proxied, again_s = self._kpa.scale(now, self._known)
         there = len(self._ready) + len(self._starting)
         self._outcome.wakes += not there and pods > 0
         for _ in range(there, pods):
             self._start_pod(now)
         for _ in range(pods, there):  # those that are not ready go first, then the youngest
             pod = self._starting.pop() if self._starting else self._ready.pop()
+            self._known = min(self._known, len(self._ready))
             pod.is_going = True
             self._count_pod(pod, now, now + self._setup.going_s)
         if again_s < self._scale_again_s:
@@ -255,8 +262,13 @@ class _Simulation:
             return
         self._starting.remove(pod)
         self._ready.append(pod)
-        self._scale(now)
+        self._push(now + self._setup.known_after_s, self._get_known, pod)
         self._hand_out(now)
+
+    def _get_known(self, now: float, pod: Pod) -> None:
+        if not pod.is_going:
+            self._known += 1
+            self._scale(now)
 
     def _count_pod(self, pod: Pod, unready_s: float, gone_s: float) -> None:
         self._outcome.count_pod(pod.ready_s - self._setup.start_s, pod.ready_s, unready_s, gone_s)

@@ -46,7 +46,7 @@ class _Simulation:
         self._outcome = Outcome.over(traffic.duration_s)
         self._kpa = Kpa.at_rest(setup.scaling, awake)
         self._proxied = True
-        self._pods = [0.0] * awake
+        self._pods = [-setup.known_after_s] * awake
         """When each is ready, the oldest first."""
         self._waiting: deque[tuple[float, float]] = deque()
         """When they came, and how many."""
@@ -79,21 +79,22 @@ class _Simulation:
         end_s = now + 1.0
         self._rate += _SMOOTH * (count - self._rate)
         ready = self._ready(now)
-        early = 0.0
+        early, counts_since_s = 0.0, now
         if count and not self._reported_lately and self._proxied:
             early = 1.0
-            first_s = now + 1 / (count + 1)
-            self._kpa.observe(first_s, self._ready(first_s), 1.0, 1.0)
-            self._scale(first_s)
+            counts_since_s = now + 1 / (count + 1)
+            self._kpa.observe(counts_since_s, self._known(counts_since_s), 1.0, 1.0)
+            self._scale(counts_since_s)
         if not count and not self._waiting:
             in_flight = 0.0
         elif ready and not self._waiting and count <= _BELOW * self._table.most_rate * ready:
             in_flight = self._pass(count, ready)
         else:
             in_flight = self._queue(now, count)
-        ready = self._ready(end_s)
+        ready = self._known(end_s)
         if ready or self._reported_lately or in_flight:
-            self._kpa.observe(end_s, ready, max(0.0, in_flight - early), max(0.0, count - early))
+            concurrency = in_flight / (end_s - counts_since_s)
+            self._kpa.observe(end_s, ready, max(0.0, concurrency - early), max(0.0, count - early))
         self._reported_lately = in_flight > 0
         if end_s % self._setup.scaling.tick_s == 0:
             self._kpa.tick(end_s, ready)
@@ -159,8 +160,12 @@ class _Simulation:
             ready -= 1
         return ready
 
+    def _known(self, now: float) -> int:
+        """Those that Kubernetes calls ready."""
+        return self._ready(now - self._setup.known_after_s)
+
     def _scale(self, now: float) -> None:
-        pods, self._proxied, _ = self._kpa.scale(now, self._ready(now))
+        pods, self._proxied, _ = self._kpa.scale(now, self._known(now))
         there = len(self._pods)
         if pods > there:
             self._outcome.wakes += not there

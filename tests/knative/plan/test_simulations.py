@@ -82,12 +82,24 @@ def test_a_deadline_that_passes_in_the_queue_is_a_504() -> None:
 
 
 def test_pods_count_from_their_creation_until_they_are_gone() -> None:
-    """2 s to start, a window of 6 s of quiet, 30 s to drain; what there is of it within the traffic's time."""
+    """Ready after 2 s, known to be after 10.5, from then a window of 6 s, 31 s to drain; within the traffic's time."""
     outcome = by_request.simulate(setup(window_s=6, container_concurrency=10), at(0.0, 100.0, 100.5))
-    first = 2 + 8 + 30
-    assert first - 3 <= outcome.pod_seconds <= first + 3
-    assert 6 <= outcome.ready_pod_seconds <= 10
+    first = 10.5 + 6 + 31
+    assert outcome.pod_seconds == pytest.approx(first + 1, abs=0.1)
+    assert outcome.ready_pod_seconds == pytest.approx(8.5 + 6, abs=0.1)
     assert sum(slot.pods for slot in outcome.slots) * outcome.slot_s == pytest.approx(outcome.pod_seconds)
+
+
+def test_a_quick_start_is_known_at_once() -> None:
+    """The kubelet waits a second for its first answer and asks again ten later: 0.9 s are within it, 1.1 s are not."""
+
+    def starting(seconds: float) -> Setup:
+        return replace(setup(), measurement=replace(MEASURED, start={"all": seconds}))
+
+    assert starting(0.9).known_after_s == 0
+    assert starting(1.1).known_after_s == pytest.approx(8.9)
+    assert starting(10.5).known_after_s == 0
+    assert starting(11.5).known_after_s == pytest.approx(8.5)
 
 
 def test_every_request_is_accounted_for() -> None:
@@ -108,6 +120,16 @@ def test_more_than_a_pod_can_do_makes_pods() -> None:
     traffic = described("poisson 1/s for 1m then poisson 400/s for 1m")
     assert by_request.simulate(setup(batch=1, container_concurrency=2), traffic).most_pods > 5
     assert by_request.simulate(setup(batch=1, container_concurrency=2, max_scale=3), traffic).most_pods == 3
+
+
+def test_a_surge_late_in_a_second_counts_whole() -> None:
+    """The activator's first average is of the time since the first request: 20 for 0.1 s are 20 and not 2.
+
+    So the tick after sees 10 in two seconds, for which pods of 7 must be two.
+    """
+    traffic = Recorded("late", [(1.9, 1, (), None)] * 20, 10)
+    outcome = by_request.simulate(setup(container_concurrency=10), traffic)
+    assert [slot.pods for slot in outcome.slots[:2]] == pytest.approx([0.05, 2])
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,399 @@
+"""The planner beside a real cluster: `planned.py [TRACE ...] [--rounds N] [--seconds S] [--measurement FILE] [--json FILE]`.
+
+Seeded traces are played on a Knative Service of the MLP, each several times and from zero, and simulated by the planner's own
+code. What the simulation knows was measured before the first run, as a user of `torpor plan` measures it: the predictor on
+this machine, and on the cluster how long a request waits that wakes it (`--pod-start`) and one that does not (`--hop`).
+
+A trace holds when the simulated pod-seconds are within 15 % of the runs' median, the cold starts within one of it, and the p95
+in the runs' range widened by 15 %. It ends with 0 when all do, with 1 when one does not, with 2 after a wrong answer.
+
+Needs $KUBECONFIG, $INGRESS (the address of Knative's ingress, http://HOST:PORT), kubectl, and as $TORPOR_IMAGE
+(localhost/torpor:dev) the image that the Dockerfile makes. Alone on the machine: all together takes 40 minutes.
+"""
+
+import argparse
+import asyncio
+import json
+import math
+import os
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+from torpor.knative.autoscaling import PREFIX, Autoscaling
+from torpor.knative.plan import by_request
+from torpor.knative.plan.measurement import Measurement
+from torpor.knative.plan.measuring import measure
+from torpor.knative.plan.setup import Platform, Setup
+from torpor.knative.plan.shape import rates
+from torpor.knative.plan.traffic import Drawn, Traffic
+from torpor.predictors.batching.policy import BatchingSettings
+
+from chain import MLP
+from loads import BadAnswerError
+from measurements import load_rows, probe_rows
+from probe import TOLERANCE
+from report import machine
+from run import alone, say
+from wires import V2Binary
+
+IMAGE = os.environ.get("TORPOR_IMAGE", "localhost/torpor:dev")
+BATCHING = BatchingSettings(max_batch_size=32, batch_timeout_s=0.002)
+TIMEOUT_S = 15
+"""timeoutSeconds: what a start may take, and beyond 2 s how long a pod drains."""
+
+WAKES = 5
+LONE_ASKS = 100
+SEEDS = range(5)
+"""Of the simulation: medians over as many as there are runs."""
+
+LIMIT_S = 90.0
+"""Of what the cluster is waited for."""
+
+AROUND = 0.15
+"""What pod-seconds may be apart, and by how much the p95's range is widened."""
+
+
+@dataclass(frozen=True)
+class Trace:
+    """annotations: of the revision, without their prefix. The panic window is 6 s, as that of Knative's default window."""
+
+    name: str
+    shape: str
+    seed: int
+    container_concurrency: int
+    annotations: dict[str, str]
+
+    @property
+    def scaling(self) -> Autoscaling:
+        return Autoscaling.of(self._prefixed, self.container_concurrency)
+
+    @property
+    def _prefixed(self) -> dict[str, str]:
+        common = {"window": "10s", "panic-window-percentage": "60"}
+        return {PREFIX + name: value for name, value in {**common, **self.annotations}.items()}
+
+    def traffic(self, seconds: float) -> Traffic:
+        drawn = Drawn(self.shape, rates(self.shape), seed=self.seed)
+        return drawn.part(0.0, min(seconds, drawn.duration_s))
+
+    def service(self) -> dict[str, Any]:
+        container = {
+            "image": IMAGE,
+            "imagePullPolicy": "IfNotPresent",
+            "args": ["/opt/torpor/examples/mlp"],
+            "env": [
+                {"name": "TORPOR_MAX_BATCH_SIZE", "value": str(BATCHING.max_batch_size)},
+                {"name": "TORPOR_BATCH_TIMEOUT_MICROS", "value": f"{1e6 * BATCHING.batch_timeout_s:.0f}"},
+            ],
+            "ports": [{"name": "http1", "containerPort": 8080}],
+            "readinessProbe": {"httpGet": {"path": "/v2/health/ready", "port": 8080}},
+            "resources": {"requests": {"cpu": "100m", "memory": "512Mi"}},
+        }
+        spec = {
+            "containerConcurrency": self.container_concurrency,
+            "timeoutSeconds": TIMEOUT_S,
+            "containers": [container],
+        }
+        return {
+            "apiVersion": "serving.knative.dev/v1",
+            "kind": "Service",
+            "metadata": {"name": self.name},
+            "spec": {"template": {"metadata": {"annotations": self._prefixed}, "spec": spec}},
+        }
+
+
+TRACES = (
+    Trace("sparse", "poisson 8/min for 2m", 71, 0, {"target": "10", "max-scale": "2"}),
+    Trace("bursts", "bursts 12/s of 6s every 40s for 2m", 72, 8, {"max-scale": "2"}),
+    Trace(
+        "steps",
+        "poisson 11/s for 15s then poisson 4/s for 25s then quiet for 40s then poisson 11/s for 15s then quiet for 25s",
+        73,
+        0,
+        {"metric": "rps", "target": "10", "max-scale": "3"},
+    ),
+)
+
+
+@dataclass
+class Run:
+    """What a run or a simulation came to; times in seconds. pods: [created, ready, told to go, gone] since the trace's begin."""
+
+    pod_seconds: float
+    cold_starts: float
+    p50_s: float
+    p95_s: float
+    pods: Sequence[Sequence[float]] = ()
+    late_s: Sequence[float] = field(default=(), repr=False)
+    """Latencies in the order of arrival."""
+
+
+class Kubectl:
+    """A namespace that is there while this is entered."""
+
+    def __init__(self) -> None:
+        self.namespace = f"torpor-planned-{uuid.uuid4().hex[:8]}"
+
+    def __enter__(self) -> "Kubectl":
+        self("create", "namespace", self.namespace)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self("delete", "namespace", self.namespace, "--wait=false")
+
+    def __call__(self, *arguments: str, given: str | None = None) -> str:
+        command = ["kubectl", "-n", self.namespace, *arguments]
+        done = subprocess.run(command, input=given, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise SystemExit(f"{' '.join(command)}:\n{done.stdout}{done.stderr}")
+        return done.stdout
+
+
+class Pods:
+    """A service's pods, as the API server tells of them: for each when it was created, ready, told to go, and gone."""
+
+    _FIELDS = (
+        "{.type} {.object.metadata.name} {.object.metadata.deletionTimestamp}"
+        ' {.object.status.conditions[?(@.type=="Ready")].status}{"\\n"}'
+    )
+
+    def __init__(self, kubectl: Kubectl, service: str) -> None:
+        self.seen: dict[str, list[float]] = {}
+        self.wakes: list[float] = []
+        """When a pod was created while none was there that stays."""
+
+        command = ["kubectl", "-n", kubectl.namespace, "get", "pods", "-l", f"serving.knative.dev/service={service}"]
+        command += ["--watch", "--output-watch-events", "-o", f"jsonpath={self._FIELDS}"]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            now = time.monotonic()
+            kind, name, *words = line.split()
+            if name not in self.seen:
+                if not any(math.isinf(pod[2]) for pod in self.seen.values()):
+                    self.wakes.append(now)
+                self.seen[name] = [now, math.inf, math.inf, math.inf]
+            pod = self.seen[name]
+            if "True" in words:
+                pod[1] = min(pod[1], now)
+            if len(words) > 1 or (words and words[0][0].isdigit()):
+                pod[2] = min(pod[2], now)
+            if kind == "DELETED":
+                pod[2], pod[3] = min(pod[2], now), now
+
+    def wait_for_none(self) -> None:
+        limit_s = time.monotonic() + LIMIT_S
+        while any(math.isinf(pod[3]) for pod in [*self.seen.values()]):
+            if time.monotonic() > limit_s:
+                raise SystemExit(f"there are still pods after {LIMIT_S:g} s: {self.seen}")
+            time.sleep(0.2)
+
+    def forget(self) -> None:
+        self.seen.clear()
+        self.wakes.clear()
+
+    def stop(self) -> None:
+        self._process.terminate()
+        self._process.wait()
+        self._thread.join()
+
+
+class Client:
+    """Sends rows of the MLP through the ingress, each on a connection of its own, and looks at the answers."""
+
+    def __init__(self, host: str) -> None:
+        self._wire = V2Binary("mlp")
+        rows, self._expected = probe_rows("mlp")
+        old, new = b"Host: 127.0.0.1", f"Host: {host}\r\nConnection: close".encode()
+        self._messages = [self._wire.encode(row).http1().replace(old, new, 1) for row in rows]
+        address = urlsplit(os.environ["INGRESS"])
+        self._address = address.hostname, address.port or 80
+
+    async def ask(self, index: int) -> None:
+        """Raises BadAnswerError."""
+        index %= len(self._messages)
+        reader, writer = await asyncio.open_connection(*self._address)
+        writer.write(self._messages[index])
+        answer = await reader.read()
+        writer.close()
+        head, _, body = answer.partition(b"\r\n\r\n")
+        status, *lines = head.decode("latin-1").split("\r\n")
+        headers = dict(line.lower().split(": ", 1) for line in lines)
+        if " 200 " not in f"{status} ":
+            raise BadAnswerError(f"{status}: {body[:200]!r}")
+        values = self._wire.decode(headers, body)[0]
+        if np.abs(values - self._expected[index]).max() > TOLERANCE:
+            raise BadAnswerError(f"{values[:4]}... instead of {self._expected[index][:4]}...")
+
+    async def play(self, arrivals: Sequence[float], began_s: float) -> list[float]:
+        """Latencies, each from when its request was due, whatever became of those before."""
+
+        async def one(index: int, due_s: float) -> float:
+            await asyncio.sleep(max(0.0, due_s - time.monotonic()))
+            await self.ask(index)
+            return time.monotonic() - due_s
+
+        return await asyncio.gather(*(one(index, began_s + at_s) for index, at_s in enumerate(arrivals)))
+
+
+@contextmanager
+def deployed(kubectl: Kubectl, trace: Trace) -> Iterator[tuple[Client, Pods]]:
+    """At zero, once it has been ready."""
+    kubectl("apply", "-f", "-", given=json.dumps(trace.service()))
+    kubectl("wait", "--for=condition=Ready", f"ksvc/{trace.name}", f"--timeout={LIMIT_S:g}s")
+    url = kubectl("get", "ksvc", trace.name, "-o", "jsonpath={.status.url}")
+    pods = Pods(kubectl, trace.name)
+    try:
+        time.sleep(1.0)
+        pods.wait_for_none()
+        yield Client(urlsplit(url).netloc), pods
+    finally:
+        pods.stop()
+        kubectl("delete", "ksvc", trace.name)
+
+
+def platform(kubectl: Kubectl, measurement: Measurement) -> Platform:
+    """What the cluster adds to a start and to a request, medians of requests one at a time."""
+
+    async def timed(client: Client, index: int) -> float:
+        began_s = time.monotonic()
+        await client.ask(index)
+        return time.monotonic() - began_s
+
+    async def awake(client: Client) -> list[float]:
+        taken = []
+        for index in range(LONE_ASKS):
+            await asyncio.sleep(0.03)
+            taken.append(await timed(client, index))
+        return taken
+
+    woken, lone = [], []
+    with deployed(kubectl, TRACES[0]) as (client, pods):
+        for _ in range(WAKES):
+            pods.wait_for_none()
+            time.sleep(2.0)
+            woken.append(asyncio.run(timed(client, 0)))
+            say(f"zero to the first answer: {woken[-1]:.2f} s")
+            lone += asyncio.run(awake(client))
+    lone_s = median(lone)
+    model_s = measurement.batches[0].seconds + measurement.request_s
+    hop_s = max(0.0, lone_s - model_s - measurement.around_s)
+    say(f"awake: {1e3 * lone_s:.1f} ms, p95 {1e3 * quantiles(lone, n=20)[-1]:.1f} ms; --hop {1e3 * hop_s:.1f} ms")
+    start_s = median(woken) - lone_s - measurement.start_s
+    say(f"a start: {measurement.start_s:.2f} s here as a process; --pod-start {start_s:.2f} s")
+    return Platform(start_s, hop_s)
+
+
+def play(client: Client, pods: Pods, traffic: Traffic) -> Run:
+    pods.wait_for_none()
+    time.sleep(2.0)
+    pods.forget()
+    began_s = time.monotonic() + 0.5
+    late_s = asyncio.run(client.play([request.sent_s for request in traffic.arrivals()], began_s))
+    time.sleep(max(0.0, began_s + traffic.duration_s - time.monotonic()))
+    pods.wait_for_none()
+    seen = [[at_s - began_s for at_s in pod] for pod in pods.seen.values()]
+    return Run(
+        sum(min(gone_s, traffic.duration_s) - min(created_s, traffic.duration_s) for created_s, _, _, gone_s in seen),
+        len(pods.wakes),
+        median(late_s),
+        float(np.quantile(late_s, 0.95, method="inverted_cdf")),
+        seen,
+        late_s,
+    )
+
+
+def simulated(setup: Setup, traffic: Traffic) -> Run:
+    outcomes = [by_request.simulate(setup, traffic, awake=0, seed=seed) for seed in SEEDS]
+    return Run(
+        median(outcome.pod_seconds for outcome in outcomes),
+        median(outcome.wakes for outcome in outcomes),
+        median(outcome.latencies.at(0.5) for outcome in outcomes),
+        median(outcome.latencies.at(0.95) for outcome in outcomes),
+    )
+
+
+def verdicts(simulated: Run, runs: Sequence[Run]) -> dict[str, bool]:
+    p95_s = [run.p95_s for run in runs]
+    return {
+        "pod-seconds": abs(simulated.pod_seconds / median(run.pod_seconds for run in runs) - 1) <= AROUND,
+        "cold starts": abs(simulated.cold_starts - median(run.cold_starts for run in runs)) <= 1,
+        "p95, s": (1 - AROUND) * min(p95_s) <= simulated.p95_s <= (1 + AROUND) * max(p95_s),
+    }
+
+
+def table(found: dict[str, tuple[Run, list[Run]]]) -> str:
+    columns = {"pod-seconds": "pod_seconds", "cold starts": "cold_starts", "p50, s": "p50_s", "p95, s": "p95_s"}
+    rounds = max(len(runs) for _, runs in found.values())
+    lines = [f"{'':<20} {'simulated':>9}  {'runs':<{9 * rounds}} {'median':>8}"]
+    for name, (expected, runs) in found.items():
+        judged = verdicts(expected, runs)
+        for column, attribute in columns.items():
+            values = [getattr(run, attribute) for run in runs]
+            digits = 3 if column.endswith("s") and column[0] == "p" and column != "pod-seconds" else 0
+            each = "".join(f"{value:9.{digits}f}" for value in values)
+            verdict = {True: "holds", False: "MISSED", None: ""}[judged.get(column)]
+            ours = f"{getattr(expected, attribute):9.{digits}f}"
+            lines.append(f"{name + ': ' + column:<20} {ours}  {each} {median(values):8.{digits}f}  {verdict}")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="planned.py", description="The planner beside a real cluster.")
+    parser.add_argument("names", nargs="*", metavar="TRACE", help="; ".join(f"{t.name}: {t.shape}" for t in TRACES))
+    parser.add_argument("--rounds", type=int, default=5, help="runs of each trace (default 5)")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="only so much of each trace")
+    parser.add_argument("--measurement", type=Path, metavar="FILE",
+                        help="of examples/mlp, by `torpor plan --save-measurement`; without it, it is measured now")  # fmt: skip
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every run there as well")
+    options = parser.parse_args()
+    traces = {trace.name: trace for trace in TRACES if trace.name in (options.names or [t.name for t in TRACES])}
+    if unknown := {*options.names} - {*traces}:
+        parser.error(f"unknown trace {unknown.pop()}, must be one of {', '.join(trace.name for trace in TRACES)}")
+    if missing := [name for name in ("KUBECONFIG", "INGRESS") if name not in os.environ]:
+        parser.error(f"${missing[0]} is not set: a cluster with Knative is needed")
+    found: dict[str, tuple[Run, list[Run]]] = {}
+    with alone(), Kubectl() as kubectl:
+        measurement = Measurement.read(options.measurement) if options.measurement else measure(MLP, say=say)
+        adds = platform(kubectl, measurement)
+        for name, trace in traces.items():
+            traffic = trace.traffic(options.seconds)
+            setup = Setup(measurement, trace.scaling, BATCHING, TIMEOUT_S, adds)
+            found[name] = simulated(setup, traffic), []
+            say(f"{name}: simulated {found[name][0]}")
+            with deployed(kubectl, trace) as (client, pods):
+                for number in range(options.rounds):
+                    found[name][1].append(run := play(client, pods, traffic))
+                    say(f"{name} {number + 1}/{options.rounds}: {run}")
+    print(table(found))
+    if options.json:
+        traced = {
+            name: {"simulated": asdict(expected), "runs": [*map(asdict, runs)], "holds": verdicts(expected, runs)}
+            for name, (expected, runs) in found.items()
+        }
+        told = {"traces": traced, "platform": asdict(adds), "measurement": asdict(measurement), "machine": machine()}
+        options.json.write_text(json.dumps(told, indent=2) + "\n")
+    return 0 if all(all(verdicts(*each).values()) for each in found.values()) else 1
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except BadAnswerError as error:
+        say(f"WRONG OR REFUSED: {error}")
+        sys.exit(2)
