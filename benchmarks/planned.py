@@ -41,7 +41,7 @@ from torpor.predictors.batching.policy import BatchingSettings
 
 from chain import MLP
 from loads import BadAnswerError
-from measurements import load_rows, probe_rows
+from measurements import probe_rows
 from probe import TOLERANCE
 from report import machine
 from run import alone, say
@@ -128,7 +128,10 @@ TRACES = (
 
 @dataclass
 class Run:
-    """What a run or a simulation came to; times in seconds. pods: [created, ready, told to go, gone] since the trace's begin."""
+    """What a run or a simulation came to.
+
+    pods: seconds since the trace's begin at which each was created, called ready, told to go, and gone.
+    """
 
     pod_seconds: float
     cold_starts: float
@@ -355,16 +358,17 @@ def table(found: dict[str, tuple[Run, list[Run]]]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="planned.py", description="The planner beside a real cluster.")
-    parser.add_argument("names", nargs="*", metavar="TRACE", help="; ".join(f"{t.name}: {t.shape}" for t in TRACES))
+    known = [trace.name for trace in TRACES]
+    parser.add_argument("names", nargs="*", metavar="TRACE", help=f"of {', '.join(known)}; without any, all")
     parser.add_argument("--rounds", type=int, default=5, help="runs of each trace (default 5)")
     parser.add_argument("--seconds", type=float, default=math.inf, help="only so much of each trace")
     parser.add_argument("--measurement", type=Path, metavar="FILE",
-                        help="of examples/mlp, by `torpor plan --save-measurement`; without it, it is measured now")  # fmt: skip
+                        help="of examples/mlp, by `torpor plan --save-measurement`; else it is measured now")  # fmt: skip
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every run there as well")
     options = parser.parse_args()
-    traces = {trace.name: trace for trace in TRACES if trace.name in (options.names or [t.name for t in TRACES])}
+    traces = {trace.name: trace for trace in TRACES if trace.name in (options.names or known)}
     if unknown := {*options.names} - {*traces}:
-        parser.error(f"unknown trace {unknown.pop()}, must be one of {', '.join(trace.name for trace in TRACES)}")
+        parser.error(f"unknown trace {unknown.pop()}, must be one of {', '.join(known)}")
     if missing := [name for name in ("KUBECONFIG", "INGRESS") if name not in os.environ]:
         parser.error(f"${missing[0]} is not set: a cluster with Knative is needed")
     found: dict[str, tuple[Run, list[Run]]] = {}
@@ -380,7 +384,7 @@ def main() -> int:
                 for number in range(options.rounds):
                     found[name][1].append(run := play(client, pods, traffic))
                     say(f"{name} {number + 1}/{options.rounds}: {run}")
-    print(table(found))
+            print(table({name: found[name]}), flush=True)
     if options.json:
         traced = {
             name: {"simulated": asdict(expected), "runs": [*map(asdict, runs)], "holds": verdicts(expected, runs)}

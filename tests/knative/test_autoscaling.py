@@ -37,9 +37,9 @@ def test_older_spellings_are_read() -> None:
 
 def test_an_error_names_the_annotation_as_it_is_written() -> None:
     """minScale and not min-scale, whether its value or its relation to max-scale is wrong."""
-    for given in ({PREFIX + "minScale": "x"}, {PREFIX + "minScale": "4", PREFIX + "max-scale": "3"}):
+    for annotations in ({PREFIX + "minScale": "x"}, {PREFIX + "minScale": "4", PREFIX + "max-scale": "3"}):
         with pytest.raises(AnnotationError) as caught:
-            Autoscaling.of(given)
+            Autoscaling.of(annotations)
         assert caught.value.name == PREFIX + "minScale"
 
 
