@@ -54,9 +54,6 @@ TIMEOUT_S = 15
 
 WAKES = 5
 LONE_ASKS = 100
-SEEDS = range(5)
-"""Of the simulation: medians over as many as there are runs."""
-
 LIMIT_S = 90.0
 """Of what the cluster is waited for."""
 
@@ -322,13 +319,8 @@ def play(client: Client, pods: Pods, traffic: Traffic) -> Run:
 
 
 def simulated(setup: Setup, traffic: Traffic) -> Run:
-    outcomes = [by_request.simulate(setup, traffic, awake=0, seed=seed) for seed in SEEDS]
-    return Run(
-        median(outcome.pod_seconds for outcome in outcomes),
-        median(outcome.wakes for outcome in outcomes),
-        median(outcome.latencies.at(0.5) for outcome in outcomes),
-        median(outcome.latencies.at(0.95) for outcome in outcomes),
-    )
+    outcome = by_request.simulate(setup, traffic, awake=0)
+    return Run(outcome.pod_seconds, outcome.wakes, outcome.latencies.at(0.5), outcome.latencies.at(0.95))
 
 
 def verdicts(simulated: Run, runs: Sequence[Run]) -> dict[str, bool]:
