@@ -111,12 +111,12 @@ class Trace:
 
 
 TRACES = (
-    Trace("sparse", "poisson 8/min for 2m", 71, 0, {"target": "10", "max-scale": "2"}),
-    Trace("bursts", "bursts 12/s of 6s every 40s for 2m", 72, 8, {"max-scale": "2"}),
+    Trace("sparse", "poisson 8/min for 2m", 171, 0, {"target": "10", "max-scale": "2"}),
+    Trace("bursts", "bursts 12/s of 6s every 40s for 2m", 172, 8, {"max-scale": "2"}),
     Trace(
         "steps",
         "poisson 11/s for 15s then poisson 4/s for 25s then quiet for 40s then poisson 11/s for 15s then quiet for 25s",
-        73,
+        173,
         0,
         {"metric": "rps", "target": "10", "max-scale": "3"},
     ),
