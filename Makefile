@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml $(shell find knative predictors transformers -type f -not -name '*.pyc')
 
-.PHONY: demo test bench lint schemas crds lock clean
+.PHONY: demo test bench soak lint schemas crds lock clean
 
 demo: $(VENV)/torpor
 	$(BIN)/python examples/minilm/demo.py $(ARGS)
@@ -15,6 +15,10 @@ test: lint
 
 bench: $(VENV)/torpor
 	$(BIN)/python benchmarks/run.py $(ARGS)
+
+# On the cluster of $$KUBECONFIG and $$INGRESS; some forty minutes. The report is docs/soak.md.
+soak: $(VENV)/torpor
+	$(BIN)/python benchmarks/soak.py $(ARGS)
 
 lint: $(VENV)/torpor
 	$(BIN)/ruff check .
