@@ -8,7 +8,7 @@ SOURCES := pyproject.toml $(shell find knative predictors transformers -type f -
 .PHONY: demo test bench soak lint schemas crds lock clean
 
 demo: $(VENV)/torpor
-	$(BIN)/python examples/minilm/demo.py $(ARGS)
+	$(BIN)/python examples/sentences/demo.py $(ARGS)
 
 test: lint
 	PYTHONSAFEPATH=1 $(BIN)/pytest $(ARGS)
