@@ -68,6 +68,11 @@ class Component:
         self._quiet = asyncio.Event()
 
     @property
+    def pid(self) -> int:
+        """Of the instance that runs, 0 for none."""
+        return self._instance.pid if self._instance else 0
+
+    @property
     def timeout_s(self) -> float:
         return self.service.timeout_s
 

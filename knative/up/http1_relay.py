@@ -212,7 +212,7 @@ class Http1Relay(asyncio.Protocol):
         """The connection behind has closed."""
         if self._behind is not behind:
             return
-        self._behind = None
+        self._drop_behind()
         if self._ticket is None:
             return
         if self._answer is not None and self._answer.ends_with_connection:
@@ -302,9 +302,12 @@ class Http1Relay(asyncio.Protocol):
         self._loop.call_later(_LINGER_S, self._transport.abort)
 
     def _drop_behind(self) -> None:
+        """Whatever it kept from being read is read now."""
         behind, self._behind = self._behind, None
         if behind is not None:
             behind.transport.abort()
+        if not self._is_closing:
+            self._transport.resume_reading()
 
 
 class _Behind(asyncio.Protocol):

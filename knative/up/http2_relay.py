@@ -5,6 +5,11 @@ frames until its request may go; and it answers where the component does not. He
 (RFC 7541), so a request's goes to the component even when nobody wants its answer, with RST_STREAM behind it, and always in
 the order of arrival. Answers' blocks may be left out, since the component is told to use no table for them.
 
+The connection's window towards the component is kept here, so that bodies of requests that wait take nothing of it from those
+that go on; they lie here meanwhile, a stream's window of each. What waits is overtaken by the caller's acknowledgement of the
+component's SETTINGS: a component that takes less than HTTP/2 begins with (a table of 4096 bytes, windows of 65 535) may find
+too much in it.
+
 The connection behind is one instance's, and ends with it: a component that falls asleep says GOAWAY first, which goes through.
 """
 
@@ -28,13 +33,18 @@ _DATA, _HEADERS, _PRIORITY, _RST_STREAM, _SETTINGS, _PING, _GOAWAY, _WINDOW_UPDA
 )  # fmt: skip
 _ACK = _END_STREAM = 1
 _END_HEADERS = 4
-_NO_ERROR, _PROTOCOL_ERROR, _INTERNAL_ERROR, _FRAME_SIZE_ERROR, _CANCEL = 0, 1, 2, 6, 8
+_NO_ERROR, _PROTOCOL_ERROR, _INTERNAL_ERROR, _FRAME_SIZE_ERROR, _REFUSED_STREAM, _CANCEL = 0, 1, 2, 6, 7, 8
 _HEAD_BYTES = 9
 _MOST_FRAME_BYTES = 1 << 20
-_NO_TABLE_NO_PUSH = bytes((0, 1, 0, 0, 0, 0)) + bytes((0, 2, 0, 0, 0, 0))
-"""SETTINGS_HEADER_TABLE_SIZE and SETTINGS_ENABLE_PUSH, both 0, behind the caller's own."""
+_PADDED, _WITH_PRIORITY = 8, 32
+_HEADER_TABLE_SIZE, _ENABLE_PUSH = 1, 2
+_NO_TABLE_NO_PUSH = bytes((0, _HEADER_TABLE_SIZE, 0, 0, 0, 0)) + bytes((0, _ENABLE_PUSH, 0, 0, 0, 0))
+"""In place of what the caller's SETTINGS say of these."""
+_TABLE_IS_EMPTY = b"\x20"
+"""HPACK's size update to 0 (RFC 7541, 6.3), which a decoder that has bounded its table waits for."""
 _OWN_SETTINGS = bytes((0, 3, 0, 0, 0, 100))
 """SETTINGS_MAX_CONCURRENT_STREAMS, until the component says how many it takes."""
+_FIRST_WINDOW_BYTES = 65_535
 _LAST_STREAM = (1 << 31) - 1
 
 
@@ -112,6 +122,8 @@ class Http2Relay(asyncio.Protocol):
         """Streams whose header blocks have not gone on, and trailers that must not overtake them."""
         self._block: list[bytes] = []
         """The frames of a header block that is coming in pieces."""
+        self._has_emptied_table = False
+        """Whether a block that says that answers use no table has gone to the caller."""
         self._block_passes = False
         """Whether the answer's header block that is coming goes on to the caller."""
         self._settings: bytes | None = None
@@ -121,6 +133,12 @@ class Http2Relay(asyncio.Protocol):
         """What goes to the component when all that was received has been looked at."""
         self._own_acks = 1
         """So many of the caller's acknowledgements are of the relay's own SETTINGS."""
+        self._room = _FIRST_WINDOW_BYTES
+        """Bytes of bodies that the component takes now."""
+        self._blocked: deque[bytes] = deque()
+        """DATA that it does not take yet."""
+        self._owed = 0
+        """Bytes of bodies that have come since the caller was told that it may send as many again."""
         self._last = 0
         self._behind: _Behind | None = None
         self._is_connecting = False
@@ -178,6 +196,9 @@ class Http2Relay(asyncio.Protocol):
             if self._is_closing:
                 return
         self._is_reading = False
+        if self._owed > _FIRST_WINDOW_BYTES // 4:
+            self._transport.write(_window_update(self._owed))
+            self._owed = 0
         self._flush()
 
     def _take(self, one: bytes) -> None:
@@ -200,13 +221,15 @@ class Http2Relay(asyncio.Protocol):
                 self._take_block(b"".join(block), number, bool(block[0][4] & _END_STREAM))
         elif kind == _SETTINGS and flags & _ACK and self._own_acks:
             self._own_acks -= 1
+        elif kind == _SETTINGS:
+            (self._preamble if self._behind is None else self._out).append(frame(_SETTINGS, flags, 0, _relayed(one)))
         elif number:
             self._take_of_stream(one, number, kind, flags)
         elif self._behind is not None:
             self._out.append(one)
         elif kind == _PING and not flags & _ACK:
             self._transport.write(frame(_PING, _ACK, 0, one[_HEAD_BYTES:]))
-        elif kind in (_SETTINGS, _WINDOW_UPDATE):
+        elif kind == _WINDOW_UPDATE:
             self._preamble.append(one)
 
     def _take_block(self, block: bytes, number: int, has_ended: bool) -> None:
@@ -241,15 +264,13 @@ class Http2Relay(asyncio.Protocol):
             stream.deadline = self._loop.call_later(self._component.timeout_s, self._expired, stream)
 
     def _take_of_stream(self, one: bytes, number: int, kind: int, flags: int) -> None:
-        if kind == _PRIORITY:
-            return
+        if kind == _DATA:
+            self._owed += len(one) - _HEAD_BYTES
         stream = self._streams.get(number)
-        if stream is None:
-            if kind == _DATA:
-                self._give_back(self._transport, one)
+        if kind == _PRIORITY or stream is None:
             return
         if stream.is_sent:
-            self._out.append(one)
+            self._forward(one)
         else:
             stream.frames.append(one)
         if kind == _RST_STREAM:
@@ -270,22 +291,58 @@ class Http2Relay(asyncio.Protocol):
             if self._is_wanted():
                 self._connect()
             return
-        while self._queue and _may_go(one := self._queue[0]):
+        while self._queue and self._may_go(one := self._queue[0]):
             self._queue.popleft()
             if isinstance(one, bytes):
                 self._out.append(one)
                 continue
             one.is_sent = True
             if not one.is_over:
-                self._out += one.frames
+                for held in one.frames:
+                    self._forward(held)
             else:
                 self._out += [held for held in one.frames if held[3] == _HEADERS]
                 self._out.append(_reset(one.number, _CANCEL))
-                for held in one.frames:
-                    self._give_back(self._transport, held)
             one.frames = []
         if not self._is_reading:
             self._flush()
+
+    def _may_go(self, one: _Stream | bytes) -> bool:
+        if isinstance(one, _Stream):
+            return one.is_over or _was_granted(one)
+        return not any(data[5:9] == one[5:9] for data in self._blocked)  # trailers behind their body
+
+    def _forward(self, one: bytes) -> None:
+        """A frame of a stream, when the component has room for it."""
+        if one[3] == _RST_STREAM:
+            self._drop_blocked(one[5:9])
+        elif one[3] == _DATA:
+            if self._blocked:
+                self._blocked.append(one)
+                return
+            size = len(one) - _HEAD_BYTES
+            if size > self._room:
+                # In two, since a component need not say more before it has all that it has said.
+                if self._room and not one[4] & _PADDED:
+                    end, number = _HEAD_BYTES + self._room, int.from_bytes(one[5:9], "big")
+                    self._out.append(frame(_DATA, 0, number, one[_HEAD_BYTES:end]))
+                    self._room, one = 0, frame(_DATA, one[4], number, one[end:])
+                self._blocked.append(one)
+                return
+            self._room -= size
+        self._out.append(one)
+
+    def _drop_blocked(self, number: bytes) -> None:
+        if self._blocked:
+            self._blocked = deque(data for data in self._blocked if data[5:9] != number)
+
+    def _has_more_room(self, size: int) -> None:
+        """The component takes so many bytes more."""
+        self._room += size
+        waiting, self._blocked = self._blocked, deque()
+        for one in waiting:
+            self._forward(one)
+        self._advance()
 
     def _flush(self) -> None:
         if self._out and self._behind is not None:
@@ -309,7 +366,7 @@ class Http2Relay(asyncio.Protocol):
             behind.transport.abort()
             return
         assert self._settings is not None
-        settings = frame(_SETTINGS, 0, 0, self._settings[_HEAD_BYTES:] + _NO_TABLE_NO_PUSH)
+        settings = frame(_SETTINGS, 0, 0, _relayed(self._settings) + _NO_TABLE_NO_PUSH)
         behind.transport.write(b"".join([PREFACE, settings, *self._preamble]))
         self._preamble = []
         self._behind = behind
@@ -325,17 +382,25 @@ class Http2Relay(asyncio.Protocol):
             if kind == _CONTINUATION:
                 if not self._block_passes:
                     continue
+            elif kind == _WINDOW_UPDATE and not number:
+                self._has_more_room(int.from_bytes(one[_HEAD_BYTES:], "big") & _LAST_STREAM)
+                continue
             elif number:
                 stream = self._streams.get(number)
                 if kind == _HEADERS:
                     self._block_passes = stream is not None
                 if stream is None:
-                    if kind == _DATA and self._behind is not None:
-                        self._give_back(self._behind.transport, one)
+                    if kind == _DATA and self._behind is not None and len(one) > _HEAD_BYTES:
+                        # Nobody else will say that these bytes have been read.
+                        self._behind.transport.write(_window_update(len(one) - _HEAD_BYTES))
                     continue
                 if kind == _HEADERS:
                     stream.has_begun = True
+                    if not self._has_emptied_table:
+                        self._has_emptied_table = True
+                        one = _with_empty_table(one)
                 if kind == _RST_STREAM:
+                    self._drop_blocked(one[5:9])
                     del self._streams[number]
                     self._release(stream, stream.is_answered)
                 elif flags & _END_STREAM and kind in (_DATA, _HEADERS):
@@ -358,8 +423,10 @@ class Http2Relay(asyncio.Protocol):
                 continue
             if stream.has_begun:
                 self._transport.write(_reset(stream.number, _INTERNAL_ERROR))
-            else:
-                self._respond(stream, 502 if stream.is_sent else 503, ())
+            elif stream.is_sent:
+                self._respond(stream, 502, ())
+            else:  # which clients, gRPC's among them, send again by themselves: nobody has seen it
+                self._transport.write(_reset(stream.number, _REFUSED_STREAM))
         self._break(_NO_ERROR)
 
     # Ends of the relay's own.
@@ -371,13 +438,15 @@ class Http2Relay(asyncio.Protocol):
         else:
             self._respond(stream, 504, ())
         if stream.is_sent:
-            self._out.append(_reset(stream.number, _CANCEL))
+            self._forward(_reset(stream.number, _CANCEL))
         self._advance()
         self._close_if_idle()
 
     def _respond(self, stream: _Stream, status: int, fields: tuple[tuple[bytes, bytes], ...]) -> None:
         """A head that ends the stream. gRPC's clients read the status (502, 503 and 504 are UNAVAILABLE)."""
-        block = bytes((0x08, 3)) + b"%d" % status  # :status by its index, the value as it is, not for the table
+        block = (
+            _TABLE_IS_EMPTY + bytes((0x08, 3)) + b"%d" % status
+        )  # :status by its index, the value as it is, not for the table
         for name, value in fields:
             block += bytes((0x00, len(name))) + name + bytes((len(value),)) + value
         self._transport.write(frame(_HEADERS, _END_HEADERS | _END_STREAM, stream.number, block))
@@ -398,13 +467,6 @@ class Http2Relay(asyncio.Protocol):
         if ticket is not None:
             self._component.leave(ticket, is_answered)
 
-    @staticmethod
-    def _give_back(transport: asyncio.Transport, one: bytes) -> None:
-        """Nobody will say that these bytes have been read: the connection's window would stay smaller."""
-        size = len(one) - _HEAD_BYTES
-        if one[3] == _DATA and size and not transport.is_closing():
-            transport.write(frame(_WINDOW_UPDATE, 0, 0, size.to_bytes(4, "big")))
-
     def _break(self, code: int) -> None:
         """End the connection."""
         self._is_closing = True
@@ -424,12 +486,30 @@ class Http2Relay(asyncio.Protocol):
             self._break(_NO_ERROR)
 
 
-def _may_go(one: _Stream | bytes) -> bool:
-    return isinstance(one, bytes) or one.is_over or _was_granted(one)
-
-
 def _was_granted(stream: _Stream) -> bool:
     return stream.ticket is not None and stream.ticket.is_granted
+
+
+def _relayed(settings: bytes) -> bytes:
+    """The payload of a caller's SETTINGS, but for what is this relay's to say."""
+    entries = (settings[at : at + 6] for at in range(_HEAD_BYTES, len(settings), 6))
+    return b"".join(one for one in entries if one[1] not in (_HEADER_TABLE_SIZE, _ENABLE_PUSH) or one[0])
+
+
+def _with_empty_table(headers: bytes) -> bytes:
+    """A HEADERS frame whose block begins with that: the component says so once, perhaps in a block that was left out."""
+    flags = headers[4]
+    at = _HEAD_BYTES + (1 if flags & _PADDED else 0) + (5 if flags & _WITH_PRIORITY else 0)
+    if headers[at : at + 1] == _TABLE_IS_EMPTY:
+        return headers
+    return frame(
+        _HEADERS, flags, int.from_bytes(headers[5:9], "big"), headers[_HEAD_BYTES:at] + _TABLE_IS_EMPTY + headers[at:]
+    )
+
+
+def _window_update(size: int) -> bytes:
+    """Of the connection."""
+    return frame(_WINDOW_UPDATE, 0, 0, size.to_bytes(4, "big"))
 
 
 def _reset(stream: int, code: int) -> bytes:

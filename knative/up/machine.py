@@ -6,6 +6,7 @@ callers ─► activators ─► components        start: ports, NATS, component
 """
 
 import asyncio
+import fcntl
 import functools
 import itertools
 import os
@@ -13,6 +14,7 @@ import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 from . import own_metrics
 from .activator import Activator
@@ -42,6 +44,26 @@ class Settings:
     images: Sequence[str]
 
 
+def locked(folder: Path) -> TextIO:
+    """Make the folder of the state; it is this process's until the file is closed. Raises UpError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "lock").open("a+")
+    except OSError as error:
+        raise UpError(f"--state {folder}: {reason_of(error)}") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        lock.seek(0)
+        owner = lock.read()
+        lock.close()
+        raise UpError(f"--state {folder}: process {owner} works with it; end that, or name another folder") from error
+    lock.truncate(0)
+    lock.write(str(os.getpid()))
+    lock.flush()
+    return lock
+
+
 class Machine:
     """Runs a plan until a signal."""
 
@@ -59,6 +81,7 @@ class Machine:
         self._activators = {component.name: Activator(component) for component in self._components}
         self._eventing = Eventing(plan.brokers, plan.triggers, settings.folder, terminal) if plan.brokers else None
         self._page = Page(self._components, self._addresses, terminal)
+        self._lock: TextIO | None = None
         self._stop = asyncio.Event()
         self._stop_now = asyncio.Event()
 
@@ -97,13 +120,12 @@ class Machine:
             if self._eventing is not None:
                 await self._eventing.kill()
             await self._page.stop()
+            if self._lock is not None:
+                self._lock.close()
 
     async def _start(self) -> None:
         settings, say = self._settings, self._terminal.say
-        try:
-            settings.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UpError(f"--state {settings.folder}: {reason_of(error)}") from error
+        self._lock = locked(settings.folder)
         for left in self._plan.left_out:
             say(f"{left} is not run here")
         ports = itertools.count(settings.port) if settings.port else itertools.repeat(0)

@@ -93,6 +93,7 @@ class Page:
             "role": component.service.role,
             "address": self._addresses.get(component.name, ""),
             "process": f"127.0.0.1:{component.port}" if component.state is State.AWAKE else "",
+            "pid": component.pid,
             "state": component.state.value,
             "since_s": now_s - component.since_s,
             "sleeps_after_s": None if scaling.min_scale else component.scale.idle_s,
