@@ -20,7 +20,7 @@ import grpc
 import pytest
 from event_answers import answers_in, assert_each_is_answered
 from torpor.predictors.protocol.messages import message
-from up_process import Asking, Up, ask, service
+from up_process import Up, ask, service
 
 Start = Callable[..., Up]
 ROOT = Path(__file__).parents[3]
@@ -213,20 +213,6 @@ def test_two_kills_under_load_lose_only_what_was_inside(up: Start) -> None:
         )
     print(f"{load.correct} correct, {len(load.failed)} lost by two kills")
     assert [running.state(name)["crashes"] for name in COMPONENTS] == [1, 1]
-
-
-def test_who_waits_when_a_component_is_killed_is_answered_by_the_next(up: Start) -> None:
-    """Of twelve, four are inside and lost, each told so; eight wait, and two kills later all of them have an answer."""
-    running = up(service(spec="containerConcurrency: 4"))
-    ask(running.port(), "/first")
-    asking = [Asking(running.port(), "/hold") for _ in range(12)]
-    for waiting in (8, 4):
-        state = running.wait_until(lambda state: (state["in_flight"], state["waiting"]) == (4, waiting))  # noqa: B023
-        kill(running, "subject")
-        running.wait_for("subject is awake", 4 - waiting // 4)
-    state = running.wait_until(lambda state: (state["in_flight"], state["waiting"]) == (4, 0))
-    ask(int(state["process"].rpartition(":")[2]), "/release")
-    assert sorted(one.answer()[0] for one in asking) == [200] * 4 + [502] * 8
 
 
 def test_a_second_up_beside_the_first_is_refused(up: Start, tmp_path: Path) -> None:
