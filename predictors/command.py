@@ -25,6 +25,7 @@ from .catalog import Catalog, ModelClass, ModelFolder, Outside, find_model_file,
 from .runtime.cores import limit_threads, share_cores, usable_cores
 from .settings import SETTINGS, ModelFile, SettingError, resolve
 from .simulate import add_command as add_simulate
+from .torchserve.place import has_archives
 
 if TYPE_CHECKING:
     from torpor.transformers.events.sink import HttpSink
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
     from .serving.certificate import Certificate
     from .serving.data_plane import DataPlane
+    from .serving.repository import Catalog as Models
     from .serving.rest import Fail, Receiver
 
 logger = logging.getLogger("torpor")
@@ -106,8 +108,9 @@ def _parser() -> argparse.ArgumentParser:
         "A setting comes from its flag, else its variable (TORPOR_PORT for --port), else the model's model.toml.",
     )
     serve.add_argument(
-        "model", nargs="?", metavar="FOLDER|MODULE:CLASS",
-        help="a folder with a model.toml, a folder of such folders, or a class; "
+        "model", nargs="?", metavar="FOLDER|ARCHIVE|MODULE:CLASS",
+        help="a folder with a model.toml, a folder of such folders, a class, or TorchServe's archives (a .mar, a "
+        "folder of them, KServe's storage folder); "
         f"without it $TORPOR_MODEL, else {KSERVE_MODEL_FOLDER}",
     )  # fmt: skip
     serve.add_argument(
@@ -183,7 +186,7 @@ async def _supervise(arguments: Sequence[str], settings: Mapping[str, Any]) -> i
     return await Supervisor(command, settings["processes"], port, settings["drain_timeout_s"]).run()
 
 
-def _catalog(options: argparse.Namespace, outside: Outside) -> Catalog:
+def _catalog(options: argparse.Namespace, outside: Outside) -> "Models":
     """What there is to serve. Raises SettingError."""
     source = options.model or os.environ.get("TORPOR_MODEL") or str(KSERVE_MODEL_FOLDER)
     name = options.model_name or os.environ.get("TORPOR_MODEL_NAME") or os.environ.get("INFERENCE_SERVICE_NAME")
@@ -192,6 +195,12 @@ def _catalog(options: argparse.Namespace, outside: Outside) -> Catalog:
         name = name or source.partition(":")[2].lower()
         return Catalog({name: ModelClass(name, source, folder, outside)})
     root = Path(source).resolve()
+    if has_archives(root) and not is_model_folder(root):
+        from .runtime.cores import usable_cores
+        from .torchserve.store import ArchiveStore
+
+        # The service's name is not the model's: paths have the one that the archive, or the snapshot, gives it.
+        return ArchiveStore.of(root, outside, usable_cores(), options.model_name or os.environ.get("TORPOR_MODEL_NAME"))
     if not root.is_dir():
         raise SettingError(f"{source!r} is neither a folder nor MODULE:CLASS")
     if not is_model_folder(root):
@@ -216,7 +225,7 @@ def _event_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 async def _run(
-    catalog: Catalog,
+    catalog: "Models",
     settings: Mapping[str, Any],
     began_s: float,
     post: _Post | None,

@@ -7,6 +7,7 @@
     │   ├── RequestTimeout    408  DEADLINE_EXCEEDED   the request stopped coming
     │   └── UnsupportedMedia  415  INVALID_ARGUMENT
     ├── NotFound              404  NOT_FOUND           no such path, model or version
+    │   └── VersionNotFound   404  NOT_FOUND           the model is there, in other versions
     ├── MethodNotAllowed      405  UNIMPLEMENTED
     ├── NotSupported          501  UNIMPLEMENTED       the protocol has it, this server does not
     ├── Unavailable           503  UNAVAILABLE         retryable: not ready, shutting down
@@ -15,10 +16,11 @@
     ├── DeadlineExceeded      504  DEADLINE_EXCEEDED
     ├── PredictorFailed       502  INTERNAL            a transformer's: its predictor broke off, or its answer is none
     ├── OutOfMemory           507  RESOURCE_EXHAUSTED  the device has no memory for one row
-    └── ModelFailed           500  INTERNAL            the model raised, or broke its declaration
+    ├── ModelFailed           500  INTERNAL            the model raised, or broke its declaration
+    └── HandlerRefused        any                      an archive's handler answered with an error status of its choice
 
-Every class carries `http_status`, `grpc_code` and `retryable`; there is no default. Each transport turns an error into
-its own form in one function (`serving/rest.py`, `serving/grpc_wire.py`).
+Every class (of HandlerRefused each error) carries `http_status`, `grpc_code` and `retryable`; there is no default. Each
+transport turns an error into its own form in one function (`serving/rest.py`, `serving/grpc_wire.py`).
 """
 
 from enum import IntEnum
@@ -86,6 +88,10 @@ class NotFound(TorporError):
     http_status = 404
     grpc_code = GrpcCode.NOT_FOUND
     retryable = False
+
+
+class VersionNotFound(NotFound):
+    """The model has no such version."""
 
 
 class MethodNotAllowed(TorporError):
@@ -172,3 +178,25 @@ class ModelFailed(TorporError):
     http_status = 500
     grpc_code = GrpcCode.INTERNAL
     retryable = False
+
+
+class HandlerRefused(TorporError):
+    """An archive's handler raised TorchServe's PredictionException, with a status of its choice in [400, 599]."""
+
+    retryable = False
+
+    def __init__(self, message: str, http_status: int) -> None:
+        super().__init__(message)
+        self.http_status = http_status
+        self.grpc_code = _GRPC_CODES.get(
+            http_status, GrpcCode.INVALID_ARGUMENT if http_status < 500 else GrpcCode.INTERNAL
+        )
+
+
+_GRPC_CODES = {
+    404: GrpcCode.NOT_FOUND,
+    501: GrpcCode.UNIMPLEMENTED,
+    503: GrpcCode.UNAVAILABLE,
+    504: GrpcCode.DEADLINE_EXCEEDED,
+    507: GrpcCode.RESOURCE_EXHAUSTED,
+}

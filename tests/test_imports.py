@@ -16,6 +16,8 @@ FORBIDDEN = {
     "predictors/batching": {"numpy", "asyncio", "time", *HEAVY, "protocol", "serving", "runtime"},
     "predictors/protocol": {"asyncio", *HEAVY, "serving", "runtime", "batching"},
     "predictors/serving": {*HEAVY, "runtime"},
+    "predictors/torchserve": {*HEAVY, "runtime", "ts"},
+    "predictors/torchserve/worker": {"asyncio", *HEAVY, "runtime", "serving", "ts"},
     "predictors/runtime": {"kserve", "kubernetes", "hpack", "serving"},
     "knative": {"torch", "runtime", "kserve", "pandas", "fastapi", "transformers", "uvicorn"},
     "transformers": {"torch", "kubernetes", "pandas", "fastapi", "transformers", "uvicorn"},

@@ -7,11 +7,12 @@ from typing import Any
 
 from ..batching.policy import BatchingPolicy, BatchingSettings
 from ..batching.run_times import RunTimes
-from ..errors import InvalidInput, ModelBroken, NotFound, Unavailable
+from ..errors import InvalidInput, ModelBroken, NotFound, TorporError, Unavailable, VersionNotFound
 from ..protocol.inference import InferRequest, InferResponse, Terms
 from ..remembered import Remembered
 from ..signature import Bound, Fit, Request, Signature
 from .batcher import Answer, Batcher, Outputs
+from .calls import Call, CallAnswer
 from .device_pool import DevicePool
 from .device_thread import Executor
 from .exchange import Exchange
@@ -37,6 +38,8 @@ class Served:
     signature: Signature
     is_retired: bool = False
     """Its name leads elsewhere by now."""
+    takes_calls: bool = False
+    """Whether it reads requests over REST itself: then `call` is their way, and `start` that of tensors."""
     media_types: Sequence[str] = ()
     """Content types of which an event's data is, as it stands, the row of its only input."""
 
@@ -51,9 +54,18 @@ class Served:
         """
         raise NotImplementedError
 
-    def cancel(self, started: Any) -> None:
-        """Nobody waits any more for what `start` returned this for."""
+    def call(self, call: Call, timeout_s: float | None, answer: Callable[[CallAnswer | TorporError], None]) -> Any:
+        """As `start`, where `takes_calls`: begin a request as it came; `answer` gets what its caller is to."""
         raise NotImplementedError
+
+    def cancel(self, started: Any) -> None:
+        """Nobody waits any more for what `start`, or `call`, returned this for."""
+        raise NotImplementedError
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it can answer just now; the server's readiness says whether it is to."""
+        return True
 
     @property
     def wants_headers(self) -> bool:
@@ -272,7 +284,7 @@ class DataPlane:
             if model.version == version:
                 return model
         there = ", ".join(model.version for model in versions)
-        raise NotFound(f"model '{name}' has no version '{version}', must be {there}")
+        raise VersionNotFound(f"model '{name}' has no version '{version}', must be {there}")
 
     def metadata(self, name: str, version: str = "") -> dict[str, object]:
         """The v2 metadata object of a model. Raises NotFound."""

@@ -205,8 +205,8 @@ class Grpc:
         return message("inference.ServerReadyResponse")(ready=self._data_plane.is_ready)
 
     def _model_ready(self, request: Any) -> Any:
-        self._data_plane.model(request.name, request.version)
-        return message("inference.ModelReadyResponse")(ready=self._data_plane.is_ready)
+        model = self._data_plane.model(request.name, request.version)
+        return message("inference.ModelReadyResponse")(ready=self._data_plane.is_ready and model.is_ready)
 
     def _server_metadata(self, request: Any) -> Any:
         return message("inference.ServerMetadataResponse")(

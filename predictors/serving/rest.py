@@ -21,7 +21,9 @@ from ..errors import (
 from ..protocol import v1, v2_rest
 from ..protocol.inference import NO_TERMS, InferRequest, InferResponse, Terms
 from . import openapi
+from .archive_errors import PATHS, archive_error_body
 from .batcher import Outputs
+from .calls import Call, CallAnswer, Route, read_route
 from .content_coding import ContentCoder, Result, is_worth_compressing
 from .data_plane import EXTENSIONS, DataPlane, Served
 from .exchange import Exchange, Fields, Head
@@ -44,6 +46,9 @@ _JSON_LENGTH = b"inference-header-content-length"
 MAX_ERROR_BYTES = 500
 MAX_ERROR_BODY_BYTES = 690
 """Error texts are cut here: Knative's in-memory broker crashes on bodies of about 770 bytes."""
+
+_ANY_METHOD = ("/predictions/", "/explanations/")
+"""Paths whose requests are inferences by whatever method, as TorchServe has it."""
 
 Handler = Callable[[Exchange], None]
 
@@ -85,7 +90,7 @@ class Rest:
     def route(self, exchange: Exchange) -> Handler:
         """Who answers the exchange. Refuses before a body is read what can be refused: raises a TorporError."""
         head = exchange.head
-        if head.method == "POST":
+        if head.method == "POST" or head.path.startswith(_ANY_METHOD):
             inference, options = self._target(head), head.options
             if inference is not None:
                 model, handler = inference
@@ -118,7 +123,10 @@ class Rest:
             fields.append((b"retry-after", b"%d" % max(1, math.ceil(error.retry_after_s))))
         if exchange.head.method == "POST":
             self._requests["rest", str(error.http_status)] += 1
-        exchange.respond(error.http_status, error_body(str(error)), fields)
+        body = error_body(str(error))
+        if exchange.head.path.startswith(PATHS):
+            body = archive_error_body(error.http_status, error_text(str(error)), error)
+        exchange.respond(error.http_status, body, fields)
 
     @cached_property
     def _receiver(self) -> Receiver:
@@ -146,34 +154,39 @@ class Rest:
             return None
         if "/versions/" in head.path and model.version != version:
             raise InvalidInput(f"torpor-model-version = {version[:40]}, must be {model.version} as in the path")
-        handler = self._predict_v1 if head.path.startswith("/v1/") else self._infer_v2
+        route = read_route([unquote(part) for part in head.path.rstrip("/").split("/")[1:]])
+        assert route is not None
         model = self._data_plane.model(model.name, version)
-        return model, partial(handler, model)
+        return model, self._handler(route, model)
 
     def _inference(self, path: str) -> tuple[Served, Handler] | None:
         """The model and handler of an inference's path, None for another path. Raises NotFound for an unknown model."""
-        handler: Callable[[Served, Exchange], None]
-        match [unquote(part) for part in path.rstrip("/").split("/")[1:]]:
-            case ["v1", "models", name] if name.endswith(":predict"):
-                model, handler = self._data_plane.model(name.removesuffix(":predict")), self._predict_v1
-            case ["v1", "models", name, "versions", version] if version.endswith(":predict"):
-                model, handler = self._data_plane.model(name, version.removesuffix(":predict")), self._predict_v1
-            case ["v2", "models", name, "infer"]:
-                model, handler = self._data_plane.model(name), self._infer_v2
-            case ["v2", "models", name, "versions", version, "infer"]:
-                model, handler = self._data_plane.model(name, version), self._infer_v2
-            case _:
-                return None
-        inference = model, partial(handler, model)
+        route = read_route([unquote(part) for part in path.rstrip("/").split("/")[1:]])
+        if route is None:
+            return None
+        model = self._data_plane.model(route.name, route.version)
+        inference = model, self._handler(route, model)
         if len(self._inferences) < 1024:  # there are as many as models, spelt as callers spell them
             self._inferences[path] = inference
         return inference
+
+    def _handler(self, route: Route, model: Served) -> Handler:
+        """Who answers the inference. Raises NotFound, NotSupported where the model has no such path."""
+        if model.takes_calls:
+            return partial(self._forward, route, model)
+        if route.protocol == "predictions":
+            raise NotFound(f"model '{model.name}' is none of TorchServe's, must be asked by /v1, /v2 or gRPC")
+        if route.is_explained:
+            raise NotSupported("explain is not supported: this server has no explainers")
+        return partial(self._predict_v1 if route.protocol == "v1" else self._infer_v2, model)
 
     def _route(self, method: str, path: str) -> Handler:
         """The handler of a path. Raises NotFound, MethodNotAllowed, NotSupported."""
         match [unquote(part) for part in path.rstrip("/").split("/")]:
             case [""]:
                 return self._reading(method, lambda: (200, {"status": "alive"}))
+            case ["", "ping"]:
+                return self._ping
             case ["", "metrics"]:
                 if method not in ("GET", "HEAD"):
                     raise _not_allowed(method, "GET")
@@ -267,8 +280,14 @@ class Rest:
 
     def _model_ready(self, name: str, version: str) -> tuple[int, dict[str, object]]:
         model = self._data_plane.model(name, version)
-        ready = self._data_plane.is_ready
+        ready = self._data_plane.is_ready and model.is_ready
         return 200 if ready else 503, {"name": model.name, "ready": ready}
+
+    def _ping(self, exchange: Exchange) -> None:
+        """TorchServe's word for it; by any method."""
+        ready = self._data_plane.is_ready and all(model.is_ready for model in self._data_plane.models())
+        text = b'{\n  "status": "%s"\n}\n' % (b"Healthy" if ready else b"Unhealthy")
+        exchange.respond(200 if ready else 500, text, JSON)
 
     def _metrics(self, exchange: Exchange) -> None:
         if self._colleagues is None:
@@ -342,6 +361,34 @@ class Rest:
         request = v2_rest.decode(exchange.body, None if length is None else int(length))
         self._infer(model, exchange, request, _encode_v2)
 
+    def _forward(self, route: Route, model: Served, exchange: Exchange) -> None:
+        """Let a model that reads its requests itself have this one; tensors in binary are tensors by any protocol."""
+        if model.is_retired:
+            self._again(exchange)
+            return
+        head = exchange.head
+        if route.protocol == "v2" and _JSON_LENGTH in head.headers and not route.is_explained:
+            self._infer_v2(model, exchange)
+            return
+        call = Call(route.protocol, head.text_headers(), exchange.body, route.is_explained, route.rest)
+        started = model.call(call, head.options.timeout_s, partial(self._forwarded, exchange, route, model))
+        exchange.on_leave = partial(model.cancel, started)
+        if head.options.trace is not None:
+            self._data_plane.follow(exchange, model, started, head.options.trace)
+
+    def _forwarded(self, exchange: Exchange, route: Route, model: Served, result: CallAnswer | TorporError) -> None:
+        if isinstance(result, TorporError):
+            self.fail(exchange, result)
+            return
+        self._requests["rest", str(result.status)] += 1
+        fields = result.fields
+        if route.protocol == "v1":
+            fields = (*fields, (_VERSION, model.version.encode()))
+        if result.status == 200:
+            self._compress(exchange, result.body, fields)
+        else:
+            exchange.respond(result.status, result.body, fields)
+
     def _infer(self, model: Served, exchange: Exchange, request: InferRequest, encode: Encode) -> None:
         """Run the request; the answer comes when its batch has run."""
         answer = partial(self._answer, exchange, model, request.terms, encode)
@@ -372,7 +419,7 @@ class Rest:
     def _compress(self, exchange: Exchange, body: bytes, fields: Fields) -> None:
         """Answer in the coding that the caller accepts, if there is one and it is worth it."""
         coding = exchange.head.options.accepts
-        if not coding or not is_worth_compressing(body):
+        if not coding or any(name == b"content-encoding" for name, _ in fields) or not is_worth_compressing(body):
             exchange.respond(200, body, fields)
             return
         fields = (*fields, (b"content-encoding", coding))

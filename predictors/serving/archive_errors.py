@@ -1,0 +1,21 @@
+"""Errors in the form of TorchServe's own paths: a code, the name of a Java class, and the text."""
+
+import json
+
+from ..errors import InvalidInput, MethodNotAllowed, NotFound, TorporError, Unavailable, VersionNotFound
+
+PATHS = ("/predictions/", "/explanations/", "/ping")
+
+_TYPES: tuple[tuple[type[TorporError], str], ...] = (
+    (VersionNotFound, "ModelVersionNotFoundException"),
+    (NotFound, "ModelNotFoundException"),
+    (MethodNotAllowed, "MethodNotAllowedException"),
+    (InvalidInput, "BadRequestException"),
+    (Unavailable, "ServiceUnavailableException"),
+)
+
+
+def archive_error_body(status: int, text: str, error: Exception) -> bytes:
+    """For `error`, as an object of which callers may read each field."""
+    kind = next((name for cls, name in _TYPES if isinstance(error, cls)), "InternalServerException")
+    return json.dumps({"code": status, "type": kind, "message": text}, indent=2).encode() + b"\n"

@@ -1,0 +1,64 @@
+"""Requests that a model reads itself: an HTTP request's headers and body as they came, and the HTTP answer it gives.
+
+For models whose handlers have a protocol of their own; `Served.call` is their way over REST.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from .exchange import Fields
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A request. protocol: of its path: "predictions", "v1" or "v2". path: what follows the model's name and version in it."""
+
+    protocol: str
+    headers: Mapping[str, str]
+    body: bytes
+    is_explained: bool = False
+    path: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CallAnswer:
+    """The answer, as the model wants it."""
+
+    status: int
+    body: bytes
+    fields: Fields = field(default_factory=tuple)
+
+
+class Route(NamedTuple):
+    """What an inference's path says. version: "" for the default. rest: what follows, "" in most protocols."""
+
+    protocol: str
+    name: str
+    version: str = ""
+    is_explained: bool = False
+    rest: str = ""
+
+
+_V1_VERBS = ("predict", "explain")
+
+
+def read_route(parts: Sequence[str]) -> Route | None:
+    """The inference that a path's parts name, None for another path.
+
+    TorchServe's own are https://docs.pytorch.org/serve/inference_api.html.
+    """
+    match parts:
+        case [("predictions" | "explanations") as verb, name, *more]:
+            return Route("predictions", name, more[0] if more else "", verb == "explanations", "/".join(more[1:]))
+        case ["v1", "models", last]:
+            name, _, word = last.rpartition(":")
+            return Route("v1", name, "", word == "explain") if name and word in _V1_VERBS else None
+        case ["v1", "models", name, "versions", last]:
+            version, _, word = last.rpartition(":")
+            return Route("v1", name, version, word == "explain") if version and word in _V1_VERBS else None
+        case ["v2", "models", name, ("infer" | "explain") as verb]:
+            return Route("v2", name, "", verb == "explain")
+        case ["v2", "models", name, "versions", version, ("infer" | "explain") as verb]:
+            return Route("v2", name, version, verb == "explain")
+    return None

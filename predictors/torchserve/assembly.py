@@ -1,0 +1,106 @@
+"""From an archive and its settings to a model that serves: unpacked, its workers started, its rows batched."""
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from ..batching.policy import BatchingPolicy, BatchingSettings
+from ..batching.run_times import RunTimes
+from ..serving.batcher import Batcher
+from ..serving.data_plane import DataPlane
+from ..serving.metrics import ModelMetrics
+from ..serving.tracing import Observers
+from ..signature import Bound
+from .archive import Archive
+from .model_settings import ModelSettings
+from .process import WorkerProcess
+from .properties import Config
+from .served import ServedArchive
+from .workers import Workers
+
+logger = logging.getLogger("torpor.torchserve")
+
+SERVER_VERSION = "0.12.0"
+"""What handlers read as the server's: the TorchServe whose contract this is."""
+
+_GPUS = Path("/proc/driver/nvidia/gpus")
+
+
+@dataclass(frozen=True)
+class AssembledArchive:
+    """A version of an archive, not loaded yet.
+
+    settings: torpor's own, resolved with the model's. cores: that all of its workers may use.
+    """
+
+    archive: Archive
+    config: Config
+    model: ModelSettings
+    settings: Mapping[str, Any]
+    cores: int
+
+    async def load(self, data_plane: DataPlane, name: str, version: str) -> ServedArchive:
+        """Unpack it and start its workers. Raises ArchiveError."""
+        manifest = self.archive.manifest
+        if manifest.requirements_file:
+            logger.warning("%s: %s is not installed", self.archive.path.name, manifest.requirements_file)
+        with ExitStack() as kept:
+            with data_plane.metrics.phase("unpack"):
+                folder = await asyncio.to_thread(kept.enter_context, self.archive.unpacked())
+            number = self.model.workers or self.cores
+            start = self._start(folder, name, version, number)
+            workers = Workers(name, number, start, self.model.response_timeout_s)
+            with data_plane.metrics.phase("load"):
+                await workers.open()
+            policy: BatchingPolicy[Bound] = BatchingPolicy(BatchingSettings.of(self.settings), RunTimes())
+            metrics = ModelMetrics(name, version, policy)
+            observer = metrics if data_plane.tracing is None else Observers(metrics, data_plane.tracing)
+            return ServedArchive(
+                name, version, Batcher(policy, workers, observer), workers, metrics, kept.pop_all(),
+                self.settings["request_timeout_s"],
+            )  # fmt: skip
+
+    def _start(self, folder: Path, name: str, version: str, workers_count: int) -> Callable[..., Any]:
+        """A coroutine function that gives one loaded worker."""
+        manifest = self.archive.manifest
+        gpus = self._gpus()
+        numbers = count()
+        options = {
+            "name": name,
+            "version": version,
+            "folder": str(folder),
+            "handler": manifest.handler,
+            "manifest": manifest.raw,
+            "config_file": manifest.config_file,
+            "batch_size": self.settings["max_batch_size"],
+            "server_version": SERVER_VERSION,
+            "envelope": self.config.service_envelope,
+            "decode_input_request": self.config.decode_input_request,
+            "limit_max_image_pixels": self.config.limit_max_image_pixels,
+            "log_level": self.settings["log_level"],
+        }
+        threads = self.settings["threads"] or max(1, self.cores // workers_count)
+        environment = {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1", **os.environ}
+
+        async def start(on_end: Callable[[WorkerProcess, str], None]) -> WorkerProcess:
+            number = next(numbers)
+            worker = WorkerProcess(f"{name} worker {number}", on_end)
+            gpu = number % gpus if gpus else None
+            await worker.load({**options, "gpu_id": gpu}, environment, self.model.startup_timeout_s)
+            return worker
+
+        return start
+
+    def _gpus(self) -> int:
+        """How many the workers are spread over."""
+        if self.model.device_type == "cpu" or self.settings["device"] == "cpu":
+            return 0
+        if self.config.number_of_gpu is not None:
+            return self.config.number_of_gpu
+        return len([*_GPUS.iterdir()]) if _GPUS.is_dir() else 0

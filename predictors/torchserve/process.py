@@ -1,0 +1,142 @@
+"""One worker process: started with an archive's folder, asked over a socket pair, killed when it hangs.
+
+It answers one batch at a time. Whatever ends it, the owner hears once, by `on_end`, with the reason.
+"""
+
+import asyncio
+import logging
+import socket
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from . import frames
+from .manifest import ArchiveError
+
+logger = logging.getLogger("torpor.torchserve")
+
+_COMMAND = "import sys; from torpor.predictors.torchserve.worker.main import main; sys.exit(main())"
+
+Done = Callable[[Sequence[dict[str, Any]], Sequence[Sequence[memoryview]]], None]
+"""Gets the replies, and the blobs of each."""
+
+
+class WorkerProcess(asyncio.Protocol):
+    """Belongs to one event loop."""
+
+    def __init__(self, name: str, on_end: Callable[["WorkerProcess", str], None]) -> None:
+        """on_end: called when it ends after it was loaded."""
+        self.name = name
+        self._on_end = on_end
+        self._loop = asyncio.get_running_loop()
+        self._parser = frames.Parser()
+        self._process: asyncio.subprocess.Process | None = None
+        self._transport: asyncio.Transport | None = None
+        self._loaded: asyncio.Future[None] = self._loop.create_future()
+        self._done: Done | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._reason = ""
+        self.is_over = False
+
+    async def load(self, options: Mapping[str, Any], environment: Mapping[str, str], startup_timeout_s: float) -> None:
+        """Start it and let it load the handler. Raises ArchiveError with what it says, and then it is no more."""
+        ours, theirs = socket.socketpair()
+        try:
+            self._process = await asyncio.create_subprocess_exec(
+                # -P: the folder that the server was started in is not where modules are imported from.
+                sys.executable, "-P", "-c", _COMMAND, str(theirs.fileno()),
+                pass_fds=[theirs.fileno()], stdin=asyncio.subprocess.DEVNULL, env=dict(environment),
+            )  # fmt: skip
+        finally:
+            theirs.close()
+        self._transport, _ = await self._loop.create_unix_connection(lambda: self, sock=ours)
+        self._send({"load": options})
+        try:
+            await asyncio.wait_for(asyncio.shield(self._loaded), startup_timeout_s)
+        except TimeoutError:
+            self._loaded.cancel()
+            raise ArchiveError(f"{self.name}: the handler took more than {startup_timeout_s:g} s to load") from None
+        finally:
+            if self._loaded.cancelled() or self._loaded.exception() is not None:
+                await self.stop()
+
+    def run(self, head: dict[str, Any], blobs: Sequence[bytes], done: Done, timeout_s: float) -> None:
+        """Let it answer a batch. `done`, or `on_end` if it ends before or takes longer, is called later."""
+        self._done = done
+        self._timer = self._loop.call_later(timeout_s, self._expire, timeout_s)
+        self._send(head, blobs)
+
+    async def stop(self) -> None:
+        """End it, and wait until it has gone."""
+        self._on_end = lambda process, reason: None
+        if self._transport is not None:
+            self._transport.close()
+        if self._process is not None:
+            try:
+                await asyncio.wait_for(self._process.wait(), _LEAVING_S)
+            except TimeoutError:
+                self.kill()
+                await self._process.wait()
+
+    def kill(self) -> None:
+        if self._process is not None and self._process.returncode is None:
+            self._process.kill()
+
+    def data_received(self, data: bytes) -> None:
+        for head, blobs in self._parser.feed(data):
+            self._receive(head, blobs)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Its end of the socket closes when it ends, and not before."""
+        self._stop_timer()
+        assert self._process is not None
+        self._ending = self._loop.create_task(self._end(self._process), name=f"end of {self.name}")
+
+    async def _end(self, process: asyncio.subprocess.Process) -> None:
+        try:
+            status = await asyncio.wait_for(process.wait(), _LEAVING_S)
+        except TimeoutError:  # a handler may have closed its descriptors
+            self.kill()
+            status = await process.wait()
+        self.is_over = True
+        how = f"signal {-status}" if status < 0 else f"status {status}"
+        reason = self._reason or f"the handler ended its process with {how}"
+        if not self._loaded.done():
+            self._loaded.set_exception(ArchiveError(f"{self.name}: {reason} while it was loaded"))
+        elif not self._loaded.cancelled() and self._loaded.exception() is None:
+            self._on_end(self, reason)
+
+    def _receive(self, head: dict[str, Any], blobs: list[memoryview]) -> None:
+        if "replies" in head and self._done is not None:
+            self._stop_timer()
+            done, self._done = self._done, None
+            parts: list[list[memoryview]] = []
+            at = 0
+            for count in head["counts"]:
+                parts.append(blobs[at : at + count])
+                at += count
+            done(head["replies"], parts)
+        elif self._loaded.done():
+            logger.error("%s: an unexpected message from its worker", self.name)
+        elif "loaded" in head:
+            self._loaded.set_result(None)
+        else:
+            self._loaded.set_exception(ArchiveError(f"{self.name}: {head.get('failed')}"))
+
+    def _send(self, head: dict[str, Any], blobs: Sequence[bytes] = ()) -> None:
+        assert self._transport is not None
+        self._transport.writelines(frames.pack(head, blobs))
+
+    def _expire(self, timeout_s: float) -> None:
+        self._reason = f"the handler took more than {timeout_s:g} s"
+        logger.error("%s: %s, its process is killed", self.name, self._reason)
+        self.kill()
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+_LEAVING_S = 5.0
+"""For a handler that is at work when its server leaves; its callers have been answered."""

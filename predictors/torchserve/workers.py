@@ -1,0 +1,193 @@
+"""The worker processes of one archive, as the batcher sees its devices: each runs one batch at a time.
+
+A worker that ends is started anew, with a pause that grows while none comes back for good. Of the batch that it had, one
+request is the culprit and nobody knows which: each runs again, alone, and only the one that ends its worker again fails. A
+batch that finds no worker waits for one.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, cast
+
+from ..batching.bucket import Bucket
+from ..errors import HandlerRefused, InvalidInput, ModelFailed, OutOfMemory, TorporError, Unavailable
+from ..serving.device_thread import Done, Result
+from ..serving.tasks import Tasks
+from ..signature import Bound
+from .manifest import ArchiveError
+from .process import WorkerProcess
+
+logger = logging.getLogger("torpor.torchserve")
+
+_PAUSES_S = (0.0, 1.0, 1.0, 2.0, 3.0, 5.0, 8.0, 13.0, 21.0, 34.0, 55.0)
+"""Before each start that follows a failure; after that always the last. TorchServe's, but the first."""
+
+
+class Row(Bound):
+    """A request as the worker gets it: what is said of it, and its blobs. One row of no tensors, to the policy."""
+
+    def __init__(self, bucket: Bucket, said: dict[str, Any], blobs: Sequence[bytes]) -> None:
+        super().__init__({}, 1, bucket, ())
+        self.said = said
+        self.blobs = blobs
+
+
+@dataclass(slots=True)
+class Reply:
+    """What a worker answered to one row; `said` is its JSON (`worker/service.py`)."""
+
+    said: dict[str, Any]
+    blobs: Sequence[memoryview]
+
+
+@dataclass(eq=False)
+class _Job:
+    """A batch that was submitted, or one row of it that runs again."""
+
+    rows: Sequence[Row]
+    finish: Callable[[list[Reply | TorporError]], None]
+
+
+Start = Callable[[Callable[[WorkerProcess, str], None]], Awaitable[WorkerProcess]]
+"""Gives a loaded worker, whose end it is told, or raises ArchiveError."""
+
+
+class Workers:
+    """`count` processes of one archive; belongs to one event loop."""
+
+    def __init__(self, name: str, count: int, start: Start, response_timeout_s: float) -> None:
+        self.name = name
+        self.devices = self.in_flight = count
+        self._start = start
+        self._response_timeout_s = response_timeout_s
+        self._loop = asyncio.get_running_loop()
+        self._idle: deque[WorkerProcess] = deque()
+        self._busy: dict[WorkerProcess, _Job] = {}
+        self._waiting: deque[_Job] = deque()
+        self._failures = 0
+        self._is_closed = False
+        self._restarts = Tasks()
+
+    @property
+    def alive(self) -> int:
+        """How many there are at the moment."""
+        return len(self._idle) + len(self._busy)
+
+    async def open(self) -> None:
+        """Start all of them. Raises ArchiveError if one cannot load, and then there is none."""
+        started = await asyncio.gather(*(self._start(self._ended) for _ in range(self.devices)), return_exceptions=True)
+        self._idle.extend(worker for worker in started if isinstance(worker, WorkerProcess))
+        for result in started:
+            if isinstance(result, BaseException):
+                await self.close()
+                raise result
+
+    def submit(self, parts: Sequence[Bound], done: Done, loop: asyncio.AbstractEventLoop) -> None:
+        began_s = loop.time()
+
+        def finish(results: list[Reply | TorporError]) -> None:
+            # The batcher hands results on as they are; only the models of tensors split and join them.
+            done(cast("list[Result]", results), loop.time() - began_s)
+
+        self._waiting.append(_Job(cast("Sequence[Row]", parts), finish))
+        self._assign()
+
+    def stop(self) -> None:
+        """Take nothing more; `close` waits for the end."""
+        self._is_closed = True
+
+    async def close(self) -> None:
+        """End all processes; nothing may be at work."""
+        self._is_closed = True
+        await self._restarts.cancel()
+        await asyncio.gather(*(worker.stop() for worker in (*self._idle, *self._busy)))
+        self._idle.clear()
+
+    def _assign(self) -> None:
+        while self._waiting and self._idle:
+            worker, job = self._idle.popleft(), self._waiting.popleft()
+            self._busy[worker] = job
+            rows = job.rows
+            head = {
+                "protocol": rows[0].bucket.family,
+                "calls": [row.said for row in rows],
+                "counts": [len(row.blobs) for row in rows],
+            }
+            blobs = [blob for row in rows for blob in row.blobs]
+            worker.run(head, blobs, partial(self._answered, worker), self._response_timeout_s)
+
+    def _answered(
+        self, worker: WorkerProcess, replies: Sequence[dict[str, Any]], blobs: Sequence[Sequence[memoryview]]
+    ) -> None:
+        job = self._busy.pop(worker)
+        self._failures = 0
+        self._idle.append(worker)
+        self._assign()
+        job.finish([_result(said, parts) for said, parts in zip(replies, blobs, strict=True)])
+
+    def _ended(self, worker: WorkerProcess, reason: str) -> None:
+        job = self._busy.pop(worker, None)
+        if worker in self._idle:
+            self._idle.remove(worker)
+        logger.error("%s: %s", worker.name, reason)
+        if job is not None:
+            self._answer_for(job, reason)
+        if not self._is_closed:
+            self._restarts.start(self._restart(), f"restart of {self.name}")
+
+    def _answer_for(self, job: _Job, reason: str) -> None:
+        """Let each row run again by itself, before what came later; one that was alone has failed."""
+        if len(job.rows) == 1:
+            job.finish([ModelFailed(f"Worker died: {reason}")])
+            return
+        results: dict[int, Reply | TorporError] = {}
+
+        def finish(place: int, result: list[Reply | TorporError]) -> None:
+            (results[place],) = result
+            if len(results) == len(job.rows):
+                job.finish([results[place] for place in range(len(job.rows))])
+
+        for place, row in reversed([*enumerate(job.rows)]):
+            self._waiting.appendleft(_Job([row], partial(finish, place)))
+        self._assign()
+
+    async def _restart(self) -> None:
+        while True:
+            pause_s = _PAUSES_S[min(self._failures, len(_PAUSES_S) - 1)]
+            self._failures += 1
+            await asyncio.sleep(pause_s)
+            try:
+                worker = await self._start(self._ended)
+            except ArchiveError as error:
+                logger.error("%s", error)
+                if not self.alive:
+                    self._refuse(error)
+                continue
+            logger.info("%s: its worker is back", self.name)
+            self._idle.append(worker)
+            self._assign()
+            return
+
+    def _refuse(self, error: ArchiveError) -> None:
+        """Nobody is left, and nobody can be started just now: what waits here has not begun."""
+        waiting, self._waiting = self._waiting, deque()
+        for job in waiting:
+            job.finish([Unavailable(f"the model's workers cannot be started: {error}") for _ in job.rows])
+
+
+def _result(said: dict[str, Any], blobs: Sequence[memoryview]) -> Reply | TorporError:
+    error = said.get("error")
+    if error is None:
+        return Reply(said, blobs)
+    text = said["text"]
+    if error == "InvalidInput":
+        return InvalidInput(text)
+    if error == "OutOfMemory":
+        return OutOfMemory(int(text))
+    if error == "HandlerRefused":
+        return HandlerRefused(text, said["status"])
+    return ModelFailed(text)
