@@ -98,6 +98,9 @@ class Served:
         """Take nothing more, answer what was taken, and unload."""
         raise NotImplementedError
 
+    async def end(self) -> None:
+        """The server has answered everybody and ends: what would outlive its process must go."""
+
     def response(self, terms: Terms, outputs: Outputs) -> InferResponse:
         """The outputs that were asked for. Raises InvalidInput for one that the model did not give."""
         if terms.outputs:

@@ -47,6 +47,7 @@ class Lifecycle:
         end_s = loop.time() + self._drain_timeout_s
         await self._drain(quiet_s, end_s)
         await self._server.shutdown(max(0.0, end_s - loop.time()) + FINISH_S)
+        await asyncio.gather(*(model.end() for model in self._data_plane.models()))
         logger.info("stopped")
         return self._status
 

@@ -113,7 +113,8 @@ class _Member(Protocol):
 
 class _ZipMember:
     def __init__(self, file: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
-        self.name, self.size, self.is_folder = info.orig_filename, info.file_size, info.is_dir()
+        self.name, self.size = info.orig_filename, info.file_size
+        self.is_folder = self.name.endswith("/")
         mode = info.external_attr >> 16
         self.kind = "" if stat.S_IFMT(mode) in (0, stat.S_IFREG, stat.S_IFDIR) else _kind(mode)
         self._file, self._info = file, info

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import count
@@ -19,10 +19,10 @@ from ..serving.tracing import Observers
 from ..signature import Bound
 from .archive import Archive
 from .model_settings import ModelSettings
-from .process import WorkerProcess
+from .process import OnEnd, WorkerProcess
 from .properties import Config
 from .served import ServedArchive
-from .workers import Workers
+from .workers import Start, Workers
 
 logger = logging.getLogger("torpor.torchserve")
 
@@ -66,8 +66,8 @@ class AssembledArchive:
                 self.settings["request_timeout_s"],
             )  # fmt: skip
 
-    def _start(self, folder: Path, name: str, version: str, workers_count: int) -> Callable[..., Any]:
-        """A coroutine function that gives one loaded worker."""
+    def _start(self, folder: Path, name: str, version: str, workers_count: int) -> Start:
+        """What gives one loaded worker."""
         manifest = self.archive.manifest
         gpus = self._gpus()
         numbers = count()
@@ -88,7 +88,7 @@ class AssembledArchive:
         threads = self.settings["threads"] or max(1, self.cores // workers_count)
         environment = {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1", **os.environ}
 
-        async def start(on_end: Callable[[WorkerProcess, str], None]) -> WorkerProcess:
+        async def start(on_end: OnEnd) -> WorkerProcess:
             number = next(numbers)
             worker = WorkerProcess(f"{name} worker {number}", on_end)
             gpu = number % gpus if gpus else None

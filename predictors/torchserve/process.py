@@ -21,10 +21,14 @@ Done = Callable[[Sequence[dict[str, Any]], Sequence[Sequence[memoryview]]], None
 """Gets the replies, and the blobs of each."""
 
 
+OnEnd = Callable[["WorkerProcess", str, bool], None]
+"""Gets the reason, and whether it had begun with what it was asked last."""
+
+
 class WorkerProcess(asyncio.Protocol):
     """Belongs to one event loop."""
 
-    def __init__(self, name: str, on_end: Callable[["WorkerProcess", str], None]) -> None:
+    def __init__(self, name: str, on_end: "OnEnd") -> None:
         """on_end: called when it ends after it was loaded."""
         self.name = name
         self._on_end = on_end
@@ -36,7 +40,7 @@ class WorkerProcess(asyncio.Protocol):
         self._done: Done | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._reason = ""
-        self.is_over = False
+        self._has_begun = True
 
     async def load(self, options: Mapping[str, Any], environment: Mapping[str, str], startup_timeout_s: float) -> None:
         """Start it and let it load the handler. Raises ArchiveError with what it says, and then it is no more."""
@@ -68,7 +72,7 @@ class WorkerProcess(asyncio.Protocol):
 
     async def stop(self) -> None:
         """End it, and wait until it has gone."""
-        self._on_end = lambda process, reason: None
+        self._on_end = lambda process, reason, has_begun: None
         if self._transport is not None:
             self._transport.close()
         if self._process is not None:
@@ -88,6 +92,8 @@ class WorkerProcess(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         """Its end of the socket closes when it ends, and not before."""
+        # A Unix socket whose peer goes without having read all of it is reset (unix(7)); one that has is at its end.
+        self._has_begun = error is None
         self._stop_timer()
         assert self._process is not None
         self._ending = self._loop.create_task(self._end(self._process), name=f"end of {self.name}")
@@ -98,13 +104,12 @@ class WorkerProcess(asyncio.Protocol):
         except TimeoutError:  # a handler may have closed its descriptors
             self.kill()
             status = await process.wait()
-        self.is_over = True
         how = f"signal {-status}" if status < 0 else f"status {status}"
         reason = self._reason or f"the handler ended its process with {how}"
         if not self._loaded.done():
             self._loaded.set_exception(ArchiveError(f"{self.name}: {reason} while it was loaded"))
         elif not self._loaded.cancelled() and self._loaded.exception() is None:
-            self._on_end(self, reason)
+            self._on_end(self, reason, self._has_begun)
 
     def _receive(self, head: dict[str, Any], blobs: list[memoryview]) -> None:
         if "replies" in head and self._done is not None:

@@ -126,6 +126,9 @@ class ServedArchive(Served):
         await self._workers.close()
         self._unpacked.__exit__(None, None, None)
 
+    async def end(self) -> None:
+        await self._workers.close()
+
     def _submit(self, row: Row, timeout_s: float | None, answer: Callable[[Reply | TorporError], None]) -> None:
         # The batcher hands on what the workers gave.
         self.batcher.submit(row, cast(Answer, answer), self._default_timeout_s if timeout_s is None else timeout_s)

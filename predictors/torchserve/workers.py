@@ -19,7 +19,7 @@ from ..serving.device_thread import Done, Result
 from ..serving.tasks import Tasks
 from ..signature import Bound
 from .manifest import ArchiveError
-from .process import WorkerProcess
+from .process import OnEnd, WorkerProcess
 
 logger = logging.getLogger("torpor.torchserve")
 
@@ -52,7 +52,7 @@ class _Job:
     finish: Callable[[list[Reply | TorporError]], None]
 
 
-Start = Callable[[Callable[[WorkerProcess, str], None]], Awaitable[WorkerProcess]]
+Start = Callable[[OnEnd], Awaitable[WorkerProcess]]
 """Gives a loaded worker, whose end it is told, or raises ArchiveError."""
 
 
@@ -129,13 +129,16 @@ class Workers:
         self._assign()
         job.finish([_result(said, parts) for said, parts in zip(replies, blobs, strict=True)])
 
-    def _ended(self, worker: WorkerProcess, reason: str) -> None:
+    def _ended(self, worker: WorkerProcess, reason: str, has_begun: bool) -> None:
         job = self._busy.pop(worker, None)
         if worker in self._idle:
             self._idle.remove(worker)
         logger.error("%s: %s", worker.name, reason)
-        if job is not None:
+        if job is not None and has_begun:
             self._answer_for(job, reason)
+        elif job is not None:  # it ended for another reason
+            self._waiting.appendleft(job)
+            self._assign()
         if not self._is_closed:
             self._restarts.start(self._restart(), f"restart of {self.name}")
 

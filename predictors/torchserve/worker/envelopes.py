@@ -96,8 +96,14 @@ class Plain:
         return Answer("", [answers.body(results[0])])
 
 
+@dataclass
 class KServeV1:
-    """`kserve`: the instances are the data, and the predictions what the handler returns."""
+    """`kserve`: the instances are the data, and the predictions what the handler returns.
+
+    is_v1: the path is v1's; else the answer is written as TorchServe writes it on its own.
+    """
+
+    is_v1: bool
 
     def open(self, call: Call) -> None:
         instances = _object(call.blobs[0]).get("instances")
@@ -110,16 +116,17 @@ class KServeV1:
 
     def answer(self, call: Call, results: Any) -> Answer:
         key = "explanations" if call.is_explained else "predictions"
-        return Answer("application/json", [answers.json_text({key: results})])
+        return _written({key: results}, self.is_v1)
 
 
 @dataclass
 class KServeV2:
     """`kservev2`: the inputs are the data, as objects; each item that the handler returns is an output, flat.
 
-    The request is JSON, or tensors: then so is the answer.
+    The request is JSON, or tensors: then so is the answer. is_v2: the path is v2's, as `KServeV1.is_v1`.
     """
 
+    is_v2: bool
     model_name: str
     model_version: str
 
@@ -159,7 +166,14 @@ class KServeV2:
             "model_version": self.model_version,
             "outputs": outputs,
         }
-        return Answer("application/json", [answers.json_text(content)])
+        return _written(content, self.is_v2)
+
+
+def _written(content: object, by_kserve: bool) -> Answer:
+    """JSON, as KServe's server writes it or as TorchServe does. Raises Unanswerable."""
+    return (
+        Answer("application/json", [answers.json_text(content)]) if by_kserve else Answer("", [answers.body(content)])
+    )
 
 
 def _object(content: Any) -> dict[str, Any]:

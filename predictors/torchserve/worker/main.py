@@ -70,11 +70,12 @@ def _load(options: dict[str, Any]) -> Service:
     handle = load(options["handler"], folder, context)
     envelope = options["envelope"]
     decodes = options["decode_input_request"]
-    v1: Envelope = Plain(decodes, "json") if envelope == "json" else KServeV1()
-    v2 = KServeV2(options["name"], options["version"])
-    predictions: dict[str, Envelope] = {"kserve": v1, "kservev2": v2}
+    name, version = options["name"], options["version"]
+    predictions: dict[str, Envelope] = {"kserve": KServeV1(False), "kservev2": KServeV2(False, name, version)}
     return Service(handle, context, {
-        "predictions": predictions.get(envelope) or Plain(decodes, envelope), "v1": v1, "v2": v2,
+        "predictions": predictions.get(envelope) or Plain(decodes, envelope),
+        "v1": Plain(decodes, "json") if envelope == "json" else KServeV1(True),
+        "v2": KServeV2(True, name, version),
     })  # fmt: skip
 
 

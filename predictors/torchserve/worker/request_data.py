@@ -33,7 +33,10 @@ def read(headers: Mapping[str, str], body: bytes, decodes: bool) -> tuple[Row, d
 
 
 def loads(text: bytes | bytearray | memoryview) -> Any:
-    """What the standard library reads, NaN and large integers too; quicker where orjson reads it. Raises ValueError."""
+    """What the standard library reads, NaN too; quicker where orjson reads it, which makes floats of integers beyond 64 bits.
+
+    Raises ValueError.
+    """
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError:

@@ -1,0 +1,210 @@
+"""Reading archives: every kind of file that holds one, and what is refused because nobody can trust it."""
+
+import io
+import stat
+import tarfile
+import zipfile
+from collections.abc import Callable
+from contextlib import nullcontext, suppress
+from pathlib import Path
+
+import pytest
+from archives import MANIFEST, manifest, write_mar, write_tgz
+from hypothesis import given
+from hypothesis import strategies as st
+from torpor.predictors.torchserve import archive
+from torpor.predictors.torchserve.archive import Archive, read_member
+from torpor.predictors.torchserve.manifest import ArchiveError, Manifest
+
+FILES = {"handler.py": "x = 1\n", "extra/deep/labels.txt": "a\n"}
+SAID = manifest("mlp", "handler.py", "2.0", serializedFile="w.pt", requirementsFile="requirements.txt")
+
+
+def unpacked(path: Path) -> dict[str, str]:
+    """The files of an archive."""
+    with Archive.read(path).unpacked() as folder:
+        return {
+            str(f.relative_to(folder)): f.read_text()
+            for f in folder.rglob("*")
+            if f.is_file() and MANIFEST not in str(f)
+        }
+
+
+def zipped(path: Path, *members: tuple[zipfile.ZipInfo | str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        for info, data in members:
+            file.writestr(info, data)
+    return path
+
+
+def tarred(path: Path, *members: tarfile.TarInfo) -> Path:
+    with tarfile.open(path, "w:gz") as file:
+        for info in members:
+            file.addfile(info, io.BytesIO(bytes(info.size)))
+    return path
+
+
+def test_zip_tar_and_folder_hold_the_same(tmp_path: Path) -> None:
+    """A tar has a top folder, which is none of the archive's; a folder is used where it is."""
+    mar = write_mar(tmp_path / "a.mar", FILES, SAID)
+    tgz = write_tgz(tmp_path / "b.tar.gz", FILES, SAID, "mlp")
+    with zipfile.ZipFile(mar) as file:
+        file.extractall(tmp_path / "c")
+    for path in (mar, tgz, tmp_path / "c"):
+        found = Archive.read(path)
+        assert (found.name, found.manifest.version, found.manifest.serialized_file) == ("mlp", "2.0", "w.pt")
+        assert unpacked(path) == FILES
+    with Archive.read(tmp_path / "c").unpacked() as folder:
+        assert folder == tmp_path / "c"
+
+
+def test_an_unpacked_archive_goes_with_its_context(tmp_path: Path) -> None:
+    """Nothing is left of it."""
+    with Archive.read(write_mar(tmp_path / "a.mar", FILES)).unpacked() as folder:
+        assert (folder / "handler.py").is_file()
+    assert not folder.exists()
+
+
+def test_without_a_manifest_the_file_names_the_model(tmp_path: Path) -> None:
+    """TorchServe takes such archives, with a handler that is not there."""
+    path = zipped(tmp_path / "old.mar", ("handler.py", b""))
+    assert (Archive.read(path).name, Archive.read(path).manifest) == ("old", Manifest())
+
+
+@pytest.mark.parametrize("name", ["../out", "/etc/x", "a/../../b", "a//b", "./a", "a\\b", "..", "a/."])
+@pytest.mark.parametrize(
+    "write", [lambda p, n: zipped(p, (n, b"x")), lambda p, n: tarred(p, tarfile.TarInfo(f"top/{n}"))]
+)
+def test_a_member_stays_inside(tmp_path: Path, name: str, write: Callable[[Path, str], Path]) -> None:
+    """A path that leads out of the folder, or may be read as one, is refused by name and writes nothing."""
+    path = write(tmp_path / "bad.mar", name)
+    with pytest.raises(ArchiveError, match=r"bad\.mar: member '.*' is not a path inside of the archive"):
+        unpacked(path)
+    assert [*tmp_path.iterdir()] == [path]
+
+
+@pytest.mark.parametrize("kind", [stat.S_IFLNK, stat.S_IFIFO])
+def test_a_zip_holds_files_and_folders_alone(tmp_path: Path, kind: int) -> None:
+    """A link could lead anywhere when something is written through it."""
+    info = zipfile.ZipInfo("link")
+    info.external_attr = (kind | 0o777) << 16
+    with pytest.raises(ArchiveError, match=r"bad\.mar: member 'link' is a (link|device), must be a file or a folder"):
+        Archive.read(zipped(tmp_path / "bad.mar", (info, b"/etc/passwd")))
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE])
+def test_a_tar_holds_files_and_folders_alone(tmp_path: Path, kind: bytes) -> None:
+    """Hard links and devices too."""
+    info = tarfile.TarInfo("top/odd")
+    info.type, info.linkname = kind, "/etc/passwd"
+    with pytest.raises(
+        ArchiveError, match=r"bad\.tar\.gz: member 'odd' is a (link|device), must be a file or a folder"
+    ):
+        Archive.read(tarred(tmp_path / "bad.tar.gz", info))
+
+
+@pytest.mark.parametrize("names", [("a", "a"), ("a", "a/b"), ("a/b", "a")])
+def test_a_name_is_there_once(tmp_path: Path, names: tuple[str, str]) -> None:
+    """Who checks one and who runs the other would see different files."""
+    with pytest.warns(UserWarning, match="Duplicate name") if names[0] == names[1] else nullcontext():  # zipfile's own
+        path = zipped(tmp_path / "bad.mar", *((name, b"x") for name in names))
+    with pytest.raises(ArchiveError, match=r"bad\.mar: member 'a(/b)?' is there twice"):
+        Archive.read(path)
+
+
+@pytest.mark.parametrize("name", ["bomb.mar", "bomb.tar.gz"])
+def test_a_bomb_is_refused_before_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """By the size that its members say; the standard library reads no more of one than it says."""
+    monkeypatch.setattr(archive, "_MOST_BYTES", 1 << 20)
+    big = tarfile.TarInfo("top/big")
+    big.size = 3 << 20
+    write = zipped if name.endswith(".mar") else tarred
+    path = write(tmp_path / name, ("big", bytes(3 << 20)) if write is zipped else big)  # type: ignore[arg-type]
+    with pytest.raises(ArchiveError, match=r"member 'big' makes 3145728 bytes when unpacked, must be at most 1048576"):
+        unpacked(path)
+
+
+def test_many_members_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each costs an inode."""
+    monkeypatch.setattr(archive, "_MOST_MEMBERS", 3)
+    path = zipped(tmp_path / "many.mar", *((str(number), b"") for number in range(4)))
+    with pytest.raises(ArchiveError, match=r"many\.mar: has more than 3 members"):
+        Archive.read(path)
+
+
+def test_a_large_header_of_a_tar_is_not_read(tmp_path: Path) -> None:
+    """A pax header says its size, and tarfile would read it whole."""
+    header = tarfile.TarInfo("x")
+    header.type, header.size = tarfile.XHDTYPE, 64 << 20
+    with pytest.raises(ArchiveError, match=r"cannot be read: a header of \d+ bytes"):
+        Archive.read(tarred(tmp_path / "bad.tar.gz", header))
+
+
+def test_a_huge_manifest_is_refused(tmp_path: Path) -> None:
+    """In files and folders."""
+    path = zipped(tmp_path / "bad.mar", (MANIFEST, b" " * ((1 << 20) + 1)))
+    (tmp_path / "folder/MAR-INF").mkdir(parents=True)
+    (tmp_path / "folder" / MANIFEST).write_bytes(b" " * ((1 << 20) + 1))
+    for place in (path, tmp_path / "folder"):
+        with pytest.raises(ArchiveError, match=rf"{MANIFEST}: size = 1048577 bytes, must be at most 1048576"):
+            Archive.read(place)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("{", "is not JSON"),
+        ("[]", "is a list, must be an object"),
+        ('{"model": 3}', "model is a int, must be an object"),
+        ('{"model": {"handler": ["x"]}}', r"model\.handler is a list, must be a text"),
+        ('{"model": {"modelName": "a/b"}}', r"model\.modelName = 'a/b', must be printable and without /"),
+        ('{"model": {"configFile": "../x"}}', r"model\.configFile = '\.\./x' is not a path inside of the archive"),
+        ('{"model": {"modelFile": "/x"}}', r"model\.modelFile = '/x' is not a path inside of the archive"),
+    ],
+)
+def test_a_wrong_manifest_is_named(tmp_path: Path, text: str, reason: str) -> None:
+    """Archive, member, field and value."""
+    with pytest.raises(ArchiveError, match=rf"^bad\.mar: {MANIFEST}:? {reason}"):
+        Archive.read(zipped(tmp_path / "bad.mar", (MANIFEST, text.encode())))
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04nonsense", b"\x1f\x8b\x08 nonsense"])
+def test_what_is_no_archive_is_said_to_be_none(tmp_path: Path, content: bytes) -> None:
+    """Not a traceback of the standard library's."""
+    path = tmp_path / "bad.mar"
+    path.write_bytes(content)
+    with pytest.raises(ArchiveError, match=r"bad\.mar: (is neither a zip nor a gzipped tar|cannot be read: )"):
+        Archive.read(path)
+
+
+def test_an_encrypted_member_is_refused(tmp_path: Path) -> None:
+    """Nobody knows the password."""
+    path = write_mar(tmp_path / "a.mar", {"handler.py": "x"})
+    content = bytearray(path.read_bytes())
+    for magic, at in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        content[content.index(magic) + at] |= 1
+    path.write_bytes(content)
+    with pytest.raises(ArchiveError, match=r"a\.mar: cannot be read: .*encrypted"):
+        unpacked(path)
+
+
+@given(st.binary(max_size=200), st.integers(0, 400), st.sampled_from([".mar", ".tar.gz"]))
+def test_a_damaged_archive_is_refused_or_read(
+    tmp_path_factory: pytest.TempPathFactory, noise: bytes, at: int, suffix: str
+) -> None:
+    """Whatever its bytes are, nothing but ArchiveError comes of it."""
+    folder = tmp_path_factory.mktemp("damaged")
+    path = folder / f"a{suffix}"
+    write_mar(path, FILES, SAID) if suffix == ".mar" else write_tgz(path, FILES, SAID, "top")
+    content = bytearray(path.read_bytes())
+    content[at : at + len(noise)] = noise
+    path.write_bytes(content)
+    with suppress(ArchiveError):
+        unpacked(path)
+
+
+def test_a_small_member_is_read_by_name(tmp_path: Path) -> None:
+    """Of folders as of files; what is not there is None."""
+    path = write_mar(tmp_path / "a.mar", FILES)
+    assert read_member(path, "handler.py", 100) == b"x = 1\n"
+    assert read_member(path, "nothing.py", 100) is None

@@ -1,0 +1,250 @@
+"""Archives served by `torpor serve`: what their handlers get, by each path and protocol, and what callers get back."""
+
+import concurrent.futures
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from archives import entry, manifest, write_mar, write_storage
+from torpor.predictors.protocol.messages import message
+
+ECHO = """
+import os
+from pathlib import Path
+
+class Echo:
+    def initialize(self, context):
+        import sibling
+        self.said = Path("labels.txt").read_text()
+        self.loaded = {"cwd": os.getcwd() == context.system_properties["model_dir"], "name": context.model_name,
+                       "version": context.manifest["model"]["modelVersion"], "yaml": context.model_yaml_config,
+                       "batch": context.system_properties["batch_size"], "gpu": context.system_properties["gpu_id"]}
+        self.batches = 0
+
+    def handle(self, data, context):
+        self.batches += 1
+        return [self.answer(row, context, place, len(data)) for place, row in enumerate(data)]
+
+    def answer(self, row, context, place, rows):
+        if row == {"body": "loaded"}:
+            return self.loaded
+        if row == {"body": "status"}:
+            context.set_response_status(418, "short and stout", place)
+            context.set_response_content_type(place, "text/plain")
+            context.set_response_header(place, "X-Pot", "tea")
+            context.metrics.add_counter("pots", 1, place)
+            return "I am a teapot"
+        return {"row": repr(row), "rows": rows, "explain": context.get_request_header(place, "explain"),
+                "mine": context.get_request_header(place, "X-Mine"), "url_path": context.get_request_header(place, "url_path")}
+"""
+FILES = {"handler.py": ECHO, "labels.txt": "a", "sibling.py": ""}
+
+LINEAR = """
+def handle(data, context):
+    if data is None:
+        return None
+    return [sum(x) if isinstance(x, list) else [sum(row) for row in x["data"]] for x in data]
+"""
+
+FUNCTION = """
+LOADED = []
+def answer(data, context):
+    if data is None:
+        LOADED.append(context.model_name)
+        return None
+    kinds = {"bytes": b"\\x00\\xff", "text": "gr\\u00fc\\u00df", "loaded": LOADED,
+             "object": {"a": ["gr\\u00fc\\u00df", float("nan")]}}
+    return [kinds[row["body"]] for row in data]
+"""
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """KServe's storage folder with a handler that tells what it gets, under two envelopes' worth of models."""
+    root = tmp_path_factory.mktemp("storage")
+    write_mar(root / "model-store/echo.mar", FILES, manifest("echo", version="1.0"))
+    write_mar(root / "model-store/echo2.mar", FILES, manifest("echo", version="2.0"))
+    write_mar(root / "model-store/linear.mar", {"linear.py": LINEAR}, manifest("linear", "linear.py"))
+    write_mar(root / "model-store/kinds.mar", {"kinds.py": FUNCTION}, manifest("kinds", "kinds:answer"))
+    snapshot = {
+        "echo": {"1.0": entry("echo.mar"), "2.0": entry("echo2.mar", defaultVersion=False)},
+        "linear": {"1.0": entry("linear.mar", batchSize=8, maxBatchDelay=5000)},
+        "kinds": {"1.0": entry("kinds.mar")},
+    }
+    return write_storage(root, snapshot)
+
+
+@pytest.fixture(scope="module")
+def server(serve, storage: Path):
+    return serve(storage)
+
+
+@pytest.fixture
+def client(connect_http1, server):
+    return connect_http1(server)
+
+
+TEXT, JSON = {"content-type": "text/plain"}, {"content-type": "application/json"}
+
+
+def test_a_handler_has_its_folder_its_siblings_and_its_context(client) -> None:
+    """Relative opens, bare imports, and what the context says at load."""
+    loaded = json.loads(client.request("POST", "/predictions/echo", b"loaded", TEXT).body)
+    assert loaded == {"cwd": True, "name": "echo", "version": "1.0", "yaml": {}, "batch": 1, "gpu": None}
+
+
+def test_predictions_go_by_any_method_and_to_any_version(client) -> None:
+    """The default version without one; what follows it is the handler's."""
+    reply = client.request("GET", "/predictions/echo/2.0/more/still", b"\x00", {"X-Mine": "1"})
+    answer = json.loads(reply.body)
+    assert answer == {
+        "row": "{'body': bytearray(b'\\x00')}",
+        "rows": 1,
+        "explain": "False",
+        "mine": "1",
+        "url_path": "more/still",
+    }
+    assert json.loads(client.request("POST", "/predictions/echo/2.0", b"loaded", TEXT).body)["version"] == "2.0"
+    assert json.loads(client.request("PUT", "/predictions/echo", b"[1]", JSON).body)["row"] == "{'body': [1]}"
+    assert json.loads(client.request("POST", "/explanations/echo", b"", {"explain": "False"}).body)["explain"] == "True"
+
+
+def test_an_answer_is_written_as_torchserve_writes_it(client) -> None:
+    """No content type unless the handler sets one; bytes, text, and indented JSON with escapes and NaN."""
+    expected = {b"bytes": b"\x00\xff", b"text": "grüß".encode(), b"loaded": b'[\n  "kinds"\n]',
+                b"object": b'{\n  "a": [\n    "gr\\u00fc\\u00df",\n    NaN\n  ]\n}'}  # fmt: skip
+    for kind, body in expected.items():
+        reply = client.request("POST", "/predictions/kinds", kind, TEXT)
+        assert (reply.status, reply.body) == (200, body)
+        assert "content-type" not in reply.headers
+        assert reply.headers["x-request-id"]
+
+
+def test_a_handler_sets_status_and_headers(client) -> None:
+    """Of its request alone."""
+    reply = client.request("POST", "/predictions/echo", b"status", TEXT)
+    assert (reply.status, reply.body, reply.headers["x-pot"]) == (418, b"I am a teapot", "tea")
+    assert reply.headers["content-type"] == "text/plain"
+
+
+def test_v1_gives_the_instances(client) -> None:
+    """As the data, and answers by what the handler returns; errors are v1's."""
+    reply = client.request("POST", "/v1/models/echo:predict", b'{"instances": [{"data": "x"}, 1.5]}')
+    rows = [answer["row"] for answer in reply.json()["predictions"]]
+    assert rows == ["{'data': 'x'}", "1.5"]
+    assert reply.json()["predictions"][0]["rows"] == 2
+    assert reply.headers["torpor-model-version"] == "1.0"
+    explained = client.request("POST", "/v1/models/echo/versions/2.0:explain", b'{"instances": [1]}').json()
+    assert explained["explanations"][0]["explain"] == "True"
+    assert client.request("POST", "/v1/models/echo:predict", b"{").error().startswith("the body is not JSON")
+    assert client.request("POST", "/v1/models/echo:predict", b'{"instances": 1}').error() == "instances must be a list"
+
+
+def test_v2_gives_the_inputs_in_their_shape(client) -> None:
+    """As objects; of BYTES the first element; each item that comes back is an output, flat."""
+    tensor = {"name": "x", "datatype": "FP32", "shape": [-1, 2], "data": [1, 2.5, 3, 4]}
+    answer = client.request(
+        "POST", "/v2/models/linear/infer", json.dumps({"id": "7", "inputs": [tensor]}).encode()
+    ).json()
+    output = {"name": "x", "datatype": "FP64", "shape": [2], "data": [3.5, 7.0]}
+    assert answer == {"id": "7", "model_name": "linear", "model_version": "1.0", "outputs": [output]}
+    texts = {"name": "t", "datatype": "BYTES", "shape": [2], "data": ["YQ==", "b"]}
+    answer = client.request("POST", "/v2/models/echo/infer", json.dumps({"inputs": [texts, tensor]}).encode()).json()
+    assert [output["datatype"] for output in answer["outputs"]] == ["BYTES", "BYTES"]
+    assert "'data': 'YQ=='" in answer["outputs"][0]["data"][0]["row"]
+    assert "'data': [[1.0, 2.5], [3.0, 4.0]]" in answer["outputs"][1]["data"][0]["row"]
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b"[1]", "the body is a JSON list, must be an object"),
+        (b"{}", "inputs must be a non-empty list of tensors"),
+        (b'{"inputs": [1]}', "inputs[0] is a int, must be an object"),
+        (b'{"inputs": [{"name": 1}]}', "inputs[0].name must be a str"),
+        (
+            b'{"inputs": [{"name": "x", "datatype": "FP32", "shape": [3], "data": [1]}]}',
+            "inputs[0]: data do not fit shape = [3]",
+        ),
+    ],
+)
+def test_a_wrong_v2_request_is_named(client, body: bytes, reason: str) -> None:
+    """400, with the field; TorchServe has 503 without a word."""
+    reply = client.request("POST", "/v2/models/echo/infer", body)
+    assert reply.status == 400
+    assert reply.error().startswith(reason)
+
+
+def test_v2_binary_and_grpc_are_tensors_both_ways(client, server, grpc_infer, binary_request) -> None:
+    """The handler gets the same objects; of BYTES the first element in base64, as KServe's server has it."""
+    data = np.array([[1, 2], [3, 4]], np.float32)
+    body, fields = binary_request({"x": data})
+    assert client.request("POST", "/v2/models/linear/infer", body, fields).tensors()["x"].tolist() == [3.0, 7.0]
+    infer = grpc_infer(server)
+    request = message("inference.ModelInferRequest")(model_name="linear", id="9")
+    request.inputs.add(name="x", datatype="FP32", shape=[2, 2])
+    request.raw_input_contents.append(data.tobytes())
+    response = infer(request, timeout=20)
+    assert np.frombuffer(response.raw_output_contents[0]).tolist() == [3.0, 7.0]
+    assert (response.id, response.outputs[0].datatype) == ("9", "FP64")
+    request = message("inference.ModelInferRequest")(model_name="echo")
+    request.inputs.add(name="t", datatype="BYTES", shape=[1]).contents.bytes_contents.append(b"a")
+    (answer,) = infer(request, timeout=20).outputs[0].contents.bytes_contents
+    assert "'data': 'YQ=='" in json.loads(answer)["row"]
+
+
+@pytest.mark.parametrize("protocol", ["v1", "v2"])
+def test_requests_that_come_together_are_one_batch_of_an_envelope(server, connect_http1, protocol: str) -> None:
+    """Each gets its own rows; TorchServe answers 503 to all of them."""
+
+    def ask(number: int) -> Any:
+        if protocol == "v1":
+            body: Any = {"instances": [[number, 1], [number, 2]]}
+            path, key = "/v1/models/linear:predict", "predictions"
+        else:
+            body = {"inputs": [{"name": "x", "datatype": "INT64", "shape": [2, 2], "data": [number, 1, number, 2]}]}
+            path, key = "/v2/models/linear/infer", "outputs"
+        answer = connect_http1(server).request("POST", path, json.dumps(body).encode()).json()[key]
+        return answer if protocol == "v1" else answer[0]["data"]
+
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        assert [*pool.map(ask, range(32))] == [[number + 1, number + 2] for number in range(32)]
+
+
+def test_what_is_not_there_is_answered_in_the_paths_own_words(client) -> None:
+    """TorchServe's object on its paths, KServe's elsewhere."""
+    for path, status, kind in (
+        ("/predictions/none", 404, "ModelNotFoundException"),
+        ("/predictions/echo/9", 404, "ModelVersionNotFoundException"),
+        ("/explanations/none", 404, "ModelNotFoundException"),
+    ):
+        reply = client.request("POST", path, b"x")
+        assert (reply.status, reply.json()["code"], reply.json()["type"]) == (status, status, kind)
+        assert reply.json()["message"].startswith("model '")
+    assert client.request("POST", "/v1/models/none:predict", b"{}").error().startswith("model 'none' is unknown")
+
+
+def test_a_model_that_is_no_archive_has_no_predictions(serve, connect_http1) -> None:
+    """It takes tensors, and has names for them."""
+    client = connect_http1(serve("echo"))
+    assert client.request("POST", "/predictions/echo", b"x").json()["type"] == "ModelNotFoundException"
+    assert client.request("GET", "/ping").json() == {"status": "Healthy"}
+
+
+def test_ping_and_readiness_are_the_models(client) -> None:
+    """All have a worker."""
+    assert client.request("GET", "/ping").json() == {"status": "Healthy"}
+    assert client.request("GET", "/v1/models/echo").json() == {"name": "echo", "ready": True}
+    assert client.request("GET", "/v2/models/echo/versions/2.0/ready").status == 200
+    assert client.request("GET", "/v2/models/echo").json()["versions"] == ["1.0", "2.0"]
+
+
+def test_an_envelope_of_the_configuration_is_that_of_predictions(serve, connect_http1, tmp_path: Path) -> None:
+    """The path still decides for v1 and v2."""
+    write_mar(tmp_path / "model-store/linear.mar", {"linear.py": LINEAR}, manifest("linear", "linear.py"))
+    client = connect_http1(serve(write_storage(tmp_path, None, "service_envelope=json\ndefault_workers_per_model=1")))
+    reply = client.request("POST", "/predictions/linear", b'{"instances": [[1, 2]]}', JSON)
+    assert (reply.body, "content-type" in reply.headers) == (b'{"predictions":[3]}', False)
+    assert client.request("POST", "/v1/models/linear:predict", b'{"instances": [[1, 2]]}', JSON).status == 200

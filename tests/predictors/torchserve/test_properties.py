@@ -1,0 +1,83 @@
+"""config.properties: Java's format, the keys that mean something, and the values that they cannot have."""
+
+import logging
+from pathlib import Path
+
+import pytest
+from torpor.predictors.settings import SettingError
+from torpor.predictors.torchserve.properties import Config, parse
+
+
+def read(tmp_path: Path, text: str, **environment: str) -> Config:
+    path = tmp_path / "config.properties"
+    path.write_text(text)
+    return Config.read(path, environment)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a=1", {"a": "1"}),
+        ("a = 1 ", {"a": "1 "}),
+        ("a:1\nb 2\nc", {"a": "1", "b": "2", "c": ""}),
+        ("# no\n ! no\n\n  a=#1", {"a": "#1"}),
+        ("a=1\\\n   2\\\r\n3", {"a": "123"}),
+        ("a=1\\\\\nb=2", {"a": "1\\", "b": "2"}),
+        ("a\\ b\\=c=d\\te", {"a b=c": "d\te"}),
+        ("a=\\u00e9\\q", {"a": "éq"}),
+        ("a=1\na=2", {"a": "2"}),
+        ("a==b", {"a": "=b"}),
+        ("a=1\\", {"a": "1"}),
+        ('s={"a":\\\n {"b": 1}}', {"s": '{"a":{"b": 1}}'}),
+    ],
+)
+def test_javas_format(text: str, expected: dict[str, str]) -> None:
+    """As java.util.Properties reads it: separators, comments, lines that go on, escapes."""
+    assert parse(text) == expected
+
+
+def test_keys_that_mean_something(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Others are said once, by name: KServe's own samples have keys that no version knew."""
+    caplog.set_level(logging.INFO)
+    config = read(
+        tmp_path, "job_queue_size=7\nNUM_WORKERS=1\nvmargs=-Xmx1g\ndecode_input_request=FALSE\nservice_envelope=kserve"
+    )
+    assert config == Config(job_queue_size=7, decode_input_request=False, service_envelope="kserve")
+    assert caplog.messages == [f"{tmp_path}/config.properties: without effect here: NUM_WORKERS, vmargs"]
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("job_queue_size=many", "job_queue_size = 'many', must be an integer of at least 1"),
+        ("job_queue_size=0", "job_queue_size = '0', must be an integer of at least 1"),
+        ("default_response_timeout=-1", "default_response_timeout = '-1', must be an integer of at least 1"),
+        ("decode_input_request=1", "decode_input_request = '1', must be true or false"),
+        ("service_envelope=v3", "service_envelope = 'v3', must be one of body, json, kserve, kservev2"),
+        ("model_snapshot={", "model_snapshot is not JSON"),
+        ('model_snapshot={"models": []}', "model_snapshot = .*, must be an object of models by name"),
+        ("models=[1]", "models = .*, must be an object of models by name"),
+    ],
+)
+def test_a_value_that_cannot_be_is_named(tmp_path: Path, line: str, reason: str) -> None:
+    """File, key, value and what it must be."""
+    with pytest.raises(SettingError, match=rf"config\.properties: {reason}"):
+        read(tmp_path, line)
+
+
+def test_the_environment_counts_where_the_file_says_so(tmp_path: Path) -> None:
+    """TorchServe's rule; KServe passes the envelope in this way."""
+    assert read(tmp_path, "", TS_SERVICE_ENVELOPE="kserve").service_envelope == ""
+    text = "enable_envvars_config=true\nservice_envelope=body"
+    assert read(tmp_path, text, TS_SERVICE_ENVELOPE="kserve").service_envelope == "kserve"
+
+
+def test_a_variable_in_a_value_is_the_environments(tmp_path: Path) -> None:
+    """$$NAME$$, empty where there is none."""
+    assert read(tmp_path, "model_store=/a/$$WHERE$$/$$NONE$$b", WHERE="x").model_store == "/a/x/b"
+
+
+def test_a_snapshot_without_models_loads_none(tmp_path: Path) -> None:
+    """TorchServe goes by its modelCount."""
+    assert read(tmp_path, 'model_snapshot={"modelCount": 0, "models": {"a": {}}}').snapshot == {}
+    assert read(tmp_path, 'model_snapshot={"modelCount": 1, "models": {"a": {}}}').snapshot == {"a": {}}

@@ -1,0 +1,89 @@
+"""What a handler gets of a body, by its content type."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from torpor.predictors.errors import InvalidInput
+from torpor.predictors.torchserve.worker.request_data import loads, read
+
+MULTIPART = "multipart/form-data; boundary=x--y"
+
+
+def row(content_type: str, body: bytes, decodes: bool = True) -> dict[str, object]:
+    return read({"content-type": content_type} if content_type else {}, body, decodes)[0]
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body", "value"),
+    [
+        ("application/json", b'{"a": [1, 2.5]}', {"a": [1, 2.5]}),
+        ("application/json; charset=utf-8", b"1", 1),
+        ("application/json", b'{"x": NaN', bytearray(b'{"x": NaN')),
+        ("Application/JSON", b"1", bytearray(b"1")),
+        ("text/plain", "é".encode(), "é"),
+        ("text/plain", b"\xff", bytearray(b"\xff")),
+        ("image/png", b"\x89PNG", bytearray(b"\x89PNG")),
+        ("", b"1", bytearray(b"1")),
+        ("", b"", bytearray()),
+    ],
+)
+def test_a_body_is_read_by_its_type(content_type: str, body: bytes, value: object) -> None:
+    """JSON and text, and what is neither, or is broken, as a bytearray."""
+    found = row(content_type, body)
+    assert found == {"body": value}
+    assert type(found["body"]) is type(value)
+
+
+def test_nothing_is_read_where_that_is_switched_off() -> None:
+    """decode_input_request=false."""
+    assert row("application/json", b"1", decodes=False) == {"body": bytearray(b"1")}
+
+
+def test_a_form_is_its_fields() -> None:
+    """Of `curl -d`; values are bytes whatever they look like, of a name that comes twice the last."""
+    form = "application/x-www-form-urlencoded"
+    assert row(form, b"a=1&b=%C3%A9+%2B&c&a=2") == {"a": b"2", "b": "é +".encode(), "c": b""}
+    assert row(form, b'{"instances": [1]}') == {'{"instances": [1]}': b""}
+
+
+def test_a_multipart_body_is_its_parts() -> None:
+    """A file is read by its own type, a field never."""
+    body = (
+        b'--x--y\r\nContent-Disposition: form-data; name="a"\r\nContent-Type: application/json\r\n\r\n1\r\n'
+        b'--x--y\r\ncontent-disposition: form-data; name=b; filename="f.json"\r\ncontent-type: application/json\r\n\r\n{"x": 1}'
+        b'\r\n--x--y\r\nContent-Disposition: form-data; name="c"; filename="f"\r\n\r\n\r\n--x\r\n\xff\r\n--x--y--\r\n'
+    )
+    found, types = read({"content-type": MULTIPART}, body, True)
+    assert found == {"a": b"1", "b": {"x": 1}, "c": b"\r\n--x\r\n\xff"}
+    assert types == {"b": "application/json", "c": ""}
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body", "reason"),
+    [
+        ("multipart/form-data", b"", "must name a boundary"),
+        (MULTIPART, b"--x--y\r\n\r\n1", "does not begin and end with its boundary"),
+        (MULTIPART, b"junk\r\n--x--y--", "does not begin and end with its boundary"),
+        (MULTIPART, b"--x--y\r\nContent-Type: a/b\r\n\r\n1\r\n--x--y--", "has no name"),
+        (MULTIPART, b"--x--y\r\n" * 1002 + b"--x--y--", r"has 1002 parts, must be at most 1000"),
+    ],
+)
+def test_a_broken_multipart_body_is_refused(content_type: str, body: bytes, reason: str) -> None:
+    """Half of a form would be half an answer."""
+    with pytest.raises(InvalidInput, match=reason):
+        row(content_type, body)
+
+
+@given(st.binary(max_size=300))
+def test_any_multipart_body_is_read_or_refused(body: bytes) -> None:
+    """Nothing else comes of it."""
+    try:
+        row(MULTIPART, b"--x--y\r\n" + body + b"\r\n--x--y--")
+    except InvalidInput:
+        return
+
+
+@pytest.mark.parametrize(("text", "value"), [(b'{"x": NaN}', "{'x': nan}"), (b'"\\ud800"', "'\\ud800'"), (b"1", "1")])
+def test_json_is_what_the_standard_library_reads(text: bytes, value: str) -> None:
+    """Also where the quick reader does not."""
+    assert repr(loads(text)) == value
