@@ -320,7 +320,10 @@ class Http1(asyncio.Protocol):
             self._transport.close()
 
     def _write(self, status: int, body: bytes, fields: Fields, connection: bytes, with_body: bool) -> None:
-        lines = [_STATUS_LINES[status], b"content-length: %d" % len(body), b"date: " + self._server.date]
+        lines = [_STATUS_LINES.get(status) or b"HTTP/1.1 %d " % status]
+        if status != 204:  # which has no body (RFC 9110, 8.6)
+            lines.append(b"content-length: %d" % len(body))
+        lines.append(b"date: " + self._server.date)
         for name, value in fields:
             lines.append(name + b": " + value)
         if connection:

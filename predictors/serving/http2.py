@@ -680,10 +680,9 @@ class Stream(Exchange):
     def respond(self, status: int, body: bytes, fields: Fields = ()) -> None:
         if not self._answers():
             return
-        block = b"".join((
-            status_field(status), encode_field(b"content-length", b"%d" % len(body)),
-            encode_field(b"date", self._connection.date), _encoded(tuple(fields)),
-        ))  # fmt: skip
+        length = encode_field(b"content-length", b"%d" % len(body)) if status != 204 else b""  # RFC 9110, 8.6
+        date = encode_field(b"date", self._connection.date)
+        block = b"".join((status_field(status), length, date, _encoded(tuple(fields))))
         self._connection.send_answer(self, block, b"" if self.head.method == "HEAD" else body, None)
 
     def respond_grpc(self, message: bytes, trailers: tuple[Field, ...], fields: tuple[Field, ...] = ()) -> None:

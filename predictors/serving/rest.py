@@ -47,6 +47,9 @@ MAX_ERROR_BYTES = 500
 MAX_ERROR_BODY_BYTES = 690
 """Error texts are cut here: Knative's in-memory broker crashes on bodies of about 770 bytes."""
 
+_BODILESS = (204, 205, 304)
+"""Statuses whose answers have no body, whatever the model made of one."""
+
 _ANY_METHOD = ("/predictions/", "/explanations/")
 """Paths whose requests are inferences by whatever method, as TorchServe has it."""
 
@@ -387,7 +390,7 @@ class Rest:
         if result.status == 200:
             self._compress(exchange, result.body, fields)
         else:
-            exchange.respond(result.status, result.body, fields)
+            exchange.respond(result.status, b"" if result.status in _BODILESS else result.body, fields)
 
     def _infer(self, model: Served, exchange: Exchange, request: InferRequest, encode: Encode) -> None:
         """Run the request; the answer comes when its batch has run."""

@@ -13,6 +13,7 @@ from .answers import Unanswerable
 from .context import Context, RequestHeaders, RequestProcessor
 from .envelopes import Answer, Call, Envelope
 from .handler import Handle
+from .pieces import MORE_FOLLOWS, Pieces
 
 logger = logging.getLogger("torpor.handler")
 
@@ -63,15 +64,16 @@ class Service:
         is_alone = len(calls) == 1
         processors = [RequestProcessor(_headers_of(call)) for call in calls]
         try:
-            results = self._results(calls, processors)
+            results, pieces = self._results(calls, processors)
             rows = [len(call.rows) for call in calls]
             if is_alone:
-                return [_reply(envelope.answer(calls[0], results), processors[0])]
+                return [_reply(envelope.answer(calls[0], results), processors[0], pieces.take(0, rows[0]))]
             if len(results) == sum(rows):
                 replies: list[Reply] = []
                 at = 0
                 for call, count, processor in zip(calls, rows, processors, strict=True):
-                    replies.append(_reply(envelope.answer(call, results[at : at + count]), processor))
+                    answer = envelope.answer(call, results[at : at + count])
+                    replies.append(_reply(answer, processor, pieces.take(at, count)))
                     at += count
                 return replies
             logger.warning("the handler gave %d items for %d rows of %d requests", len(results), sum(rows), len(calls))
@@ -88,8 +90,8 @@ class Service:
         middle = len(calls) // 2
         return self._answer(envelope, calls[:middle]) + self._answer(envelope, calls[middle:])
 
-    def _results(self, calls: list[Call], processors: list[RequestProcessor]) -> list[Any]:
-        """What the handler returns for the rows of the calls. Raises Unanswerable for what is no list."""
+    def _results(self, calls: list[Call], processors: list[RequestProcessor]) -> tuple[list[Any], Pieces]:
+        """What the handler returns for the rows of the calls, and sent before. Raises Unanswerable for what is no list."""
         data = [row for call in calls for row in call.rows]
         # A request without rows has a header all the same.
         counts = [max(1, len(call.rows)) for call in calls]
@@ -97,10 +99,11 @@ class Service:
             [call.id for call, count in zip(calls, counts, strict=True) for _ in range(count)],
             [processor for processor, count in zip(processors, counts, strict=True) for _ in range(count)],
         )
+        self._context.cl_socket = pieces = Pieces()
         results = self._handle(data, self._context)
         if not isinstance(results, list):
             raise Unanswerable(f"Invalid model predict output: {type(results).__name__}, must be a list")
-        return results
+        return results, pieces
 
 
 def _headers_of(call: Call) -> RequestHeaders:
@@ -110,7 +113,8 @@ def _headers_of(call: Call) -> RequestHeaders:
     return headers
 
 
-def _reply(answer: Answer, processor: RequestProcessor) -> Reply:
+def _reply(answer: Answer, processor: RequestProcessor, pieces: bytes) -> Reply:
+    """pieces: what the handler sent before its answer's end, "" for nothing."""
     headers = {str(name).lower(): _text(value) for name, value in processor.get_response_headers().items()}
     if answer.content_type:
         headers.setdefault("content-type", answer.content_type)
@@ -118,7 +122,8 @@ def _reply(answer: Answer, processor: RequestProcessor) -> Reply:
     if type(status) is not int or not 200 <= status <= 599:
         return Reply(error="ModelFailed", text=f"the handler set status = {status!r}, must be in [200, 599]")
     reply = Reply(status=status, headers=headers, outputs=answer.outputs)
-    reply.blobs = answer.blobs
+    headers.pop(MORE_FOLLOWS, None)
+    reply.blobs = [pieces + answer.blobs[0]] if pieces else answer.blobs
     return reply
 
 

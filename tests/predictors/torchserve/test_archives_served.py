@@ -30,6 +30,9 @@ class Echo:
     def answer(self, row, context, place, rows):
         if row == {"body": "loaded"}:
             return self.loaded
+        if row == {"body": "nothing"} or row == {"body": "odd"}:
+            context.set_response_status(204 if row["body"] == "nothing" else 299, "", place)
+            return "what nobody gets"
         if row == {"body": "status"}:
             context.set_response_status(418, "short and stout", place)
             context.set_response_content_type(place, "text/plain")
@@ -127,6 +130,17 @@ def test_a_handler_sets_status_and_headers(client) -> None:
     reply = client.request("POST", "/predictions/echo", b"status", TEXT)
     assert (reply.status, reply.body, reply.headers["x-pot"]) == (418, b"I am a teapot", "tea")
     assert reply.headers["content-type"] == "text/plain"
+
+
+@pytest.mark.parametrize("version", ["HTTP/1.1", "HTTP/2"])
+def test_an_answer_without_a_body_ends_where_it_ends(server, connect_http1, connect_http2, version: str) -> None:
+    """A 204 has no body whatever the handler returned, and what comes next on the connection is the next answer."""
+    client = (connect_http1 if version == "HTTP/1.1" else connect_http2)(server)
+    reply = client.request("POST", "/predictions/echo", b"nothing", TEXT)
+    assert (reply.status, reply.body) == (204, b"")
+    assert "content-length" not in reply.headers
+    assert client.request("POST", "/predictions/echo", b"odd", TEXT).status == 299
+    assert client.request("POST", "/predictions/echo", b"status", TEXT).body == b"I am a teapot"
 
 
 def test_v1_gives_the_instances(client) -> None:

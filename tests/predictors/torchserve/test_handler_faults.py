@@ -123,6 +123,22 @@ def test_a_killed_worker_is_back(ask) -> None:
     assert ask("single", "good")[1]["pid"] != before
 
 
+def test_a_worker_that_dies_before_it_begins_costs_nothing(ask, server, connect_http1) -> None:
+    """What it had not read was not its end; TorchServe answers 500."""
+    before = ask("single", "good")[1]["pid"]
+    os.kill(before, signal.SIGSTOP)
+    client = connect_http1(server)
+    stream = client.send("POST", "/predictions/single", b"late", {"content-type": "text/plain"})
+    for _ in range(
+        3
+    ):  # the server has taken the request and handed it over, most likely; the answer is the same if not
+        connect_http1(server).request("GET", "/ping")
+    os.kill(before, signal.SIGKILL)
+    reply = client.receive(stream)
+    assert reply.status == 200
+    assert json.loads(reply.body)["pid"] != before
+
+
 def test_a_callers_error_is_of_the_path(server, connect_http1) -> None:
     """A handler's exception has one status by all protocols, and no path shows its text."""
     client = connect_http1(server)
