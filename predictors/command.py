@@ -196,7 +196,6 @@ def _catalog(options: argparse.Namespace, outside: Outside) -> "Models":
         return Catalog({name: ModelClass(name, source, folder, outside)})
     root = Path(source).resolve()
     if has_archives(root) and not is_model_folder(root):
-        from .runtime.cores import usable_cores
         from .torchserve.store import ArchiveStore
 
         # The service's name is not the model's: paths have the one that the archive, or the snapshot, gives it.

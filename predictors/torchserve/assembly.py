@@ -85,8 +85,7 @@ class AssembledArchive:
             "limit_max_image_pixels": self.config.limit_max_image_pixels,
             "log_level": self.settings["log_level"],
         }
-        threads = self.settings["threads"] or max(1, self.cores // workers_count)
-        environment = {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1", **os.environ}
+        environment = {"PYTHONUNBUFFERED": "1", **os.environ, "OMP_NUM_THREADS": self._threads(workers_count)}
 
         async def start(on_end: OnEnd) -> WorkerProcess:
             number = next(numbers)
@@ -96,6 +95,12 @@ class AssembledArchive:
             return worker
 
         return start
+
+    def _threads(self, workers_count: int) -> str:
+        """Of each worker: its share of the cores, or fewer if the environment says so."""
+        share = self.settings["threads"] or max(1, self.cores // workers_count)
+        said = os.environ.get("OMP_NUM_THREADS", "")
+        return str(min(share, int(said))) if said.isdecimal() and int(said) else str(share)
 
     def _gpus(self) -> int:
         """How many the workers are spread over."""

@@ -59,6 +59,9 @@ Start = Callable[[OnEnd], Awaitable[WorkerProcess]]
 class Workers:
     """`count` processes of one archive; belongs to one event loop."""
 
+    halved_s = 0.0
+    """They halve a batch in their own time: what limits it is the response timeout."""
+
     def __init__(self, name: str, count: int, start: Start, response_timeout_s: float) -> None:
         self.name = name
         self.devices = self.in_flight = count
