@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -98,12 +99,12 @@ def inference_service(name: str, mark: int, pods: int = 0) -> dict[str, Any]:
         "apiVersion": "serving.kserve.io/v1beta1",
         "kind": "InferenceService",
         "metadata": {"name": name, "annotations": annotations},
-        "spec": {"predictor": {**scale, "timeout": 30, **_pod(mark)}},
+        "spec": {"predictor": {**scale, "timeout": 10, **_pod(mark)}},
     }
 
 
 def knative_service(name: str, mark: int) -> dict[str, Any]:
-    template = {"metadata": {"annotations": SLEEPY}, "spec": {"timeoutSeconds": 30, **_pod(mark)}}
+    template = {"metadata": {"annotations": SLEEPY}, "spec": {"timeoutSeconds": 10, **_pod(mark)}}
     return {
         "apiVersion": "serving.knative.dev/v1",
         "kind": "Service",
@@ -231,6 +232,7 @@ class Soak:
         name, address = pod["metadata"]["name"], pod["status"]["podIP"]
         kill = Kill(time.monotonic())
         self.killed.append(kill)
+        await asyncio.to_thread(_kill_processes, pod["metadata"]["uid"])
         await self._kubectl("delete", "pod", name, "--grace-period=0", "--force", "--wait=false")
 
         async def see(what: str, is_so: Callable[[], bool]) -> float:
@@ -251,7 +253,7 @@ class Soak:
     async def _cycle(self, service: str, callers: Marks, count: int) -> None:
         wakes_s = self.wakes_s.setdefault(service, [])
         while len(wakes_s) < count:
-            await self._until(lambda: not self._pods(service), f"{service} at zero")
+            await self._until(lambda: self._is_at_zero(service), f"{service} at zero")
             began_s = time.monotonic()
             loop = asyncio.get_running_loop()
             answers: list[asyncio.Future[None]] = [loop.create_future() for _ in range(TOGETHER)]
@@ -287,6 +289,10 @@ class Soak:
 
     def _pods(self, service: str) -> list[dict[str, Any]]:
         return self._cluster.list("v1", "Pod", self.namespace, f"serving.knative.dev/service={service}")
+
+    def _is_at_zero(self, service: str) -> bool:
+        """Whether its pods have gone, or are ending: none of them is given another request."""
+        return all("deletionTimestamp" in pod["metadata"] for pod in self._pods(service))
 
     def _ready(self, service: str) -> int:
         """Pods that are ready and stay; of one revision, if all others have gone."""
@@ -335,6 +341,14 @@ class SoakError(Exception):
     """The soak cannot go on."""
 
 
+def _kill_processes(pod: str) -> None:
+    """SIGKILL what runs in the pod of this uid, where its node is this machine: the kubelet would say SIGTERM first."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if f"pod{pod}" in (process / "cgroup").read_text().replace("_", "-"):
+                os.kill(int(process.name), signal.SIGKILL)
+
+
 def _listens(address: str) -> bool:
     """Whether the pod's queue-proxy takes connections."""
     try:
@@ -361,11 +375,11 @@ def report(soak: Soak, versions: str) -> str:
         "callers in a loop reached. Clients never retry.",
         f"- {len(soak.rolled_out_s)} rollouts of it by `torpor rollout` (50 %, 100 %), "
         f"{_median(soak.rolled_out_s):.1f} s each in the median.",
-        f"- {len(soak.killed)} of its pods killed (`kubectl delete pod --grace-period=0 --force`): dead after "
+        f"- {len(soak.killed)} of its pods killed (SIGKILL of all of its processes, and `kubectl delete pod --force`): dead after "
         f"{_median([k.dead_s - k.began_s for k in soak.killed]):.2f} s, out of the endpoints after "
         f"{_median([k.removed_s - k.began_s for k in soak.killed]):.2f} s in the median.",
         f"- {len(wakes)} cycles to zero and back of two services beside it, each woken by {TOGETHER} requests at once "
-        "(window 6 s, no retention).", "",
+        "(window 6 s, no retention), as soon as its last pod was ending.", "",
         "| service | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 1) + "|",
     ]  # fmt: skip
     for name, callers in (("under load", soak.loaded), *zip(soak.wakes_s, soak.cycled, strict=True)):
@@ -388,22 +402,20 @@ def _versions() -> str:
         return subprocess.run(["kubectl", *arguments], capture_output=True, text=True, check=True).stdout
 
     kubernetes = json.loads(ask("version", "-o", "json"))["serverVersion"]["gitVersion"]
-    label = r"jsonpath={.metadata.labels.app\.kubernetes\.io/version}"
-    knative = ask("-n", "knative-serving", "get", "deployment", "controller", "-o", label)
     image = "jsonpath={.spec.template.spec.containers[0].image}"
-    kserve = ask("-n", "kserve", "get", "deployment", "kserve-controller-manager", "-o", image)
-    return f"Kubernetes {kubernetes}, Knative Serving {knative}, KServe {kserve.rpartition(':')[2]}"
+    names = {"Knative Serving": ("knative-serving", "controller"), "KServe": ("kserve", "kserve-controller-manager")}
+    images = {name: ask("-n", where, "get", "deployment", what, "-o", image) for name, (where, what) in names.items()}
+    return ", ".join([f"Kubernetes {kubernetes}", *(f"{name} ({image})" for name, image in images.items())])
 
 
 async def _watched(work: Callable[[], Awaitable[None]]) -> str:
     """Run it; why it did not come to its end."""
+    reason = ""
     try:
         await work()
     except* SoakError as group:
-        return str(group.exceptions[0])
-    except* asyncio.CancelledError:
-        return "it was interrupted"
-    return ""
+        reason = str(group.exceptions[0])
+    return reason
 
 
 def main() -> int:

@@ -68,6 +68,10 @@ class Accompanied:
     def compiles(self) -> bool:
         return self._inner.compiles
 
+    @property
+    def halved_s(self) -> float:
+        return self._inner.halved_s
+
     def load(self) -> None:
         self._inner.load()
         self._transformer.load()

@@ -7,6 +7,7 @@ a row that is to blame fails alone.
 """
 
 import asyncio
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
@@ -41,6 +42,9 @@ class Joined:
 
     devices = in_flight = 2
     """One joined request is on its way while the other runs; more at once would only be smaller."""
+
+    halved_s = -math.inf
+    """Nothing is halved here."""
 
     def __init__(
         self, send: Send, settings: BatchingSettings, model_name: str, timeout_s: float, deadlines: Deadlines
