@@ -46,7 +46,7 @@ PODS = 2
 TOGETHER = 3
 """Requests that wake a service."""
 
-_CAPACITY_S = 5.0
+_CAPACITY_S = 20.0
 _LIMIT_S = 180.0
 _TICK_S = 0.05
 _QUIET_S = 2.0
@@ -99,12 +99,12 @@ def inference_service(name: str, mark: int, pods: int = 0) -> dict[str, Any]:
         "apiVersion": "serving.kserve.io/v1beta1",
         "kind": "InferenceService",
         "metadata": {"name": name, "annotations": annotations},
-        "spec": {"predictor": {**scale, "timeout": 10, **_pod(mark)}},
+        "spec": {"predictor": {**scale, "timeout": 30, **_pod(mark)}},
     }
 
 
 def knative_service(name: str, mark: int) -> dict[str, Any]:
-    template = {"metadata": {"annotations": SLEEPY}, "spec": {"timeoutSeconds": 10, **_pod(mark)}}
+    template = {"metadata": {"annotations": SLEEPY}, "spec": {"timeoutSeconds": 30, **_pod(mark)}}
     return {
         "apiVersion": "serving.knative.dev/v1",
         "kind": "Service",
@@ -167,6 +167,8 @@ class Soak:
     lasted_s: float = 0.0
     cut_short: str = ""
     _cluster: ApiServer = field(default_factory=ApiServer)
+    _waking: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """One pod of a service that sleeps starts at a time: its node would have them all at once."""
 
     async def run(self) -> None:
         """Do it all; what was made goes in any case."""
@@ -188,7 +190,11 @@ class Soak:
         self.loaded = Marks(await self._host("loaded-predictor"), rows)
         self.cycled = [Marks(await self._host(name), rows) for name in ("isvc-predictor", "ksvc")]
         await self._until(lambda: self._ready("loaded-predictor") == PODS, "the pods of the service under load")
-        for _ in range(2):  # the first one finds cold connections and batches that were never seen
+        async with (
+            asyncio.TaskGroup() as group
+        ):  # pods start beside it, as they will all the time: they share the cores
+            for name, callers in zip(("isvc-predictor", "ksvc"), self.cycled, strict=True):
+                group.create_task(self._cycle(name, callers, 1))
             self.capacity = await self.loaded.capacity(_CAPACITY_S)
         self.say(f"{self.capacity:.0f} answers a second in a loop; {SHARE:.0%} of it from now on")
         self.loaded.offered = self.loaded.correct = 0
@@ -228,7 +234,8 @@ class Soak:
 
     async def _kill(self) -> None:
         await self._until(lambda: self._ready("loaded-predictor") == PODS, "the pods of the service under load")
-        pod = min(self._pods("loaded-predictor"), key=lambda pod: pod["metadata"]["creationTimestamp"])
+        staying = [pod for pod in self._pods("loaded-predictor") if "deletionTimestamp" not in pod["metadata"]]
+        pod = min(staying, key=lambda pod: pod["metadata"]["creationTimestamp"])
         name, address = pod["metadata"]["name"], pod["status"]["podIP"]
         kill = Kill(time.monotonic())
         self.killed.append(kill)
@@ -254,17 +261,21 @@ class Soak:
         wakes_s = self.wakes_s.setdefault(service, [])
         while len(wakes_s) < count:
             await self._until(lambda: self._is_at_zero(service), f"{service} at zero")
-            began_s = time.monotonic()
-            loop = asyncio.get_running_loop()
-            answers: list[asyncio.Future[None]] = [loop.create_future() for _ in range(TOGETHER)]
-            for answer in answers:
-                callers.ask(answer)
-            async with asyncio.timeout(_LIMIT_S):
-                await asyncio.wait(answers, return_when=asyncio.FIRST_COMPLETED)
-                wakes_s.append(time.monotonic() - began_s)
-                await asyncio.gather(*answers)
+            async with self._waking:
+                await self._wake(callers, wakes_s)
             done = sum(map(len, self.wakes_s.values()))
             self.say(f"cycle {done} of {self.cycles}: {service} woke in {wakes_s[-1]:.2f} s")
+
+    async def _wake(self, callers: Marks, wakes_s: list[float]) -> None:
+        began_s = time.monotonic()
+        loop = asyncio.get_running_loop()
+        answers: list[asyncio.Future[None]] = [loop.create_future() for _ in range(TOGETHER)]
+        for answer in answers:
+            callers.ask(answer)
+        async with asyncio.timeout(_LIMIT_S):
+            await asyncio.wait(answers, return_when=asyncio.FIRST_COMPLETED)
+            wakes_s.append(time.monotonic() - began_s)
+            await asyncio.gather(*answers)
 
     def say(self, text: str) -> None:
         print(f"{time.monotonic() - self.began_s:6.0f} s  {text}", file=sys.stderr, flush=True)
@@ -295,9 +306,9 @@ class Soak:
         return all("deletionTimestamp" in pod["metadata"] for pod in self._pods(service))
 
     def _ready(self, service: str) -> int:
-        """Pods that are ready and stay; of one revision, if all others have gone."""
-        pods = self._pods(service)
-        if any("deletionTimestamp" in pod["metadata"] for pod in pods):
+        """Pods that are ready and stay; 0 while there are those of two revisions."""
+        pods = [pod for pod in self._pods(service) if "deletionTimestamp" not in pod["metadata"]]
+        if len({pod["metadata"]["labels"]["serving.knative.dev/revision"] for pod in pods}) > 1:
             return 0
         conditions = (pod["status"].get("conditions", ()) for pod in pods)
         return sum({"Ready": "True"}.items() <= {c["type"]: c["status"] for c in each}.items() for each in conditions)
@@ -372,7 +383,7 @@ def report(soak: Soak, version: str) -> str:
         lines += [f"**It did not come to its end: {soak.cut_short}**", ""]
     lines += [
         f"- Under load: an InferenceService with {PODS} pods, at {SHARE:.0%} of the {soak.capacity:.0f} answers a second that "
-        "callers in a loop reached. Clients never retry.",
+        "callers in a loop reached while the others were woken. Clients never retry.",
         f"- {len(soak.rolled_out_s)} rollouts of it by `torpor rollout` (50 %, 100 %), "
         f"{_median(soak.rolled_out_s):.1f} s each in the median.",
         f"- {len(soak.killed)} of its pods killed (SIGKILL of all of its processes, and `kubectl delete pod --force`): dead "
