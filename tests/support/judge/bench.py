@@ -1,0 +1,14 @@
+"""What the tests share with the benchmarks: the peer's environment, and archives by the real archiver."""
+
+import sys
+from pathlib import Path
+
+FOLDER = Path(__file__).resolve().parents[3] / "benchmarks"
+
+# In front for these imports alone: other modules there have names (`models`, `rows`, `run`) that must hide nobody's.
+sys.path.insert(0, str(FOLDER))
+try:
+    import archives as archives
+    import environments as environments
+finally:
+    sys.path.remove(str(FOLDER))

@@ -1,0 +1,123 @@
+"""TorchServe, and torpor, each on a storage folder that a scene wrote, for as long as its calls take."""
+
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from judge.bench import environments
+from judge.client import Addresses, by_http
+from judge.scenes import Call, Scene
+
+START_S = 120
+SHIMS = Path(__file__).with_name("shims")
+
+LOGS = """<?xml version="1.0" encoding="UTF-8"?>
+<Configuration status="ERROR"><Appenders><Console name="out" target="SYSTEM_OUT"><PatternLayout pattern="%d %p %c - %m%n"/>
+</Console></Appenders><Loggers><Root level="INFO"><AppenderRef ref="out"/></Root></Loggers></Configuration>
+"""
+
+
+def unavailable() -> str:
+    """Why TorchServe can't run here, or nothing."""
+    if shutil.which("java") is None:
+        return "needs Java"
+    try:
+        environments.python_of("torchserve")
+    except environments.UnavailableError as error:
+        return str(error)
+    return ""
+
+
+@contextmanager
+def torchserve(scene: Scene, folder: Path, store: Path) -> Iterator[Addresses]:
+    ports = _free_ports(5)
+    inference, management, metrics, grpc, grpc_management = ports
+    addresses = {
+        "inference_address": f"http://127.0.0.1:{inference}", "management_address": f"http://127.0.0.1:{management}",
+        "metrics_address": f"http://127.0.0.1:{metrics}", "grpc_inference_port": str(grpc),
+        "grpc_management_port": str(grpc_management), "enable_envvars_config": "true",
+    }  # fmt: skip
+    scene.write(folder, store, addresses)
+    (folder / "log4j2.xml").write_text(LOGS)
+    python = environments.python_of("torchserve")
+    command = [
+        str(python.with_name("torchserve")), "--foreground", "--start", "--ncs", f"--log-config={folder / 'log4j2.xml'}",
+        f"--model-store={folder / 'model-store'}", f"--ts-config={folder / 'config' / 'config.properties'}",
+    ]  # fmt: skip
+    environment = _environment() | {"PATH": f"{python.parent}:{os.environ['PATH']}"}
+    if scene.grpc_protocol:
+        environment["TS_OPEN_INFERENCE_PROTOCOL"] = scene.grpc_protocol
+    names = [f"127.0.0.1:{port}" for port in (inference, management, grpc, grpc_management)]
+    with _running(command, folder, environment) as (process, log):
+        server = Addresses(*names)
+        _wait(process, log, scene, server)
+        yield server
+
+
+def _wait(process: subprocess.Popen[bytes], log: Path, scene: Scene, server: Addresses) -> None:
+    """Until every model has a worker that is ready: TorchServe's ping says Healthy before."""
+    limit_s = time.monotonic() + START_S
+    waiting = scene.ready()
+    while waiting:
+        assert process.poll() is None, log.read_text()[-3000:]
+        assert time.monotonic() < limit_s, f"{waiting[0]} is not ready: {log.read_text()[-3000:]}"
+        answer = by_http(server, Call("GET", f"/models/{waiting[0]}", is_management=True))
+        if b'"READY"' in answer.body:
+            waiting.pop(0)
+        else:
+            time.sleep(0.2)
+
+
+def _environment() -> dict[str, str]:
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("TORPOR_", "K_SERVICE", "PORT", "TS_", "PYTHON"))}
+    return kept | {"PYTHONPATH": str(SHIMS), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+
+
+@contextmanager
+def _running(
+    command: list[str], folder: Path, environment: dict[str, str]
+) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+    """A session of its own, in whose folder sockets and pid files of fixed names stay."""
+    log, scratch = folder / "server.log", folder / "tmp"
+    scratch.mkdir()
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, cwd=folder, env=environment | {"TMPDIR": str(scratch), "TEMP": str(scratch)},
+            stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+    try:
+        yield process, log
+    finally:
+        for signum in (signal.SIGTERM, signal.SIGKILL):
+            try:
+                os.killpg(process.pid, signum)
+            except ProcessLookupError:
+                break
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                continue
+
+
+def _free_ports(count: int) -> list[int]:
+    """Below the range from which the kernel takes ports for clients."""
+    while True:
+        ports = random.sample(range(15_000, 30_000), count)
+        sockets = [socket.socket() for _ in ports]
+        try:
+            for one, port in zip(sockets, ports, strict=True):
+                one.bind(("127.0.0.1", port))
+            return ports
+        except OSError:
+            continue
+        finally:
+            for one in sockets:
+                one.close()

@@ -1,0 +1,37 @@
+"""TorchServe's answers, obtained once a session, scene by scene, and torpor's beside them."""
+
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+from judge import archives, servers
+from judge.cases import SCENES
+from judge.client import Answer, ask
+
+Answers = dict[str, list[Answer]]
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Every archive, made by the real archiver."""
+    if reason := servers.unavailable():
+        pytest.skip(f"TorchServe can't run here: {reason}")
+    generated, folder = tmp_path_factory.mktemp("weights"), tmp_path_factory.mktemp("store")
+    archives.generate(generated)
+    for archive in archives.ARCHIVES.values():
+        archive.make(folder, generated)
+    yield folder
+
+
+@pytest.fixture(scope="session")
+def torchserve_answers(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Answers]:
+    """TorchServe's answers to a scene's cases, by case."""
+
+    @cache
+    def answers(name: str) -> Answers:
+        scene = SCENES[name]
+        with servers.torchserve(scene, tmp_path_factory.mktemp(f"torchserve-{name}"), store) as server:
+            return {case.name: ask(server, case) for case in scene.cases}
+
+    return answers

@@ -1,0 +1,3 @@
+"""Neither a function `handle` nor a class."""
+
+NUMBER = 1
