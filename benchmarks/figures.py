@@ -7,6 +7,7 @@ body at its own path.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from archived import ArchivedTorchServe, ArchivedTorpor, ArchiveMemory, ArchiveStart, wire
 from beginnings import BusyProbe, FirstRequests, Memory, Start
 from chain import ChainLatency
 from chained import Chained
@@ -180,6 +181,84 @@ def minilm() -> Figure:
             "mlserver": "its adaptive batching joins only inputs of equal shape",
             "bentoml": "its batchable arrays are joined along one axis and can't be ragged",
         },
+    )
+
+
+def torchserve() -> Figure:
+    packages, options = ("torchserve", "torch"), ("raw", "json")
+    ours = {form: ArchivedTorpor("torpor", form=form) for form in options}
+    theirs = {form: ArchivedTorchServe("torchserve", packages, warm_s=6.0, form=form) for form in options}
+    names = {"raw": "MLP, raw", "json": "MLP, JSON"}
+    sentences = "MiniLM, tokenising"
+    text = wire("sentences", "raw")
+    return Figure(
+        "torchserve",
+        "the same archive in both, batches on: MLP by raw bodies and by JSON, texts that the handler tokenises; 64 connections",
+        "requests/s",
+        [
+            line
+            for form, name in names.items()
+            for line in (
+                Served(f"torpor, {name}", ours[form], wire("mlp", form), form=form),
+                Served(f"torchserve, {name}", theirs[form], wire("mlp", form), form=form),
+            )
+        ]
+        + [
+            Served(f"torpor, {sentences}", ours["raw"], text, "sentences"),
+            Tuned(f"torchserve, {sentences}", theirs["raw"], text, "sentences"),
+        ],
+        [
+            Claim(1.5, "torchserve, MLP, raw", "torpor, MLP, raw"),
+            Claim(3, "torchserve, MLP, JSON", "torpor, MLP, JSON"),
+            Claim(1.5, f"torchserve, {sentences}", f"torpor, {sentences}"),
+        ],
+    )
+
+
+ARCHIVED = [("mlp", "MLP"), ("sentences", "MiniLM")]
+
+
+def torchserve_start() -> Figure:
+    torpor, peer = ArchivedTorpor("torpor"), ArchivedTorchServe("torchserve")
+    return Figure(
+        "torchserve-start",
+        "process start to the first correct answer with the same archive, beside a bare script that does the same, and TorchServe",
+        "s",
+        [
+            line
+            for model, name in ARCHIVED
+            for line in (
+                ArchiveStart(f"torpor, {name}", torpor, model),
+                ArchiveStart(f"script, {name}", None, model),
+                ArchiveStart(f"torchserve, {name}", peer, model),
+            )
+        ],
+        [
+            claim
+            for _, name in ARCHIVED
+            for claim in (
+                Claim(1.15, f"script, {name}", f"torpor, {name}", at_most=True),
+                Claim(1, f"torchserve, {name}", f"torpor, {name}", at_most=True),
+            )
+        ],
+    )
+
+
+def torchserve_memory() -> Figure:
+    torpor, peer = ArchivedTorpor("torpor"), ArchivedTorchServe("torchserve")
+    return Figure(
+        "torchserve-memory",
+        "memory of all processes after the first answer, the same archive in both, one worker",
+        "MiB",
+        [
+            line
+            for model, name in ARCHIVED
+            for line in (
+                ArchiveMemory(f"torpor, {name}", torpor, model),
+                ArchiveMemory(f"torchserve, {name}", peer, model),
+            )
+        ],
+        [Claim(0.7, f"torchserve, {name}", f"torpor, {name}", at_most=True) for _, name in ARCHIVED],
     )
 
 
@@ -421,4 +500,5 @@ FIGURES = {"v2-binary": v2_binary, "json": json_bodies, "grpc": grpc, "minilm": 
            "start": start, "first-requests": first_requests, "memory": memory, "busy": busy, "large": large,
            "open-loop": open_loop, "simulated": simulated, "sharing": sharing, "chain": chain,
            "chain-throughput": chain_throughput, "losses": losses, "tokenise": tokenise, "features": features,
-           "jetstream": jetstream, "events": events, "up": up}  # fmt: skip
+           "jetstream": jetstream, "events": events, "up": up, "torchserve": torchserve,
+           "torchserve-start": torchserve_start, "torchserve-memory": torchserve_memory}  # fmt: skip

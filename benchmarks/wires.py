@@ -156,6 +156,20 @@ class Raw:
 
 
 @dataclass(frozen=True)
+class Text:
+    """A text as the body, the vector's bytes as the answer."""
+
+    path: str
+    form: str = "text"
+
+    def encode(self, row: Row) -> Exchange:
+        return Exchange(self.path, {"Content-Type": "text/plain"}, str(row["text"][0]).encode())
+
+    def decode(self, headers: Mapping[str, str], body: bytes) -> np.ndarray:
+        return np.frombuffer(body, dtype=np.float32).reshape(1, -1)
+
+
+@dataclass(frozen=True)
 class Echo:
     """The body of another form, which comes back as it is."""
 

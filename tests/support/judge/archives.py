@@ -83,7 +83,8 @@ ARCHIVES = {
         Archive("bad_import", "bad_import.py"),
         Archive("bad_initialize", "bad_initialize.py"),
         Archive("vllm", "vllm_handler"),
-        Archive("no_weights", "base_handler", model_file="linear.py"),
+        Archive("no_weights", "base_handler"),
+        Archive("weightless", "base_handler", model_file="linear.py"),
         Archive("v2_echo", "v2_echo.py"),
         Archive("instances", "instances_echo.py"),
     ]

@@ -36,7 +36,7 @@ def case(name: str, *calls: Call | GrpcCall, status: Any = 200, **more: Any) -> 
     return Case(name, calls, statuses, **more)
 
 
-def moded(name: str, mode: str, status: int = 200, **more: Any) -> Case:
+def moded(name: str, mode: str, status: int | str = 200, **more: Any) -> Case:
     return case(name, post("modes", mode, TEXT), status=status, **more)
 
 
@@ -80,8 +80,8 @@ REQUESTS = [
     case("no model", Call("POST", "/predictions"), status=404),
     case("unknown path", Call("GET", "/nothing"), status=404),
     case("root", Call("GET", "/"), status=405),
-    case("ping", Call("GET", "/ping"), body=dumps({"status": "Healthy"})),
-    case("ping by POST", Call("POST", "/ping"), status=405),
+    case("ping", Call("GET", "/ping"), body=dumps({"status": "Healthy"}) + b"\n"),
+    case("ping by POST", Call("POST", "/ping")),
     case("invocations", Call("POST", "/invocations?model_name=echo", b"abc", BYTES)),
     case("invocations without a name", Call("POST", "/invocations", b"abc", BYTES), status=400),
     case("invoke", Call("POST", "/models/echo/invoke?a=1", b"abc", BYTES)),
@@ -129,7 +129,7 @@ ANSWERS = [
     moded("content type", "content_type image/png"),
     moded("header", "header seen", headers=("x-own",)),
     moded("chunks", "chunks 3", body=b"0 1 2 end"),
-    moded("chunks, then an exception", "chunks_raise later"),
+    moded("chunks, then an exception", "chunks_raise later", status="ConnectionResetError"),
     moded("after an error", "text"),
     moded("printing", "print lines"),
 ]
@@ -205,10 +205,10 @@ CALLS = [
     case("gRPC exception", predictions("modes", body=b"raise broken"), status="UNAVAILABLE"),
     case("gRPC wrong type", predictions("modes", body=b"tuple"), status="UNAVAILABLE"),
     case("gRPC PredictionException", predictions("modes", body=b"prediction broken"), status="INTERNAL"),
-    case("gRPC out of memory", predictions("modes", body=b"memory"), status="RESOURCE_EXHAUSTED"),
+    case("gRPC out of memory", predictions("modes", body=b"memory"), status="INTERNAL"),
     case("gRPC status", predictions("modes", body=b"status 422"), status="OK"),
     case("gRPC chunks", predictions("modes", True, body=b"chunks 3"), status="OK"),
-    case("gRPC stream of one", predictions("modes", True, body=b"text"), status="OK"),
+    case("gRPC stream of one", predictions("modes", True, body=b"text"), status="INTERNAL"),
     case("gRPC exception in a stream", predictions("modes", True, body=b"raise broken"), status="UNAVAILABLE"),
 ]
 
@@ -237,7 +237,7 @@ STOCK = Scene(
         case("text", post("text", "The film I'm good", TEXT)),
         case("text as bytes", post("text", "<b>The film</b>")),
         case("text with unknown words", post("text", "unheard", TEXT), status=503),
-        case("text explained", post("text", "the film", TEXT, "/explanations/"), status=503),
+        case("text explained", post("text", "the film", TEXT, "/explanations/")),
         case("onnx", post("onnx", "[1.0, 2.0, 3.0]", JSON)),
         case("compiled", post("compiled", "[1.0, 2.0, 3.0]", JSON)),
         case("base handler, no envelope", post("scripted", "[1.0, 2.0, 3.0]", JSON), status=503),
@@ -257,7 +257,7 @@ V1 = Scene(
         case("fewer answers than instances", v1("instances", ["short"])),
         case("empty answer", v1("instances", ["nothing"]), status=503),
         case("exception", v1("instances", ["raise"]), status=503),
-        case("no instances", v1("instances", [])),
+        case("no instances", v1("instances", []), status=503),
         case("without the key", Call("POST", "/v1/models/instances:predict", b'{"inputs": [1]}', JSON)),
         case("instances is no list", v1("instances", "abc")),
         case("broken json", Call("POST", "/v1/models/instances:predict", b"{", JSON), status=503),
@@ -269,8 +269,8 @@ V1 = Scene(
         case("explain", v1("explained", [{"x": [1.0, 2.0, 3.0], "target": 1}], "explain")),
         case("predict what explains", v1("explained", [{"x": [1.0, 2.0, 3.0]}])),
         case("explain what can't", v1("scripted", [[1.0, 2.0, 3.0]], "explain"), status=503),
-        case("model's state", Call("GET", "/v1/models/instances")),
-        case("unknown model's state", Call("GET", "/v1/models/nobody"), status=404),
+        case("model's state", manage("GET", "/v1/models/instances")),
+        case("unknown model's state", manage("GET", "/v1/models/nobody"), status=404),
         case(
             "two at once",
             *(v1("instances", [number]) for number in range(2)),
@@ -362,7 +362,7 @@ BATCHED = Scene(
         case("alone", post("batched", b"a")),
         case("four at once", *(post("batched", row) for row in "abcd"), together=True, normal=rows),
         case("nine at once", *(post("batched", row) for row in "abcdefghi"), together=True, normal=rows),
-        case("queue full", *(post("batched", b"slow 1") for _ in range(20)), together=True, status=[]),
+        case("queue full", *(post("batched", b"slow 0.2") for _ in range(20)), together=True, status=[], is_a_set=True, normal=rows),
         case("a poisoned row among good ones", *(post("batched", row) for row in ("a", "b", "poison", "c")),
              together=True, status=[503] * 4),
         case("after it", post("batched", b"a")),
@@ -396,7 +396,7 @@ def registered(file: str, **query: Any) -> Call:
 MANAGED = Scene(
     "managed",
     ["echo", "two-1", "two-2", "named", "modes", "two_classes", "no_class", "bad_import", "bad_initialize", "vllm",
-     "no_weights", "explained"],
+     "no_weights", "weightless", "explained"],
     [
         case("list", manage("GET", "/models")),
         case("list, one a page", manage("GET", "/models?limit=1")),
@@ -417,7 +417,7 @@ MANAGED = Scene(
              registered("explained.mar", batch_size=3, max_batch_delay=70, response_timeout=9, initial_workers=1, synchronous="true"),
              manage("GET", "/models/explained"), normal=described),
         case("describe with the handler's own words", manage("GET", "/models/explained?customized=true"), normal=described),
-        case("register without workers", registered("modes.mar", model_name="idle"), post("idle", "text", TEXT), status=[200, 503]),
+        case("register without workers", registered("modes.mar", model_name="idle", initial_workers=0), post("idle", "text", TEXT), status=[200, 503]),
         case("ping beside a model without workers", Call("GET", "/ping")),
         case("scale from none", manage("PUT", "/models/idle?min_worker=1&synchronous=true"), post("idle", "text", TEXT)),
         case("scale by and by", manage("PUT", "/models/idle?min_worker=1"), status=202),
@@ -427,6 +427,7 @@ MANAGED = Scene(
         *(case(f"register {name.replace('_', ' ')}", registered(f"{name}.mar", initial_workers=1, synchronous="true"),
                manage("GET", f"/models/{name}"), status=[500, 404], normal=plain)
           for name in ("two_classes", "no_class", "bad_import", "bad_initialize", "vllm", "no_weights")),
+        case("register eager without weights", registered("weightless.mar", initial_workers=1, synchronous="true")),
         case("first version", registered("two-1.mar", initial_workers=1, synchronous="true"), post("two", b"x")),
         case("second version", registered("two-2.mar", initial_workers=1, synchronous="true"), post("two/2.0", b"x"), post("two", b"x")),
         case("describe both", manage("GET", "/models/two/all"), normal=described),
@@ -451,12 +452,37 @@ MANAGED = Scene(
 
 # The Open Inference Protocol over gRPC ---------------------------------------------------------------------------------
 
-OIP = "org.pytorch.serve.grpc.openinference.GRPCInferenceService/"
+def opened(method: str, **message: Any) -> GrpcCall:
+    """The server puts its own package in front: TorchServe's is not KServe's."""
+    return GrpcCall(f"GRPCInferenceService/{method}", message)
 
 
-def infer(name: str, datatype: str, shape: list[int], **contents: Any) -> GrpcCall:
-    inputs = [{"name": name, "datatype": datatype, "shape": shape, "contents": contents}]
-    return GrpcCall(OIP + "ModelInfer", {"model_name": "v2_echo", "model_version": "1.0", "id": "one", "inputs": inputs})
+def infer(name: str, datatype: str, shape: list[int], model: str = "v2_echo", **contents: Any) -> GrpcCall:
+    tensor = {"name": name, "datatype": datatype, "shape": shape, "contents": contents}
+    return opened("ModelInfer", model_name=model, model_version="1.0", id="one", inputs=[tensor])
 
 
-SCENES = {scene.name: scene for scene in [BARE, STOCK, V1, V1_BATCHED, V2, JSON_ENVELOPE, BODY_ENVELOPE, BATCHED, MANAGED]}
+V2_GRPC = Scene(
+    "v2-grpc",
+    ["v2_echo"],
+    [
+        case("live", opened("ServerLive"), status="OK"),
+        case("ready", opened("ServerReady"), status="OK"),
+        case("model ready", opened("ModelReady", name="v2_echo"), status="OK"),
+        case("unknown model ready", opened("ModelReady", name="nobody"), status="OK"),
+        case("model metadata", opened("ModelMetadata", name="v2_echo"), status="OK"),
+        case("floats", infer("x", "FP32", [2], fp32_contents=[0.5, 1.5]), status="OK"),
+        case("integers", infer("x", "INT64", [2, 2], int64_contents=[1, 2, 3, 4]), status="OK"),
+        case("answers of floats", infer("floats", "FP32", [1], fp32_contents=[1.0]), status="OK"),
+        case("answers of text", infer("strings", "FP32", [1], fp32_contents=[1.0]), status="OK"),
+        case("bytes", infer("x", "BYTES", [1], bytes_contents=[b"aGVsbG8="]), status="OK"),
+        case("booleans", infer("x", "BOOL", [2], bool_contents=[True, False]), status="OK"),
+        case("wrong size", infer("x", "FP32", [3], fp32_contents=[0.5, 1.5]), status="UNAVAILABLE"),
+        case("unknown model", infer("x", "FP32", [1], "nobody", fp32_contents=[0.5]), status="NOT_FOUND"),
+    ],
+    {"service_envelope": "kservev2"},
+    snapshot={"v2_echo": {}},
+    grpc_protocol="oip",
+)
+
+SCENES = {scene.name: scene for scene in [BARE, STOCK, V1, V1_BATCHED, V2, V2_GRPC, JSON_ENVELOPE, BODY_ENVELOPE, BATCHED, MANAGED]}

@@ -84,7 +84,7 @@ def by_grpc(server: Addresses, call: GrpcCall) -> Answer:
 def _typed(server: Addresses, method: str) -> tuple[str, Any, Any]:
     if method in messages.METHODS:
         return (method, *messages.of(method))
-    name = method.rpartition("/")[2]
+    name = method.removeprefix("GRPCInferenceService/")
     types = [message(f"inference.{name}{end}") for end in ("Request", "Response")]
     return f"{server.open_inference}.GRPCInferenceService/{name}", types[0], types[1]
 

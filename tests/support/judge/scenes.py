@@ -53,6 +53,9 @@ class Case:
     """Of the answer, compared beside its content type."""
 
     together: bool = False
+    is_a_set: bool = False
+    """Which of the calls gets which answer is a matter of the moment."""
+
     normal: Callable[[bytes], Any] = lambda body: body
     """What of a body is compared: without process ids, times and the like."""
 

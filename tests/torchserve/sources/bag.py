@@ -6,7 +6,7 @@ import torch
 class Bag(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.embedding = torch.nn.EmbeddingBag(12, 4)
+        self.embedding = torch.nn.EmbeddingBag(16, 4)
         self.layer = torch.nn.Linear(4, 2)
 
     def forward(self, tokens, offsets):

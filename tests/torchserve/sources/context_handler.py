@@ -19,7 +19,7 @@ class ContextHandler:
             yaml=context.model_yaml_config,
             metrics=context.metrics is not None,
             is_working_directory=os.path.realpath(folder) == os.getcwd(),
-            is_first_on_path=os.path.realpath(sys.path[0]) == os.path.realpath(folder),
+            at_on_path=[os.path.realpath(entry) for entry in sys.path].index(os.path.realpath(folder)),
             files=sorted(os.path.relpath(os.path.join(at, name)) for at, _, names in os.walk(".") for name in names
                          if not name.endswith(".pyc")),
         )  # fmt: skip

@@ -14,7 +14,7 @@ from linear import Linear
 from onnx import TensorProto, helper
 from segmenter import Segmenter
 
-WORDS = ["i", "am", "cannot", "good", "bad", "i am", "am good", "am bad", "the", "film", "the film"]
+WORDS = ["i", "am", "cannot", "good", "bad", "i am", "am good", "am bad", "the", "film", "the film", "film i"]
 
 
 class Classifier(torch.nn.Module):
