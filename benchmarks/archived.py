@@ -6,6 +6,7 @@ tokenises. Each archive says its batch, its delay and its one worker in its own 
 
 import http.client
 import math
+import os
 import statistics
 import subprocess
 import sys
@@ -166,7 +167,8 @@ def _scripted(model: str) -> float:
         began_s = time.perf_counter()
         process = subprocess.Popen(
             [str(python_of("torchserve")), *arguments],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+            env=os.environ | {"OMP_NUM_THREADS": str(THREADS[model])},
         )  # fmt: skip
         assert process.stdout is not None
         line = process.stdout.readline()

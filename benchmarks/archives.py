@@ -1,4 +1,4 @@
-"""TorchServe's archives, made by the real `torch-model-archiver` of the peer's environment. The tests make theirs here as well."""
+"""TorchServe's archives, by the real `torch-model-archiver` of the peer's environment. The tests make theirs here as well."""
 
 import os
 import subprocess

@@ -1,6 +1,7 @@
 """An archive's handler in a script of its own, without a server: `bare_archive.py ARCHIVE BODY raw|text`.
 
-Unpacks it, loads it as a worker would, gives it the file BODY as its one row, prints the size of the answer and waits to be ended.
+Unpacks it, loads it as a worker would, gives it the file BODY as its one row, prints the answer's size
+and waits to be ended.
 """
 
 import importlib
@@ -20,11 +21,10 @@ def main() -> None:
         sys.path.insert(0, folder)
         manifest = json.loads(Path("MAR-INF/MANIFEST.json").read_text())
         module = importlib.import_module(manifest["model"]["handler"].removesuffix(".py"))
+        import ts
         from ts.context import Context, RequestProcessor
         from ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
         from ts.utils.util import list_classes_from_module
-
-        import ts
 
         metrics = MetricsCacheYamlImpl(Path(ts.__file__).parent / "configs" / "metrics.yaml")
         context = Context("bare", folder, manifest, 1, None, ts.__version__, metrics=metrics, model_yaml_config={})

@@ -222,7 +222,7 @@ def torchserve_start() -> Figure:
     torpor, peer = ArchivedTorpor("torpor"), ArchivedTorchServe("torchserve")
     return Figure(
         "torchserve-start",
-        "process start to the first correct answer with the same archive, beside a bare script that does the same, and TorchServe",
+        "process start to the first correct answer with the same archive, beside a bare script and TorchServe",
         "s",
         [
             line

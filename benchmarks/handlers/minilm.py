@@ -3,9 +3,10 @@
 import os
 
 import torch
-from models import MiniLm
 from tokenizers import Tokenizer
 from ts.torch_handler.base_handler import BaseHandler
+
+from models import MiniLm
 
 
 class SentenceHandler(BaseHandler):

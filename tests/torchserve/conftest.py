@@ -1,6 +1,6 @@
 """TorchServe's answers, obtained once a session, scene by scene, and torpor's beside them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -13,7 +13,7 @@ Answers = dict[str, list[Answer]]
 
 
 @pytest.fixture(scope="session")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every archive, made by the real archiver."""
     if reason := servers.unavailable():
         pytest.skip(f"TorchServe can't run here: {reason}")
@@ -21,7 +21,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     archives.generate(generated)
     for archive in archives.ARCHIVES.values():
         archive.make(folder, generated)
-    yield folder
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -32,6 +32,19 @@ def torchserve_answers(store: Path, tmp_path_factory: pytest.TempPathFactory) ->
     def answers(name: str) -> Answers:
         scene = SCENES[name]
         with servers.torchserve(scene, tmp_path_factory.mktemp(f"torchserve-{name}"), store) as server:
+            return {case.name: ask(server, case) for case in scene.cases}
+
+    return answers
+
+
+@pytest.fixture(scope="session")
+def torpor_answers(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Answers]:
+    """torpor's answers to a scene's cases, by case."""
+
+    @cache
+    def answers(name: str) -> Answers:
+        scene = SCENES[name]
+        with servers.torpor(scene, tmp_path_factory.mktemp(f"torpor-{name}"), store) as server:
             return {case.name: ask(server, case) for case in scene.cases}
 
     return answers

@@ -4,14 +4,16 @@ import base64
 import http.client
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import grpc
 from google.protobuf import json_format
+from torpor.predictors.protocol.messages import message
+
 from judge import messages
 from judge.scenes import Call, Case, GrpcCall
-from torpor.predictors.protocol.messages import message
 
 TIMEOUT_S = 60
 
@@ -53,10 +55,9 @@ def by_http(server: Addresses, call: Call) -> Answer:
     address = server.management if call.is_management else server.inference
     connection = http.client.HTTPConnection(address, timeout=TIMEOUT_S)
     try:
-        try:
+        # Refused before the body was sent: the answer may be here.
+        with suppress(BrokenPipeError, ConnectionResetError):
             connection.request(call.method, call.path, call.body, dict(call.headers))
-        except (BrokenPipeError, ConnectionResetError):
-            pass  # refused before the body was sent: the answer may be here
         response = connection.getresponse()
         body = response.read()
         return Answer(response.status, {name.lower(): value for name, value in response.getheaders()}, body)

@@ -1,6 +1,5 @@
 """In which respects two servers' answers to a case differ."""
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,8 +12,7 @@ ASPECTS = ("status", "content type", "header", "body")
 def differing(case: Case, theirs: Sequence[Answer], ours: Sequence[Answer]) -> list[str]:
     """The aspects in which any of the answers differ, in order of weight."""
     if case.is_a_set:
-        kinds = [{repr((one.status, one.headers.get("content-type"), normal(case, one))) for one in both} for both in (theirs, ours)]
-        return [] if kinds[0] == kinds[1] else ["body"]
+        return [] if _kinds(case, theirs) == _kinds(case, ours) else ["body"]
     found = set()
     for his, own in zip(theirs, ours, strict=True):
         if his.status != own.status:
@@ -36,9 +34,5 @@ def normal(case: Case, answer: Answer) -> Any:
         return answer.body
 
 
-def is_same_json(theirs: Answer, ours: Answer) -> bool:
-    """The same value in other bytes."""
-    try:
-        return bool(json.loads(theirs.body) == json.loads(ours.body))
-    except ValueError:
-        return False
+def _kinds(case: Case, answers: Sequence[Answer]) -> set[str]:
+    return {repr((one.status, one.headers.get("content-type"), normal(case, one))) for one in answers}

@@ -1,4 +1,4 @@
-"""The protobuf messages of TorchServe's own services, declared without a compiler: torpor's could only agree with themselves."""
+"""The messages of TorchServe's own gRPC services, declared without a compiler: torpor's could only agree with themselves."""
 
 from functools import cache
 from typing import Any
@@ -16,7 +16,11 @@ _FIELDS: dict[str, dict[str, tuple[int, str]]] = {
     f"{INFERENCE}.PredictionResponse": {"prediction": (1, _BYTES)},
     f"{INFERENCE}.TorchServeHealthResponse": {"health": (1, _TEXT)},
     f"{MANAGEMENT}.ManagementResponse": {"msg": (1, _TEXT)},
-    f"{MANAGEMENT}.DescribeModelRequest": {"model_name": (1, _TEXT), "model_version": (2, _TEXT), "customized": (3, _FLAG)},
+    f"{MANAGEMENT}.DescribeModelRequest": {
+        "model_name": (1, _TEXT),
+        "model_version": (2, _TEXT),
+        "customized": (3, _FLAG),
+    },
     f"{MANAGEMENT}.ListModelsRequest": {"limit": (1, _NUMBER), "next_page_token": (2, _NUMBER)},
     f"{MANAGEMENT}.UnregisterModelRequest": {"model_name": (1, _TEXT), "model_version": (2, _TEXT)},
 }

@@ -9,10 +9,6 @@ from typing import Any
 
 from judge.archives import ARCHIVES
 
-JSON = {"content-type": "application/json"}
-TEXT = {"content-type": "text/plain"}
-BYTES = {"content-type": "application/octet-stream"}
-
 
 @dataclass(frozen=True)
 class Call:
@@ -112,39 +108,3 @@ class Scene:
         lines |= self.properties
         text = "".join(f"{key}={value}\n" for key, value in lines.items())
         (folder / "config" / "config.properties").write_text(text)
-
-
-def post(model: str, body: bytes | str = b"", headers: Mapping[str, str] = BYTES, path: str = "/predictions/") -> Call:
-    return Call("POST", path + model, body.encode() if isinstance(body, str) else body, headers)
-
-
-def manage(method: str, path: str) -> Call:
-    return Call(method, path, is_management=True)
-
-
-def v1(model: str, instances: Any, verb: str = "predict") -> Call:
-    return Call("POST", f"/v1/models/{model}:{verb}", json.dumps({"instances": instances}).encode(), JSON)
-
-
-def v2(model: str, *inputs: Mapping[str, Any], verb: str = "infer", **fields: Any) -> Call:
-    body = json.dumps({"inputs": inputs} | fields).encode()
-    return Call("POST", f"/v2/models/{model}/{verb}", body, JSON)
-
-
-def tensor(name: str, datatype: str, shape: Sequence[int], data: Any) -> dict[str, Any]:
-    return {"name": name, "datatype": datatype, "shape": list(shape), "data": data}
-
-
-def form(model: str, **fields: str) -> Call:
-    body = "&".join(f"{name}={value}" for name, value in fields.items())
-    return post(model, body, {"content-type": "application/x-www-form-urlencoded"})
-
-
-def multipart(model: str, *parts: tuple[str, str, str, bytes]) -> Call:
-    """parts: field, file name (none: a plain field), content type, value."""
-    body = b""
-    for name, file, kind, value in parts:
-        named = f'; filename="{file}"' if file else ""
-        body += f'--limit\r\nContent-Disposition: form-data; name="{name}"{named}\r\n'.encode()
-        body += (f"Content-Type: {kind}\r\n" if kind else "").encode() + b"\r\n" + value + b"\r\n"
-    return post(model, body + b"--limit--\r\n", {"content-type": "multipart/form-data; boundary=limit"})

@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -60,6 +61,26 @@ def torchserve(scene: Scene, folder: Path, store: Path) -> Iterator[Addresses]:
         server = Addresses(*names)
         _wait(process, log, scene, server)
         yield server
+
+
+@contextmanager
+def torpor(scene: Scene, folder: Path, store: Path) -> Iterator[Addresses]:
+    """On one port, and with the management API on another."""
+    inference, management = _free_ports(2)
+    scene.write(folder, store, {})
+    command = [
+        str(Path(sys.executable).with_name("torpor")), "serve", str(folder), "--host", "127.0.0.1",
+        "--port", str(inference), "--management-port", str(management),
+    ]  # fmt: skip
+    packages = next(environments.python_of("torchserve").parents[1].glob("lib/python*/site-packages"))
+    with _running(command, folder, _environment() | {"JUDGE_PACKAGES": str(packages)}) as (process, log):
+        limit_s = time.monotonic() + START_S
+        while not re.search(r"ready in .*:\d+$", log.read_text(), re.MULTILINE):
+            assert process.poll() is None, log.read_text()[-3000:]
+            assert time.monotonic() < limit_s, log.read_text()[-3000:]
+            time.sleep(0.1)
+        one, other = f"127.0.0.1:{inference}", f"127.0.0.1:{management}"
+        yield Addresses(one, other, one, other, "inference")
 
 
 def _wait(process: subprocess.Popen[bytes], log: Path, scene: Scene, server: Addresses) -> None:

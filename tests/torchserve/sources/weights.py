@@ -50,7 +50,9 @@ def graph(linear: Linear) -> onnx.ModelProto:
         for name, values in named.items()
     ]
     nodes = [helper.make_node("Gemm", ["x", "weight", "bias"], ["y"], transB=1)]
-    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["rows", size]) for name, size in [("x", 3), ("y", 2)]]
+    ends = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["rows", size]) for name, size in [("x", 3), ("y", 2)]
+    ]
     built = helper.make_graph(nodes, "linear", ends[:1], ends[1:], constants)
     return helper.make_model(built, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 

@@ -19,7 +19,6 @@ class Operators(importlib.abc.MetaPathFinder):
                     library = torch.library.Library("torchvision", "FRAGMENT")
                     library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
                     self.kept = [*getattr(self, "kept", []), library]
-        return None
 
 
 sys.meta_path.insert(0, Operators())
