@@ -17,7 +17,7 @@ from judge.bench import environments
 from judge.client import Addresses, by_http
 from judge.scenes import Call, Scene
 
-START_S = 120
+START_S = 240
 SHIMS = Path(__file__).with_name("shims")
 
 LOGS = """<?xml version="1.0" encoding="UTF-8"?>
@@ -65,12 +65,11 @@ def torchserve(scene: Scene, folder: Path, store: Path) -> Iterator[Addresses]:
 
 @contextmanager
 def torpor(scene: Scene, folder: Path, store: Path) -> Iterator[Addresses]:
-    """On one port, and with the management API on another."""
-    inference, management = _free_ports(2)
+    """All on one port."""
+    (port,) = _free_ports(1)
     scene.write(folder, store, {})
     command = [
-        str(Path(sys.executable).with_name("torpor")), "serve", str(folder), "--host", "127.0.0.1",
-        "--port", str(inference), "--management-port", str(management),
+        str(Path(sys.executable).with_name("torpor")), "serve", str(folder), "--host", "127.0.0.1", "--port", str(port),
     ]  # fmt: skip
     packages = next(environments.python_of("torchserve").parents[1].glob("lib/python*/site-packages"))
     with _running(command, folder, _environment() | {"JUDGE_PACKAGES": str(packages)}) as (process, log):
@@ -79,8 +78,7 @@ def torpor(scene: Scene, folder: Path, store: Path) -> Iterator[Addresses]:
             assert process.poll() is None, log.read_text()[-3000:]
             assert time.monotonic() < limit_s, log.read_text()[-3000:]
             time.sleep(0.1)
-        one, other = f"127.0.0.1:{inference}", f"127.0.0.1:{management}"
-        yield Addresses(one, other, one, other, "inference")
+        yield Addresses(*[f"127.0.0.1:{port}"] * 4, "inference")
 
 
 def _wait(process: subprocess.Popen[bytes], log: Path, scene: Scene, server: Addresses) -> None:
