@@ -1,12 +1,16 @@
 """In which respects two servers' answers to a case differ."""
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
 from judge.client import Answer
 from judge.scenes import Case
 
-ASPECTS = ("status", "content type", "header", "body")
+ASPECTS = ("status", "content type", "header", "body", "spacing", "error object", "message")
+"""spacing: the same JSON, in other bytes. error object: an error in KServe's form for one in TorchServe's. message: of an error
+in the same form, with the same type; its code is its status.
+"""
 
 
 def differing(case: Case, theirs: Sequence[Answer], ours: Sequence[Answer]) -> list[str]:
@@ -21,13 +25,13 @@ def differing(case: Case, theirs: Sequence[Answer], ours: Sequence[Answer]) -> l
             found.add("content type")
         if any(his.headers.get(name) != own.headers.get(name) for name in case.headers):
             found.add("header")
-        if normal(case, his) != normal(case, own):
-            found.add("body")
+        if aspect := _bodies(normal(case, his), normal(case, own)):
+            found.add(aspect)
     return [aspect for aspect in ASPECTS if aspect in found]
 
 
 def normal(case: Case, answer: Answer) -> Any:
-    """The case's own view of a body; of an error without the case's view of one, the body itself."""
+    """The case's own view of a body; of one that has another form than the view expects, the body itself."""
     try:
         return case.normal(answer.body)
     except (ValueError, KeyError, TypeError, AttributeError):
@@ -36,3 +40,22 @@ def normal(case: Case, answer: Answer) -> Any:
 
 def _kinds(case: Case, answers: Sequence[Answer]) -> set[str]:
     return {repr((one.status, one.headers.get("content-type"), normal(case, one))) for one in answers}
+
+
+def _bodies(his: Any, own: Any) -> str:
+    if his == own:
+        return ""
+    try:
+        his, own = json.loads(his), json.loads(own)
+    except (TypeError, ValueError):
+        return "body"
+    if his == own:
+        return "spacing"
+    if not isinstance(his, dict) or not isinstance(own, dict) or list(his) != _ERROR:
+        return "body"
+    if list(own) == ["error"]:
+        return "error object"
+    return "message" if list(own) == _ERROR and his["type"] == own["type"] else "body"
+
+
+_ERROR = ["code", "type", "message"]

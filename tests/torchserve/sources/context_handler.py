@@ -4,6 +4,8 @@ import json
 import os
 import sys
 
+import ts
+
 LOADED = {}
 
 
@@ -11,6 +13,7 @@ class ContextHandler:
     def initialize(self, context):
         properties = context.system_properties
         folder = properties["model_dir"]
+        places = [os.path.realpath(entry) for entry in sys.path]
         LOADED.update(
             name=context.model_name,
             manifest=context.manifest,
@@ -19,7 +22,7 @@ class ContextHandler:
             yaml=context.model_yaml_config,
             metrics=context.metrics is not None,
             is_working_directory=os.path.realpath(folder) == os.getcwd(),
-            at_on_path=[os.path.realpath(entry) for entry in sys.path].index(os.path.realpath(folder)),
+            is_before_packages=places.index(os.path.realpath(folder)) < places.index(os.path.dirname(ts.__path__[0])),
             files=sorted(os.path.relpath(os.path.join(at, name)) for at, _, names in os.walk(".") for name in names
                          if not name.endswith(".pyc")),
         )  # fmt: skip

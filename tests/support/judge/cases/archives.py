@@ -31,12 +31,12 @@ CONTEXT = [
 
 
 EAGER = [
-    case("json", post("eager", '{"x": [1, 2, 3]}', JSON)),
-    case("json bytes", post("eager", '{"x": [1, 2, 3]}')),
-    case("form", form("eager", x="[1,2,3]")),
-    case("multipart", multipart("eager", ("x", "", "", b"[1,2,3]"))),
-    case("wrong size", post("eager", '{"x": [1, 2]}', JSON), status=503),
-    case("no numbers", post("eager", '{"x": "abc"}', JSON), status=503),
+    case("eager, json", post("eager", '{"x": [1, 2, 3]}', JSON)),
+    case("eager, json bytes", post("eager", '{"x": [1, 2, 3]}')),
+    case("eager, form", form("eager", x="[1,2,3]")),
+    case("eager, multipart", multipart("eager", ("x", "", "", b"[1,2,3]"))),
+    case("eager, wrong size", post("eager", '{"x": [1, 2]}', JSON), status=503),
+    case("eager, no numbers", post("eager", '{"x": "abc"}', JSON), status=503),
 ]
 
 FORMATS = [
