@@ -83,6 +83,9 @@ class ArchivedTorpor(Torpor):
         torpor = str(Path(sys.executable).with_name("torpor"))
         return [torpor, "serve", str(served), "--port", str(port), "--host", "127.0.0.1", "--log-level", "warning"]
 
+    def variables(self) -> dict[str, str]:
+        return archives.for_torpor()
+
 
 def _named(model: str) -> str:
     return "minilm" if model == "sentences" else model

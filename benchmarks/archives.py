@@ -5,7 +5,9 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from environments import UnavailableError, python_of
+from environments import BENCHMARKS, UnavailableError, python_of
+
+SHIMS = BENCHMARKS / "shims"
 
 SUFFIXES = {"default": ".mar", "zip-store": ".mar", "tgz": ".tar.gz", "no-archive": ""}
 """By `--archive-format`."""
@@ -27,3 +29,9 @@ def make(name: str, store: Path, folder: Path, *options: str, version: str = "1.
     if done.returncode:
         raise UnavailableError(f"archive {name}: {done.stdout[-500:]}")
     return store / f"{name}{SUFFIXES[form]}"
+
+
+def for_torpor() -> dict[str, str]:
+    """Variables with which torpor's workers find what handlers import, though its own environment has no `ts`."""
+    packages = next(python_of("torchserve").parents[1].glob("lib/python*/site-packages"))
+    return {"PYTHONPATH": str(SHIMS), "HANDLER_PACKAGES": str(packages)}

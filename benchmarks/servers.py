@@ -43,6 +43,10 @@ class Peer:
     def command(self, model: str, port: int, batch_rows: int) -> list[str]:
         return [str(python_of(self.name)), str(BENCHMARKS / "peers" / self.name / "server.py")]
 
+    def variables(self) -> dict[str, str]:
+        """What its environment has beside the assignment."""
+        return {"PYTHONPATH": str(BENCHMARKS)}
+
 
 @dataclass(frozen=True)
 class Torpor(Peer):
@@ -61,6 +65,9 @@ class Torpor(Peer):
             "--batch-timeout-micros", str(round(MAX_WAIT_S * 1e6)), "--log-level", "warning",
             "--processes", str(self.workers), *self.options,
         ]  # fmt: skip
+
+    def variables(self) -> dict[str, str]:
+        return {}
 
 
 @dataclass(frozen=True)
@@ -100,22 +107,18 @@ def running(peer: Peer, model: str, form: str, batch_rows: int, threads: int, wa
     """A started process that doesn't need to answer yet."""
     port = free_port()
     command = peer.command(model, port, batch_rows)
-    environment = os.environ | variables(model, form, port, batch_rows, peer.workers)
-    environment |= {
-        "PYTHONPATH": str(BENCHMARKS),
-        # torch takes its threads from here, whichever process it runs in.
-        "OMP_NUM_THREADS": str(threads),
-    }
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment = inherited | variables(model, form, port, batch_rows, peer.workers)
+    # torch takes its threads from here, whichever process it runs in.
+    environment |= {"OMP_NUM_THREADS": str(threads), **peer.variables()}
     if waiting:
         environment["OMP_WAIT_POLICY"] = waiting
-    if isinstance(peer, Torpor):
-        del environment["PYTHONPATH"]
     if model in ("minilm", "pair", "sentences"):
         weights = minilm_folder()
         environment["BENCH_MINILM"] = str(weights)
         if isinstance(peer, Torpor):
             # The example imports the weights' package.
-            environment["PYTHONPATH"] = str(weights.parents[1])
+            environment["PYTHONPATH"] = f"{weights.parents[1]}:{environment.get('PYTHONPATH', '')}"
     scratch = Path(tempfile.mkdtemp(prefix=f"bench-{peer.name}-"))
     # Sockets and pid files of fixed names, such as TorchServe's, stay inside.
     environment["TMPDIR"] = str(scratch)

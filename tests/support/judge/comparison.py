@@ -39,7 +39,12 @@ def normal(case: Case, answer: Answer) -> Any:
 
 
 def _kinds(case: Case, answers: Sequence[Answer]) -> set[str]:
-    return {repr((one.status, one.headers.get("content-type"), normal(case, one))) for one in answers}
+    """Errors by their type, without their message."""
+    kinds = set()
+    for one in answers:
+        body = json.loads(one.body)["type"] if one.status != 200 else normal(case, one)
+        kinds.add(repr((one.status, one.headers.get("content-type"), body)))
+    return kinds
 
 
 def _bodies(his: Any, own: Any) -> str:

@@ -1,6 +1,6 @@
-"""For the servers of the differential tests.
+"""For servers of TorchServe's archives, whose PYTHONPATH has this folder.
 
-torpor's handlers find the `ts` package, and what its handlers import, behind all that torpor's own environment has.
+$HANDLER_PACKAGES is where handlers find the `ts` package and what it imports, behind all that torpor's own environment has.
 
 A torchvision that was built for CUDA is let in beside a torch that was not: package indexes have that pair, whose import
 fails for two operators that no transform needs. Nothing happens where they exist.
@@ -25,6 +25,6 @@ class Operators(importlib.abc.MetaPathFinder):
                     self.kept = [*getattr(self, "kept", []), library]
 
 
-if packages := os.environ.get("JUDGE_PACKAGES"):
+if packages := os.environ.get("HANDLER_PACKAGES"):
     sys.path.append(packages)
 sys.meta_path.insert(0, Operators())
