@@ -118,7 +118,8 @@ def running(peer: Peer, model: str, form: str, batch_rows: int, threads: int, wa
         environment["BENCH_MINILM"] = str(weights)
         if isinstance(peer, Torpor):
             # The example imports the weights' package.
-            environment["PYTHONPATH"] = f"{weights.parents[1]}:{environment.get('PYTHONPATH', '')}"
+            already = environment.get("PYTHONPATH")
+            environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(weights.parents[1]), already)))
     scratch = Path(tempfile.mkdtemp(prefix=f"bench-{peer.name}-"))
     # Sockets and pid files of fixed names, such as TorchServe's, stay inside.
     environment["TMPDIR"] = str(scratch)

@@ -14,7 +14,101 @@ class Difference:
     """By `scene/case` what differs, by a pattern of them what may: words of comparison.ASPECTS, with commas."""
 
 
-DIFFERENCES: list[Difference] = []
+DIFFERENCES = [
+    Difference(
+        "A message says what was wrong; TorchServe's is one of a few sentences",
+        {"*": "message"},
+    ),
+    Difference(
+        "On KServe's paths answers are as KServe's own server has them: `application/json`, compact, errors with `error` alone",
+        {"v1*/*": "content type, spacing, error object", "v2/*": "content type, spacing, error object"},
+    ),
+    Difference(
+        "A handler that fails, or whose answer is none, is 500 on every path: TorchServe's 503 asks a client to try again",
+        dict.fromkeys(
+            [
+                *(
+                    f"bare/{name}"
+                    for name in (
+                        "numpy array",
+                        "numpy scalar",
+                        "set",
+                        "tuple of the batch",
+                        "no answer at all",
+                        "one answer too many",
+                        "no answers",
+                        "a mapping",
+                        "exception",
+                        "unknown mode",
+                        "eager, wrong size",
+                        "eager, no numbers",
+                    )
+                ),
+                *(
+                    f"stock/{name}"
+                    for name in (
+                        "image as text",
+                        "image as a form",
+                        "no image",
+                        "text with unknown words",
+                        "base handler, no envelope",
+                    )
+                ),
+                *(f"v1/{name}" for name in ("integers", "ragged", "exception", "explain what can't")),
+                "v2/explain what can't",
+                "json-envelope/integers",
+                "body-envelope/integers",
+            ],
+            "status",
+        ),
+    ),
+    Difference(
+        "A body that is no JSON, or lacks `instances` or `inputs`, is the caller's fault: 400",
+        {
+            "v1/without the key": "status, body",
+            "v1/instances is no list": "status, body",
+            "v1/broken json": "status",
+            "v2/no inputs": "status",
+            "v2/broken json": "status",
+            "v2/wrong size": "status",
+            "v2-grpc/wrong size": "status, body",
+            "json-envelope/without the key": "status",
+        },
+    ),
+    Difference(
+        "An empty list is an answer, and no instances have none",
+        {"v1/empty answer": "status, body", "v1/no instances": "status, body"},
+    ),
+    Difference(
+        "Batches above 1 work under KServe's envelopes, and a row that fails costs the others of its batch nothing",
+        {
+            "v1-batched/three at once": "status, body",
+            "batched/a poisoned row among good ones": "status, content type, body",
+        },
+    ),
+    Difference(
+        "The path decides what the handler gets, not a label",
+        {"bare/v1 path, no envelope": "status, content type, body", "bare/v2 path, no envelope": "content type, body"},
+    ),
+    Difference(
+        "KServe's health and metadata are there",
+        {
+            "bare/root": "status, body",
+            "v2/metadata": "status, body",
+            "v2/ready": "status, body",
+            "v2/server ready": "status, body",
+            "v2-grpc/model metadata": "body",
+        },
+    ),
+    Difference(
+        "What is unknown over gRPC is NOT_FOUND everywhere, in other words",
+        {"v2-grpc/unknown model ready": "body", "v2-grpc/unknown model": "status, body"},
+    ),
+    Difference(
+        "A text in a tensor is the text; TorchServe's gRPC has it as JSON, with its quotes",
+        {"v2-grpc/answers of text": "body", "v2-grpc/bytes": "body"},
+    ),
+]
 
 
 def is_known(case: str, found: Sequence[str]) -> bool:
