@@ -1,5 +1,6 @@
 """TorchServe's answers, obtained once a session, scene by scene, and torpor's beside them."""
 
+import os
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -15,6 +16,10 @@ Answers = dict[str, list[Answer]]
 @pytest.fixture(scope="session")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every archive, made by the real archiver."""
+    if not os.environ.get("TORPOR_JUDGE"):
+        pytest.skip(
+            "the comparison with TorchServe takes some ten minutes and Java: TORPOR_JUDGE=1 pytest tests/torchserve"
+        )
     if reason := servers.unavailable():
         pytest.skip(f"TorchServe can't run here: {reason}")
     generated, folder = tmp_path_factory.mktemp("weights"), tmp_path_factory.mktemp("store")
