@@ -261,12 +261,19 @@ class Soak:
         wakes_s = self.wakes_s.setdefault(service, [])
         while len(wakes_s) < count:
             await self._until(lambda: self._is_at_zero(service), f"{service} at zero")
+            before = {pod["metadata"]["name"] for pod in await asyncio.to_thread(self._pods, service)}
             async with self._waking:
-                await self._wake(callers, wakes_s)
+                took_s = await self._wake(callers)
+            after = {pod["metadata"]["name"] for pod in await asyncio.to_thread(self._pods, service)}
+            if after <= before:
+                self.say(f"{service}: the pod that was ending has answered, which is no wake")
+                continue
+            wakes_s.append(took_s)
             done = sum(map(len, self.wakes_s.values()))
             self.say(f"cycle {done} of {self.cycles}: {service} woke in {wakes_s[-1]:.2f} s")
 
-    async def _wake(self, callers: Marks, wakes_s: list[float]) -> None:
+    async def _wake(self, callers: Marks) -> float:
+        """Ask, and wait for all answers; the seconds to the first."""
         began_s = time.monotonic()
         loop = asyncio.get_running_loop()
         answers: list[asyncio.Future[None]] = [loop.create_future() for _ in range(TOGETHER)]
@@ -274,8 +281,9 @@ class Soak:
             callers.ask(answer)
         async with asyncio.timeout(_LIMIT_S):
             await asyncio.wait(answers, return_when=asyncio.FIRST_COMPLETED)
-            wakes_s.append(time.monotonic() - began_s)
+            took_s = time.monotonic() - began_s
             await asyncio.gather(*answers)
+        return took_s
 
     def say(self, text: str) -> None:
         print(f"{time.monotonic() - self.began_s:6.0f} s  {text}", file=sys.stderr, flush=True)
@@ -302,8 +310,10 @@ class Soak:
         return self._cluster.list("v1", "Pod", self.namespace, f"serving.knative.dev/service={service}")
 
     def _is_at_zero(self, service: str) -> bool:
-        """Whether its pods have gone, or are ending: none of them is given another request."""
-        return all("deletionTimestamp" in pod["metadata"] for pod in self._pods(service))
+        """Whether its pods have gone, or are ending and no endpoints any more: none of them is given another request."""
+        pods = self._pods(service)
+        are_ending = all("deletionTimestamp" in pod["metadata"] for pod in pods)
+        return are_ending and self._endpoints().isdisjoint(pod["status"].get("podIP") for pod in pods)
 
     def _ready(self, service: str) -> int:
         """Pods that are ready and stay; 0 while there are those of two revisions."""
@@ -314,11 +324,10 @@ class Soak:
         return sum({"Ready": "True"}.items() <= {c["type"]: c["status"] for c in each}.items() for each in conditions)
 
     def _endpoints(self) -> set[str]:
-        """The addresses of all that a service of the namespace leads to."""
+        """The addresses of all that a service of the namespace leads to, and that are ready."""
         slices = self._cluster.list("discovery.k8s.io/v1", "EndpointSlice", self.namespace)
-        return {
-            address for one in slices for endpoint in one.get("endpoints") or () for address in endpoint["addresses"]
-        }
+        endpoints = (endpoint for one in slices for endpoint in one.get("endpoints") or ())
+        return {a for endpoint in endpoints if endpoint["conditions"].get("ready") for a in endpoint["addresses"]}
 
     async def _host(self, service: str) -> str:
         return urlsplit(await self._kubectl("get", "ksvc", service, "-o", "jsonpath={.status.url}")).netloc
