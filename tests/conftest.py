@@ -306,7 +306,8 @@ def failing_start() -> Callable[..., tuple[int, str]]:
 
 @pytest.fixture(scope="session")
 def kserve_server() -> Callable[..., contextlib.AbstractContextManager[SimpleNamespace]]:
-    """Run a stock kserve.ModelServer with the models of folders, for as long as a `with` lasts: its ports, http and grpc."""
+    """Run a stock kserve.ModelServer with the models of folders, for as long as a `with` lasts: its ports, http and grpc,
+    its process and its log."""
     if importlib.util.find_spec("kserve") is None:
         pytest.skip("needs kserve")
 
@@ -337,7 +338,7 @@ def kserve_server() -> Callable[..., contextlib.AbstractContextManager[SimpleNam
                 continue
             reader = threading.Thread(target=log.extend, args=(process.stdout,))
             reader.start()
-            yield SimpleNamespace(http=ports[0], grpc=f"127.0.0.1:{ports[1]}")
+            yield SimpleNamespace(http=ports[0], grpc=f"127.0.0.1:{ports[1]}", process=process, log=log)
             process.terminate()
             process.wait(30)
             reader.join(TIMEOUT_S)

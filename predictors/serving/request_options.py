@@ -94,7 +94,7 @@ def read_options(headers: Mapping[bytes, bytes], is_grpc: bool = False) -> Optio
         return _EVENT if is_cloudevent else NO_OPTIONS
     trace = _trace(headers)
     try:
-        timeout_s = _timeout(headers)
+        timeout_s = read_timeout(headers)
     except InvalidInput as error:
         return Options(trace=trace, refusal=partial(InvalidInput, str(error)))
     coding = headers.get(b"grpc-encoding" if is_grpc else b"content-encoding", b"").strip().lower()
@@ -108,6 +108,23 @@ def read_options(headers: Mapping[bytes, bytes], is_grpc: bool = False) -> Optio
         return Options(trace=trace, refusal=partial(UnsupportedMedia, text))
     accepted = _accepted(headers, b"accept-encoding")
     return Options(coding, accepted[0] if accepted else b"", timeout_s, trace, is_cloudevent)
+
+
+def read_timeout(headers: Mapping[bytes, bytes]) -> float | None:
+    """The seconds that a request's fields give it; None if none says. Raises InvalidInput."""
+    times: list[float] = []
+    value = headers.get(b"grpc-timeout")
+    if value is not None:
+        match = _TIMEOUT.fullmatch(value)
+        if match is None:
+            raise InvalidInput(f"grpc-timeout = {_shown(value)}, must be 1 to 8 digits and one of H, M, S, m, u, n")
+        times.append(int(match[1]) * _TIMEOUT_UNITS[match[2]])
+    value = headers.get(_ENVOY_TIMEOUT)
+    if value is not None:
+        if _MILLISECONDS.fullmatch(value) is None:
+            raise InvalidInput(f"{_ENVOY_TIMEOUT.decode()} = {_shown(value)}, must be an integer of at least 1")
+        times.append(int(value) / 1e3)
+    return min(times, default=None)
 
 
 def _trace(headers: Mapping[bytes, bytes]) -> Trace | None:
@@ -127,23 +144,6 @@ def _accepted(headers: Mapping[bytes, bytes], name: bytes) -> list[bytes]:
     least = weights.get(b"identity", 0.0)
     found = [coding for coding in CODINGS if weights.get(coding, 0.0) and weights[coding] >= least]
     return sorted(found, key=lambda coding: -weights[coding])
-
-
-def _timeout(headers: Mapping[bytes, bytes]) -> float | None:
-    """Seconds; None if no field says. Raises InvalidInput."""
-    times: list[float] = []
-    value = headers.get(b"grpc-timeout")
-    if value is not None:
-        match = _TIMEOUT.fullmatch(value)
-        if match is None:
-            raise InvalidInput(f"grpc-timeout = {_shown(value)}, must be 1 to 8 digits and one of H, M, S, m, u, n")
-        times.append(int(match[1]) * _TIMEOUT_UNITS[match[2]])
-    value = headers.get(_ENVOY_TIMEOUT)
-    if value is not None:
-        if _MILLISECONDS.fullmatch(value) is None:
-            raise InvalidInput(f"{_ENVOY_TIMEOUT.decode()} = {_shown(value)}, must be an integer of at least 1")
-        times.append(int(value) / 1e3)
-    return min(times, default=None)
 
 
 def _shown(value: bytes) -> str:

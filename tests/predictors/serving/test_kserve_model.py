@@ -3,6 +3,9 @@
 import http.client
 import importlib.util
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +18,7 @@ from torpor.predictors.protocol.messages import message
 
 ROOT = Path(__file__).parents[3]
 MARKED = Path(__file__).parent / "models" / "marked"
+ASKS = MARKED.with_name("asks")
 TRANSFORMERS = ROOT / "tests" / "transformers" / "models"
 RAISE, GIVE_NAN, WAIT = 1000, 1003, 1006
 
@@ -23,8 +27,8 @@ Infer = message("inference.ModelInferRequest")
 
 @pytest.fixture(scope="module")
 def kserve(kserve_server, gate_path: Path) -> Iterator[SimpleNamespace]:
-    """The ports of a ModelServer with `mlp`, `marked`, and the transformer `words`."""
-    folders = ROOT / "examples" / "mlp", MARKED, TRANSFORMERS / "words"
+    """The ports of a ModelServer with `mlp`, `marked`, `asks`, and the transformer `words`."""
+    folders = ROOT / "examples" / "mlp", MARKED, ASKS, TRANSFORMERS / "words"
     with kserve_server(*folders, GATE=str(gate_path), TORPOR_PREDICTOR=str(TRANSFORMERS / "counts")) as ports:
         yield ports
 
@@ -102,12 +106,12 @@ def v2_binary_answer(server: SimpleNamespace, row: np.ndarray) -> object:
     return np.frombuffer(content[int(answered["inference-header-content-length"]) :], "<f4")
 
 
-def grpc_infer(server: SimpleNamespace, request: object):
+def grpc_infer(server: SimpleNamespace, request: object, metadata: tuple[tuple[str, str], ...] = ()):
     response = message("inference.ModelInferResponse")
     with grpc.insecure_channel(server.grpc) as channel:
         method = "/inference.GRPCInferenceService/ModelInfer"
         stub = channel.unary_unary(method, lambda m: m.SerializeToString(), response.FromString)
-        return stub(request, timeout=20, wait_for_ready=True)
+        return stub(request, timeout=20, wait_for_ready=True, metadata=metadata)
 
 
 def grpc_answer(server: SimpleNamespace, row: np.ndarray) -> object:
@@ -187,3 +191,112 @@ def test_outputs_are_those_asked_for(kserve) -> None:
     length = int(headers["inference-header-content-length"])
     assert [output["name"] for output in json.loads(content[:length])["outputs"]] == ["doubled"]
     assert np.frombuffer(content[length:], "<f4").tolist() == [2.0, 4.0]
+
+
+def said(content: bytes) -> dict[str, object]:
+    """What the model `asks` was told of a request of one row."""
+    outputs = {output["name"]: output["data"] for output in json.loads(content)["outputs"]}
+    return json.loads(outputs["said"][0])
+
+
+ENVOY = "x-envoy-expected-rq-timeout-ms"
+ASK = {"name": "x", "datatype": "FP32", "shape": [1], "data": [1], "parameters": {"top_k": 3}}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "headers", "most_s"),
+    [
+        ({}, {"grpc-timeout": "9S"}, 9.0),
+        ({}, {ENVOY: "8000", "Grpc-Timeout": "9S"}, 8.0),
+        ({"timeout": 7_000_000}, {ENVOY: "8000"}, 7.0),
+    ],
+)
+def test_a_request_is_known_with_its_terms(kserve, parameters, headers, most_s: float) -> None:
+    """The parameters of its tensors, and the shortest of the times that its caller gives it."""
+    body = json.dumps({"inputs": [ASK], "parameters": parameters}).encode()
+    status, content, _ = ask(kserve.http, "/v2/models/asks/infer", body, headers)
+    assert status == 200, content
+    told = said(content)
+    assert told["tensor_parameters"] == {"x": {"top_k": 3}}
+    assert most_s - 1 < told["remaining_s"] < most_s
+
+
+def test_a_call_over_grpc_is_known_with_its_terms(kserve) -> None:
+    """By its messages and its metadata."""
+    tensor = {"name": "x", "datatype": "FP32", "shape": [1], "parameters": {"top_k": {"int64_param": 3}}}
+    asked = Infer(model_name="asks", inputs=[tensor], raw_input_contents=[np.float32(1).tobytes()])
+    response = grpc_infer(kserve, asked, ((ENVOY, "8000"),))
+    told = dict(zip([output.name for output in response.outputs], response.raw_output_contents, strict=True))
+    told = json.loads(told["said"][4:])
+    assert told["tensor_parameters"] == {"x": {"top_k": 3}}
+    assert 7 < told["remaining_s"] < 8
+
+
+@pytest.mark.parametrize("parameters", [{"classification": 1}, {"shared_memory_region": "r"}])
+def test_parameters_that_change_a_tensor_are_refused(kserve, parameters: dict[str, object]) -> None:
+    """As by torpor's own server."""
+    status, content, _ = ask(kserve.http, "/v2/models/marked/infer", v2("x", parameters=parameters))
+    assert (status, json.loads(content)["error"].endswith("is not supported")) == (400, True)
+
+
+def test_a_deadline_that_passes_in_the_queue_is_an_answer(kserve, gate_path: Path) -> None:
+    """504, or DEADLINE_EXCEEDED, while the model is busy with another; a field that is none is 400."""
+    path = "/v2/models/marked/infer"
+    with ThreadPoolExecutor(1) as pool:
+        gate = pool.submit(ask, kserve.http, path, v2("x", data=[WAIT, 0]))
+        with gate_path.open("wb"):
+            status, content, _ = ask(kserve.http, path, v2("x"), {"grpc-timeout": "20m"})
+            assert (status, b"the deadline passed" in content) == (504, True)
+            status, content, _ = ask(kserve.http, path, v2("x"), {"grpc-timeout": "soon"})
+            assert (status, b"grpc-timeout = 'soon'" in content) == (400, True)
+            tensor = {"name": "x", "datatype": "FP32", "shape": [1, 2], "contents": {"fp32_contents": [1, 2]}}
+            with pytest.raises(grpc.RpcError) as error:
+                grpc_infer(kserve, Infer(model_name="marked", inputs=[tensor]), ((ENVOY, "20"),))
+            assert error.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+            assert "the deadline passed" in error.value.details()
+        assert gate.result()[0] == 200
+
+
+def test_a_model_that_hangs_ends_the_server(kserve_server, gate_path: Path) -> None:
+    """By the SDK's own stop, after the answer: whoever runs it starts another."""
+    with kserve_server(MARKED, GATE=str(gate_path), TORPOR_MODEL_TIMEOUT_S="0.1") as server:
+        status, content, _ = ask(server.http, "/v2/models/marked/infer", v2("x", data=[WAIT, 0]))
+        assert (status, b"the model hangs" in content) == (503, True)
+        server.process.wait(30)
+    assert "ending, so that a new process can take over: the model hangs" in "".join(server.log)
+
+
+BROKEN = """
+import asyncio, signal, sys
+import kserve
+from kserve.errors import ModelNotReady
+from torpor.predictors.kserve_model import KServeModel
+
+signals = []
+signal.signal(signal.SIGTERM, lambda number, frame: signals.append(number))
+model = KServeModel("marked", sys.argv[1])
+model.load()
+assert model.ready
+
+async def main():
+    try:
+        await model.predict({"instances": [[1006, 0]]})
+    except ModelNotReady as error:
+        assert "the model hangs" in str(error)
+    assert not model.ready
+    try:
+        model.load()
+    except ModelNotReady as error:
+        assert "the model hangs" in error.reason
+    assert not model.ready
+    assert signals == [signal.SIGTERM]
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("kserve"), reason="needs kserve")
+def test_a_broken_model_is_neither_ready_nor_loaded_again(gate_path: Path) -> None:
+    """The SDK would load what is not ready with the next call over gRPC."""
+    environment = {**os.environ, "GATE": str(gate_path), "TORPOR_MODEL_TIMEOUT_S": "0.1"}
+    subprocess.run([sys.executable, "-c", BROKEN, str(MARKED)], env=environment, check=True, timeout=60)
