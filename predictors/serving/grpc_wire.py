@@ -32,7 +32,7 @@ from .data_plane import EXTENSIONS, DataPlane, Served
 from .exchange import Exchange, Field
 from .http2 import Stream
 from .repository import Repository
-from .rest import error_text
+from .rest import VERSION, error_text
 from .tasks import Tasks
 
 logger = logging.getLogger("torpor.grpc")
@@ -169,6 +169,9 @@ class Grpc:
     def _infer(self, exchange: Exchange, data: bytes, start: int) -> None:
         """Run the request whose message lies in `data` from `start` on."""
         name, version, request = v2_grpc.decode(data, start)
+        pinned = exchange.head.headers.get(VERSION)
+        if pinned is not None:
+            version = _pinned(pinned.decode("latin-1"), version)
         model = self._data_plane.model(name, version)
         self._data_plane.check_accepting(model)
         headers = exchange.head.text_headers() if model.wants_headers else None
@@ -319,6 +322,12 @@ def _check_frame(body: bytes) -> bool:
     if length != len(body) - _PREFIX_BYTES:
         raise InvalidInput(f"gRPC frame says {length} bytes, {len(body) - _PREFIX_BYTES} came")
     return body[0] == 1
+
+
+def _pinned(version: str, in_message: str) -> str:
+    if in_message and in_message != version:
+        raise InvalidInput(f"torpor-model-version = {version[:40]}, must be {in_message[:40]} as in the message")
+    return version
 
 
 def _stream(exchange: Exchange) -> Stream:

@@ -28,7 +28,7 @@ from .content_coding import ContentCoder, Result, is_worth_compressing
 from .data_plane import EXTENSIONS, DataPlane, Served
 from .exchange import Exchange, Fields, Head
 from .repository import Repository
-from .request_options import NO_OPTIONS, Options
+from .request_options import NO_OPTIONS
 from .tasks import Tasks
 from .together import Together
 from .worker import Colleagues
@@ -37,8 +37,8 @@ logger = logging.getLogger("torpor.rest")
 
 JSON = ((b"content-type", b"application/json"),)
 _OCTETS = (b"content-type", b"application/octet-stream")
-_VERSION = b"torpor-model-version"
-"""In a request it pins the version; in an answer of v1 it says which it was (v2's body does), for those who want to stay."""
+VERSION = b"torpor-model-version"
+"""In a request, of gRPC too, it pins the version; in an answer of v1 it says which it was (v2's body does), for those who want to stay."""
 
 _PROMETHEUS = ((b"content-type", b"text/plain; version=0.0.4; charset=utf-8"),)
 _JSON_LENGTH = b"inference-header-content-length"
@@ -62,8 +62,8 @@ Fail = Callable[[Exchange, Exception], None]
 class Receiver(Protocol):
     """What answers requests that are events: `transformers.events.receiver`."""
 
-    def handler(self, model: Served | None) -> Handler:
-        """model: that the path names, None for the path `/`. Raises NotFound."""
+    def handler(self, model: Served | None, version: str = "") -> Handler:
+        """model: that the path names, None for the path `/`. version: of the only model then, "" for any. Raises NotFound."""
 
 
 Encode = Callable[[InferResponse, Terms], tuple[bytes, Fields]]
@@ -98,18 +98,19 @@ class Rest:
             if inference is not None:
                 model, handler = inference
                 self._data_plane.check_accepting(model)
-                return handler if options is NO_OPTIONS else self._with_options(options, inference)
+                return handler if options is NO_OPTIONS else self._with_options(head, inference)
             if options.is_event and head.path == "/" and self._open_receiver is not None:
-                return self._with_options(options, None)
+                return self._with_options(head, None)
         return self._route(head.method, head.path)
 
-    def _with_options(self, options: Options, inference: tuple[Served, Handler] | None) -> Handler:
+    def _with_options(self, head: Head, inference: tuple[Served, Handler] | None) -> Handler:
         """The handler of a request that asks for something beside its body. inference: None for an event to `/`."""
+        options = head.options
         if options.refusal is not None:
             raise options.refusal()
         model, handler = inference or (None, None)
         if options.is_event and self._open_receiver is not None:
-            handler = self._receiver.handler(model)
+            handler = self._receiver.handler(model, head.headers.get(VERSION, b"").decode("latin-1"))
         assert handler is not None
         return partial(self._inflate, handler) if options.coding else handler
 
@@ -139,7 +140,7 @@ class Rest:
 
     def _target(self, head: Head) -> tuple[Served, Handler] | None:
         """The model and handler of an inference as the models are now, None for another request. Raises NotFound."""
-        if _VERSION in head.headers:
+        if VERSION in head.headers:
             return self._pinned(head)
         return self._inferences.get(head.path) or self._inference(head.path)
 
@@ -151,7 +152,7 @@ class Rest:
 
     def _pinned(self, head: Head) -> tuple[Served, Handler] | None:
         """The inference on the version that the header names. Raises NotFound; InvalidInput if the path names another."""
-        version = head.headers[_VERSION].decode("latin-1")
+        version = head.headers[VERSION].decode("latin-1")
         model, _ = self._inference(head.path) or (None, None)
         if model is None:
             return None
@@ -386,7 +387,7 @@ class Rest:
         self._requests["rest", str(result.status)] += 1
         fields = result.fields
         if route.protocol == "v1":
-            fields = (*fields, (_VERSION, model.version.encode()))
+            fields = (*fields, (VERSION, model.version.encode()))
         if result.status == 200:
             self._compress(exchange, result.body, fields)
         else:
@@ -430,7 +431,7 @@ class Rest:
 
 
 def _encode_v1(responses: Sequence[InferResponse]) -> tuple[bytes, Fields]:
-    return v1.encode(responses), (*JSON, (_VERSION, responses[0].model_version.encode()))
+    return v1.encode(responses), (*JSON, (VERSION, responses[0].model_version.encode()))
 
 
 def _encode_v2(response: InferResponse, terms: Terms) -> tuple[bytes, Fields]:

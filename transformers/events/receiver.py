@@ -72,17 +72,20 @@ class Receiver:
         """Of events that are being answered: who else waits for the same answer."""
         self._tasks = Tasks()
 
-    def handler(self, model: Served | None) -> Callable[[Exchange], None]:
-        """What answers an exchange when its body has come. model: that the path names, or None. Raises NotFound."""
-        return partial(self._receive, self._only() if model is None else model)
+    def handler(self, model: Served | None, version: str = "") -> Callable[[Exchange], None]:
+        """What answers an exchange when its body has come.
 
-    def _only(self) -> Served:
+        model: that the path names, or None, and then version: of the only model, "" for any. Raises NotFound.
+        """
+        return partial(self._receive, self._only(version) if model is None else model)
+
+    def _only(self, version: str) -> Served:
         names = self._data_plane.names()
         if len(names) != 1:
             raise NotFound(
                 f"POST / is for a server of one model, must be POST /v1/models/NAME:predict of {', '.join(names)}"
             )
-        model = self._data_plane.model(names[0])
+        model = self._data_plane.model(names[0], version)
         self._data_plane.check_accepting(model)
         return model
 

@@ -10,9 +10,11 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from torpor.predictors.batching.policy import BatchingSettings
 from torpor.predictors.errors import ModelFailed
+from torpor.predictors.protocol.messages import message
 from torpor.predictors.serving.data_plane import DataPlane, Served
 from torpor.predictors.serving.repository import Repository
 from torpor.predictors.signature import Signature
@@ -241,6 +243,44 @@ def test_a_version_by_header(start, connect, models) -> None:
     assert ask(connection, "/v2/models/double/infer", **{"torpor-model-version": "7"}).status == 404
     torn = ask(connection, "/v2/models/double/versions/10/infer", **{"torpor-model-version": "2"})
     assert (torn.status, torn.error()) == (400, "torpor-model-version = 2, must be 10 as in the path")
+
+
+def test_a_version_by_metadata(start, grpc_infer, models) -> None:
+    """gRPC reads the header too, where the message names no version; a contradiction of the two is the caller's error."""
+    infer = grpc_infer(start(models))
+    tensor = {"name": "x", "datatype": "FP32", "shape": [1], "contents": {"fp32_contents": [1]}}
+
+    def ask_by(version: str, header: str) -> float:
+        asked = message("inference.ModelInferRequest")(model_name="double", model_version=version, inputs=[tensor])
+        answered = infer(asked, metadata=[("torpor-model-version", header)])
+        return answered.outputs[0].contents.fp32_contents[0]
+
+    assert ask_by("", "2") == 2
+    assert ask_by("2", "2") == 2
+    with pytest.raises(grpc.RpcError) as missing:
+        ask_by("", "7")
+    assert missing.value.code() is grpc.StatusCode.NOT_FOUND
+    with pytest.raises(grpc.RpcError) as torn:
+        ask_by("10", "2")
+    assert torn.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert torn.value.details() == "torpor-model-version = 2, must be 10 as in the message"
+
+
+def test_a_version_of_the_only_model_by_an_events_header(start, connect, models) -> None:
+    """`POST /` has no path that could name one."""
+    connection = connect(start(models / "double"))
+    event = {
+        "ce-specversion": "1.0",
+        "ce-id": "1",
+        "ce-source": "/s",
+        "ce-type": "t",
+        "content-type": "application/json",
+    }
+    body = b'{"instances": [1.0]}'
+    for version, answered in (("2", [2]), ("10", [20])):
+        reply = connection.request("POST", "/", body, {**event, "torpor-model-version": version})
+        assert json.loads(reply.body)["predictions"] == answered
+    assert connection.request("POST", "/", body, {**event, "torpor-model-version": "7"}).status == 404
 
 
 def test_a_load_that_exits_ends_the_start_as_a_failure(failing_start, models) -> None:
