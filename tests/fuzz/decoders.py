@@ -130,8 +130,8 @@ def v1_json(data: bytes) -> None:
     assert quick == general or (isinstance(quick, str) and isinstance(general, str)), body  # positions move by one
 
 
-def v2_object(choices: Choices) -> tuple[bytes, list[bytes]]:
-    """A request's JSON object, and the binary data that it speaks of."""
+def v2_object(choices: Choices, tensors: str = "inputs") -> tuple[bytes, list[bytes]]:
+    """A request's JSON object, and the binary data that it speaks of; an answer's, if its tensors are "outputs"."""
     blobs: list[bytes] = []
 
     def datatype() -> bytes:
@@ -161,10 +161,11 @@ def v2_object(choices: Choices) -> tuple[bytes, list[bytes]]:
         kinds = {b"parameters": lambda: choices.pick((b'{"binary_data":true}', b'{"binary_data":1}', b"{}"))}
         return json_object(choices, [b"name", b"parameters"], kinds)
 
-    names = [b"inputs", *((b"id", b"parameters", b"outputs")[: choices.below(4)])]
+    more = (b"id", b"parameters", b"outputs") if tensors == "inputs" else (b"id", b"model_name", b"model_version")
+    names = [tensors.encode(), *more[: choices.below(4)]]
     kinds = {
-        b"inputs": lambda: several(tensor), b"id": lambda: choices.pick((b'"7"', b"7", b'""')), b"parameters": flags,
-        b"outputs": lambda: several(output),
+        b"id": lambda: choices.pick((b'"7"', b"7", b'""')), b"parameters": flags, b"outputs": lambda: several(output),
+        tensors.encode(): lambda: several(tensor),
     }  # fmt: skip
     return json_object(choices, names, kinds), blobs
 
@@ -209,7 +210,7 @@ def infer_message(choices: Choices) -> bytes:
             case 1:
                 request.raw_input_contents.append(choices.take(choices.below(24)))
             case 2:
-                _fill(getattr(tensor.contents, choices.pick(CONTENTS)), choices)
+                fill(getattr(tensor.contents, choices.pick(CONTENTS)), choices)
     if choices.below(4) == 1:
         request.outputs.add(name=choices.pick(("y", "")))
     if choices.below(4) == 1:
@@ -220,7 +221,7 @@ def infer_message(choices: Choices) -> bytes:
     return bytes(request.SerializeToString())
 
 
-def _fill(field: Any, choices: Choices) -> None:
+def fill(field: Any, choices: Choices) -> None:
     for _ in range(choices.below(4)):
         for value in (choices.pick(INTEGERS), choices.take(3)):
             try:
