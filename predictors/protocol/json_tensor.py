@@ -71,6 +71,8 @@ def json_from_array(name: str, array: Array) -> object:
         array = float32_from_bfloat16(array)
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise ModelFailed(f"output '{name}' holds NaN or infinity, which JSON cannot: ask for it as binary data")
+    if array.dtype.char in "qQ":  # C's long long, int64 by another name: orjson knows no scalar of it
+        array = array.view(array.dtype.str)
     return np.ascontiguousarray(array)
 
 

@@ -140,6 +140,7 @@ def test_deep_nesting_is_invalid_input() -> None:
         ({"y": np.array([b"a", "é"], object)}, ["a", "é"]),
         ({"y": np.array([1, 2]), "z": np.array([[True], [False]])}, [{"y": 1, "z": [True]}, {"y": 2, "z": [False]}]),
         ({"y": np.zeros((2, 0)), "z": np.array([b"a", b"b"], object)}, [{"y": [], "z": "a"}, {"y": [], "z": "b"}]),
+        ({"x": np.array([1], np.ulonglong), "y": np.array([-1], np.longlong)}, [{"x": 1, "y": -1}]),
     ],
 )
 def test_predictions_are_rows(outputs: dict[str, np.ndarray], predictions: list[object]) -> None:
