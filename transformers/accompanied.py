@@ -5,7 +5,7 @@ threads as often as the predictor's own requests do; its own thread is for rows 
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torpor.predictors.errors import InvalidInput, ModelFailed, TorporError
@@ -71,6 +71,10 @@ class Accompanied:
     @property
     def halved_s(self) -> float:
         return self._inner.halved_s
+
+    @property
+    def memory_bytes(self) -> Mapping[str, int]:
+        return self._inner.memory_bytes
 
     def load(self) -> None:
         self._inner.load()

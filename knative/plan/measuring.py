@@ -1,6 +1,6 @@
 """A predictor measured: started as `torpor serve` starts it, and asked.
 
-- time by rows and cells: lone requests of so many rows, by the server's own `request_predict_seconds`;
+- time by rows and cells: lone requests of so many rows, by the server's own `torpor_device_seconds`;
 - what a request costs beside the model: the process's CPU time under one-row requests from several callers, less the model's;
 - cores: CPU time for a second of the model, under full batches;
 - memory: VmHWM after the full batches; the weights by loading the model in a process of its own;
@@ -238,10 +238,10 @@ def _batch_times(
             say(f"{rows} rows" + (f" of {size}" if sized else ""))
             took: list[float] = []
             ask(connection, rows, size)
-            before_s = server.metrics()["request_predict_seconds_sum"]
+            before_s = server.metrics()["torpor_device_seconds_total"]
             for _ in range(_ASKS):
                 ask(connection, rows, size)
-                after_s = server.metrics()["request_predict_seconds_sum"]
+                after_s = server.metrics()["torpor_device_seconds_total"]
                 took.append(after_s - before_s)
                 before_s = after_s
                 if sum(took) > 5.0:
@@ -263,7 +263,7 @@ def _request_cost(server: _Server, ask: _Asker, size: int) -> tuple[float, float
     requests = _load(server, ask, _CALLERS, 1, size)
     after = server.metrics()
     spent_s = after["process_cpu_seconds_total"] - before["process_cpu_seconds_total"]
-    model_s = after["request_predict_seconds_sum"] - before["request_predict_seconds_sum"]
+    model_s = after["torpor_device_seconds_total"] - before["torpor_device_seconds_total"]
     # The counter has steps of 10 ms, and a model that waits for its turn is not busy: what is left is at least nothing.
     return max(0.0, spent_s - model_s) / requests, statistics.median(lone)
 
@@ -272,7 +272,7 @@ def _cores(server: _Server, ask: _Asker, rows: int, size: int) -> float:
     before = server.metrics()
     _load(server, ask, 2, rows, size)
     after = server.metrics()
-    model_s = after["request_predict_seconds_sum"] - before["request_predict_seconds_sum"]
+    model_s = after["torpor_device_seconds_total"] - before["torpor_device_seconds_total"]
     return (after["process_cpu_seconds_total"] - before["process_cpu_seconds_total"]) / max(model_s, 1e-3)
 
 

@@ -130,6 +130,13 @@ class Executor:
                 self._tuning.apply(self._model, torch_device)
 
     @property
+    def memory_bytes(self) -> Mapping[str, int]:
+        """What this process has allocated of its device's own memory, by the device's name; nothing without such memory."""
+        device = self._device
+        size = device.allocated_bytes() if device is not None else None
+        return {} if device is None or size is None else {str(device.torch_device): size}
+
+    @property
     def instance(self) -> object:
         """The user's, once it is loaded."""
         return self._model

@@ -246,7 +246,7 @@ class DataPlane:
         except BaseException:
             devices.stop()
             raise
-        metrics = ModelMetrics(name, version, policy)
+        metrics = ModelMetrics(name, version, policy, devices.memory_bytes)
         observer = metrics if self.tracing is None else Observers(metrics, self.tracing)
         batcher = Batcher(policy, devices, observer, model_timeout_s, self._broke)
         batcher.teach(lessons)

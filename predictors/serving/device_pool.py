@@ -39,6 +39,10 @@ class DevicePool:
         """When the last run of a part of a batch that had failed began, on the clock of time.monotonic."""
         return max(thread.executor.halved_s for thread in self._threads)
 
+    def memory_bytes(self) -> dict[str, int]:
+        """What is allocated on each device that has memory of its own."""
+        return {name: size for thread in self._threads for name, size in thread.executor.memory_bytes.items()}
+
     def start(self) -> None:
         for thread in self._threads:
             thread.start()

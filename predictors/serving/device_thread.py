@@ -7,7 +7,7 @@ first is free to begin the next one meanwhile.
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from queue import SimpleQueue
@@ -35,6 +35,7 @@ class Executor(Protocol):
     in_flight: batches that it wants to be given at once, known when it is loaded. If more than 1, `begin` enqueues one,
     `wait` waits for its end, on any thread, and `run` then has the results. compiles: the first batch of a size may take
     minutes. halved_s: when the last run of a part of a batch that had failed began, on the clock of time.monotonic.
+    memory_bytes: what is allocated of its device's own memory, by the device's name, or nothing; any thread may ask.
     """
 
     @property
@@ -45,6 +46,8 @@ class Executor(Protocol):
     def compiles(self) -> bool: ...
     @property
     def halved_s(self) -> float: ...
+    @property
+    def memory_bytes(self) -> Mapping[str, int]: ...
     def load(self) -> None: ...
     def unload(self) -> None: ...
     def warm_up(self, rows: int) -> Bound | None: ...

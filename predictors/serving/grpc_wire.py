@@ -108,8 +108,8 @@ class Grpc:
         exchange.on_leave = task.cancel
         return None
 
-    def fail(self, exchange: Exchange, error: Exception) -> None:
-        """End a call with an error's status."""
+    def fail(self, exchange: Exchange, error: Exception, model: Served | None = None) -> None:
+        """End a call with an error's status. model: that the call was for, if that is known."""
         code, text = GrpcCode.INTERNAL, _INTERNAL
         more: Trailers = ()
         if isinstance(error, TorporError):
@@ -118,10 +118,12 @@ class Grpc:
                 more = ((_PUSHBACK, b"%d" % math.ceil(error.retry_after_s * 1e3)),)
             if isinstance(error, ModelFailed):
                 logger.warning("%s: %s", exchange.head, text)
-            if exchange.head.path.endswith("/ModelInfer"):
-                self._requests["grpc", code.name] += 1
         else:
             logger.error("%s failed", exchange.head, exc_info=error)
+        if exchange.head.path.endswith("/ModelInfer"):
+            self._requests["grpc", code.name] += 1
+        if model is not None:
+            self._data_plane.metrics.failed(model.name, model.version, error)
         if _takes_trailers(exchange):
             _stream(exchange).respond_grpc(b"", (*_status(code, text), *more))
         else:  # a proxy that strips `te` would strip trailers as well
@@ -173,8 +175,6 @@ class Grpc:
         if pinned is not None:
             version = _pinned(pinned.decode("latin-1"), version)
         model = self._data_plane.model(name, version)
-        self._data_plane.check_accepting(model)
-        headers = exchange.head.text_headers() if model.wants_headers else None
         answer = partial(self._inferred, _stream(exchange), model, request.terms)
         options = exchange.head.options
         bound = model.start(request, headers, options.timeout_s, answer)
@@ -184,12 +184,12 @@ class Grpc:
 
     def _inferred(self, stream: Stream, model: Served, terms: Terms, result: Outputs | TorporError) -> None:
         if isinstance(result, TorporError):
-            self.fail(stream, result)
+            self.fail(stream, result, model)
             return
         try:
             answer = v2_grpc.encode(model.response(terms, result), raw=terms.binary_outputs is None)
         except Exception as error:
-            self.fail(stream, error)
+            self.fail(stream, error, model)
             return
         self._requests["grpc", "OK"] += 1
         coding = stream.head.options.accepts

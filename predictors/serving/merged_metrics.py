@@ -2,14 +2,14 @@
 
 from collections.abc import Iterable
 
+from .exposition import exposition
+
 
 def merged(texts: Iterable[tuple[str, str]], *, gauges: bool = True) -> str:
     """One text in Prometheus's format of several, each given as (process, text).
 
     gauges: whether to keep what is not a count.
     """
-    # Imported when somebody asks: neither a supervisor nor a start should pay for it.
-    from prometheus_client import CollectorRegistry, generate_latest
     from prometheus_client.core import Metric
     from prometheus_client.parser import text_string_to_metric_families
 
@@ -32,6 +32,4 @@ def merged(texts: Iterable[tuple[str, str]], *, gauges: bool = True) -> str:
         def collect(self) -> Iterable[Metric]:
             return families.values()
 
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(Families())
-    return generate_latest(registry).decode()
+    return exposition(Families()).decode()

@@ -1,7 +1,8 @@
 """What the server counts, and `/metrics` for Prometheus.
 
 Counting is additions to plain numbers on the event loop; Prometheus's own types are made when somebody asks. Histograms
-have KServe's name where KServe has one (`request_predict_seconds`); the others begin with `torpor_`.
+have KServe's name where KServe has one (`request_predict_seconds`); the others begin with `torpor_`. What Triton counts by a
+name of its own (`nv_inference_…`) follows from these.
 """
 
 import math
@@ -12,8 +13,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from ..batching.policy import Batch, BatchingPolicy
+from ..batching.policy import Batch, BatchingPolicy, State
+from ..errors import TorporError
 from ..signature import Bound
+from .exposition import exposition
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
@@ -27,9 +30,13 @@ class Histogram:
         self.counts = [0] * (len(bounds) + 1)
         self.sum = 0.0
 
-    def observe(self, value: float) -> None:
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.sum += value
+    def observe(self, value: float, times: int = 1) -> None:
+        self.counts[bisect_left(self.bounds, value)] += times
+        self.sum += value * times
+
+    @property
+    def count(self) -> int:
+        return sum(self.counts)
 
     def observe_sorted(self, values: Sequence[float]) -> None:
         """Observe ascending values; those of a batch mostly fall under one bound."""
@@ -54,12 +61,24 @@ class Histogram:
 
 
 class ModelMetrics:
-    """One model's counts, and what its policy knows; the batcher's observer."""
+    """One model's counts, and what its policy knows; the batcher's observer.
 
-    def __init__(self, model_name: str, model_version: str, policy: BatchingPolicy[Bound]) -> None:
+    memory_bytes: what is allocated on each device that has memory of its own.
+    """
+
+    def __init__(
+        self,
+        model_name: str,
+        model_version: str,
+        policy: BatchingPolicy[Bound],
+        memory_bytes: Callable[[], Mapping[str, int]] = dict,
+    ) -> None:
         self.labels = {"model_name": model_name, "model_version": model_version}
         self.policy = policy
-        self.batch_seconds = Histogram(_SECONDS)
+        self.memory_bytes = memory_bytes
+        self.device_seconds = 0.0
+        self.answered = 0
+        self.predict_seconds = Histogram(_SECONDS)
         self.queue_seconds = Histogram(_SECONDS)
         self.batch_rows = Histogram(_ROWS)
         self.padded_cells = 0
@@ -70,8 +89,12 @@ class ModelMetrics:
         self.out_of_memory += 1
 
     def batch_ran(self, batch: Batch[Bound], seconds: float) -> None:
-        self.batch_seconds.observe(seconds)
+        self.device_seconds += seconds
         self.batch_rows.observe(batch.rows)
+        # Of the requests that ended with it: those that failed, and those whose callers left, are GONE.
+        states = [item.state for item, _, _ in batch.slices if item.answer is None]
+        self.predict_seconds.observe(seconds, len(states))
+        self.answered += states.count(State.TAKEN)
         if batch.bucket.axes:
             longest = map(max, zip(*[piece.item.sizes for piece in batch.slices], strict=True))
             self.padded_cells += batch.rows * math.prod(longest)
@@ -105,12 +128,16 @@ class StepMetrics:
 
 
 class ServerMetrics:
-    """All models' counts, requests by protocol and status, and the seconds that each phase of the start took."""
+    """All models' counts, requests by protocol and status, and the seconds that each phase of the start took.
+
+    failures: requests by model, version, and the class of their error.
+    """
 
     def __init__(self) -> None:
         self.models: list[ModelMetrics] = []
         self.steps: list[StepMetrics] = []
         self.requests: Counter[tuple[str, str]] = Counter()
+        self.failures: Counter[tuple[str, str, str]] = Counter()
         self.start_phases: dict[str, float] = {}
 
     @contextmanager
@@ -120,15 +147,16 @@ class ServerMetrics:
         yield
         self.start_phases[name] = self.start_phases.get(name, 0.0) + time.perf_counter() - began_s
 
+    def failed(self, model_name: str, model_version: str, error: Exception) -> None:
+        """A request to a model had this instead of its answer. What is no TorporError is torpor's own fault."""
+        name = type(error).__name__ if isinstance(error, TorporError) else "internal"
+        self.failures[model_name, model_version, name] += 1
+
     def render(self) -> bytes:
         """The Prometheus text format."""
-        from prometheus_client import CollectorRegistry, generate_latest
         from prometheus_client.process_collector import ProcessCollector
 
-        registry = CollectorRegistry()
-        registry.register(_Collector(self))
-        ProcessCollector(registry=registry)
-        return generate_latest(registry)
+        return exposition(_Collector(self), ProcessCollector(registry=None))
 
 
 class _Collector:
@@ -140,7 +168,7 @@ class _Collector:
 
         names = ("model_name", "model_version")
         histograms: tuple[tuple[str, str, str], ...] = (
-            ("request_predict_seconds", "Time that the model took for a batch.", "batch_seconds"),
+            ("request_predict_seconds", "Time that the model took for a request's batch.", "predict_seconds"),
             ("torpor_queue_seconds", "Time that a request waited for its batch.", "queue_seconds"),
             ("torpor_batch_rows", "Rows that the model got at once.", "batch_rows"),
         )
@@ -158,21 +186,55 @@ class _Collector:
             yield family
         cells = CounterMetricFamily("torpor_cells", "Elements along padded axes, as sent.", labels=names)
         padded = CounterMetricFamily("torpor_padded_cells", "Elements along padded axes, as run.", labels=names)
+        busy = CounterMetricFamily("torpor_device_seconds", "Time that batches had their device.", labels=names)
         short = CounterMetricFamily("torpor_out_of_memory", "Batches run again in smaller ones.", labels=names)
         for model in self._metrics.models:
             labels = [*model.labels.values()]
             cells.add_metric(labels, model.cells)
             padded.add_metric(labels, model.padded_cells)
+            busy.add_metric(labels, model.device_seconds)
             short.add_metric(labels, model.out_of_memory)
         requests = CounterMetricFamily("torpor_requests", "Inference requests.", labels=("protocol", "status"))
         for (protocol, status), count in self._metrics.requests.items():
             requests.add_metric([protocol, status], count)
+        failures = CounterMetricFamily("torpor_failures", "Failed requests to a model.", labels=(*names, "error"))
+        for key, count in self._metrics.failures.items():
+            failures.add_metric(key, count)
+        memory = GaugeMetricFamily(
+            "torpor_device_memory_bytes", "What is allocated of a device's own memory.", labels=("device",)
+        )
+        for device, size in {d: size for m in self._metrics.models for d, size in m.memory_bytes().items()}.items():
+            memory.add_metric([device], size)
         phases = GaugeMetricFamily("torpor_start_seconds", "Time that a phase of the start took.", labels=("phase",))
         for phase, seconds in self._metrics.start_phases.items():
             phases.add_metric([phase], seconds)
-        yield from (cells, padded, short, requests, phases)
+        yield from (cells, padded, busy, short, requests, failures, memory, phases)
+        yield from self._tritons(CounterMetricFamily)
         yield from self._families()
         yield from self._policies(GaugeMetricFamily, names)
+
+    def _tritons(self, counter: Callable[..., Any]) -> Iterable[Any]:
+        """What Triton has, by its names and labels. Durations are sums over requests, in microseconds; what decoding and
+        encoding take is not in them.
+        """
+        failed: Counter[tuple[str, str]] = Counter()
+        for (name, version, _), count in self._metrics.failures.items():
+            failed[name, version] += count
+        counts: tuple[tuple[str, str, Callable[[ModelMetrics], float]], ...] = (
+            ("request_success", "Requests that the model answered.", lambda m: m.answered),
+            ("request_failure", "Failed requests.", lambda m: failed[m.labels["model_name"], m.labels["model_version"]]),
+            ("count", "Rows that ran.", lambda m: m.batch_rows.sum),
+            ("exec_count", "Batches that ran.", lambda m: m.batch_rows.count),
+            ("request_duration_us", "Time in the queue and the batch.",
+             lambda m: (m.queue_seconds.sum + m.predict_seconds.sum) * 1e6),
+            ("queue_duration_us", "Time in the queue.", lambda m: m.queue_seconds.sum * 1e6),
+            ("compute_infer_duration_us", "Time in the batch.", lambda m: m.predict_seconds.sum * 1e6),
+        )  # fmt: skip
+        for name, text, value in counts:
+            family = counter(f"nv_inference_{name}", text, labels=("model", "version"))
+            for model in self._metrics.models:
+                family.add_metric([*model.labels.values()], value(model))
+            yield family
 
     def _families(self) -> Iterable[Any]:
         """What transformers count themselves, each family once for all of them."""

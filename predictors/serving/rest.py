@@ -38,7 +38,8 @@ logger = logging.getLogger("torpor.rest")
 JSON = ((b"content-type", b"application/json"),)
 _OCTETS = (b"content-type", b"application/octet-stream")
 VERSION = b"torpor-model-version"
-"""In a request, of gRPC too, it pins the version; in an answer of v1 it says which it was (v2's body does), for those who want to stay."""
+"""In a request, of gRPC too, it pins the version; in an answer of v1 it says which it was (v2's body does), for those who
+want to stay."""
 
 _PROMETHEUS = ((b"content-type", b"text/plain; version=0.0.4; charset=utf-8"),)
 _JSON_LENGTH = b"inference-header-content-length"
@@ -93,7 +94,7 @@ class Rest:
     def route(self, exchange: Exchange) -> Handler:
         """Who answers the exchange. Refuses before a body is read what can be refused: raises a TorporError."""
         head = exchange.head
-        if head.method == "POST" or head.path.startswith(_ANY_METHOD):
+        if _may_infer(head):
             inference, options = self._target(head), head.options
             if inference is not None:
                 model, handler = inference
@@ -116,6 +117,7 @@ class Rest:
 
     def fail(self, exchange: Exchange, error: Exception) -> None:
         """Answer with an error."""
+        self._count(exchange.head, error)
         if not isinstance(error, TorporError):
             logger.error("%s failed", exchange.head, exc_info=error)
             exchange.respond(500, error_body("internal error; the server's log has the details"), JSON)
@@ -125,12 +127,29 @@ class Rest:
         fields: list[tuple[bytes, bytes]] = [*JSON]
         if isinstance(error, Unavailable) and error.retry_after_s is not None:
             fields.append((b"retry-after", b"%d" % max(1, math.ceil(error.retry_after_s))))
-        if exchange.head.method == "POST":
-            self._requests["rest", str(error.http_status)] += 1
         body = error_body(str(error))
         if exchange.head.path.startswith(PATHS):
             body = archive_error_body(error.http_status, error_text(str(error)), error)
         exchange.respond(error.http_status, body, fields)
+
+    def _count(self, head: Head, error: Exception) -> None:
+        """A failure, if it is an inference's: by its status, and by the model where there is one."""
+        model: Served | None = None
+        try:
+            target = self._target(head) if _may_infer(head) else None
+            if target is not None:
+                model, _ = target
+            elif head.method == "POST" and head.path == "/" and head.options.is_event:
+                names = self._data_plane.names()
+                model = self._data_plane.model(names[0]) if len(names) == 1 else None
+            else:
+                return
+        except TorporError:
+            pass  # there is no such model
+        status = error.http_status if isinstance(error, TorporError) else 500
+        self._requests["rest", str(status)] += 1
+        if model is not None:
+            self._data_plane.metrics.failed(model.name, model.version, error)
 
     @cached_property
     def _receiver(self) -> Receiver:
@@ -428,6 +447,10 @@ class Rest:
             return
         fields = (*fields, (b"content-encoding", coding))
         self._coder.compress(exchange, body, coding, lambda content: exchange.respond(200, content(), fields))
+
+
+def _may_infer(head: Head) -> bool:
+    return head.method == "POST" or head.path.startswith(_ANY_METHOD)
 
 
 def _encode_v1(responses: Sequence[InferResponse]) -> tuple[bytes, Fields]:

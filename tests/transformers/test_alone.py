@@ -102,7 +102,7 @@ class Told:
 
     def observed(self) -> dict[str, int]:
         (model,) = self.chain.measured
-        return {"preprocess": sum(self.chain.steps[0].seconds.counts), "predict": sum(model.batch_seconds.counts)}
+        return {"preprocess": sum(self.chain.steps[0].seconds.counts), "predict": model.predict_seconds.count}
 
 
 def run(story: Callable[[Told], Any], executor: Executor | None = None) -> Told:

@@ -37,6 +37,10 @@ class Device(Protocol):
         """Whether the error means that the device will never work again in this process."""
         ...
 
+    def allocated_bytes(self) -> int | None:
+        """What this process has allocated of the device's memory, None if it has none of its own; any thread may ask."""
+        ...
+
     def free(self) -> None:
         """Give memory that nothing uses any more back to the system."""
         ...

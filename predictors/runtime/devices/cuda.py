@@ -39,6 +39,9 @@ class Device:
     def is_broken(self, error: BaseException) -> bool:
         return is_broken(error)
 
+    def allocated_bytes(self) -> int:
+        return torch.cuda.memory_allocated(self.torch_device)
+
     def free(self) -> None:
         torch.cuda.empty_cache()
 

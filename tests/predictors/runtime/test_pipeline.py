@@ -18,6 +18,7 @@ from torpor.predictors.protocol.datatypes import bfloat16_from_float32, float32_
 from torpor.predictors.runtime.executor import Begun, Executor
 from torpor.predictors.runtime.tuning import Tuning
 from torpor.predictors.runtime.user_class import UserClassError, inspect_class
+from torpor.predictors.serving.device_pool import DevicePool
 from torpor.predictors.signature import Bound
 
 LATEST = (0,)
@@ -63,6 +64,9 @@ class LateDevice:
 
     def is_broken(self, error: BaseException) -> bool:
         return error is self.error
+
+    def allocated_bytes(self) -> int:
+        return 1 << 20
 
     def free(self) -> None:
         pass
@@ -219,6 +223,20 @@ def test_the_next_batch_is_copied_while_one_computes() -> None:
     assert (device.copies.done, device.computes.done) == (2, 0)
     for part, one in zip(parts, begun, strict=True):
         check(part, model.run(part, one))
+
+
+def test_memory_of_a_device_is_told_by_its_name() -> None:
+    """Once it is open, and once for all models there; the CPU has none of its own."""
+
+    class Same:
+        def predict(self, x: Tensor) -> dict[str, Tensor]:
+            return {"y": x}
+
+    for device, told in ((LateDevice(), {"cpu": 1 << 20}), ("cpu", {})):
+        model = Executor(inspect_class(Same), device=device, threads=1)
+        assert model.memory_bytes == {}
+        model.load()
+        assert DevicePool("m", [model, model]).memory_bytes() == told
 
 
 def test_buffers_are_reused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,8 +4,10 @@ import re
 
 import pytest
 from torpor.predictors.batching.bucket import Bucket
-from torpor.predictors.batching.policy import Batch, BatchingPolicy, BatchingSettings, Slice
+from torpor.predictors.batching.policy import Batch, BatchingPolicy, BatchingSettings, Slice, State
 from torpor.predictors.batching.run_times import RunTimes
+from torpor.predictors.errors import ModelFailed
+from torpor.predictors.serving.merged_metrics import merged
 from torpor.predictors.serving.metrics import Histogram, ModelMetrics, ServerMetrics
 from torpor.predictors.signature import Bound
 
@@ -48,6 +50,55 @@ def test_padding_and_waiting_are_counted_once_a_request() -> None:
     assert (sum(metrics.queue_seconds.counts), metrics.queue_seconds.sum) == (2, 1.5)
     metrics.batch_ran(Batch([Slice(bound(4, 3.0), 0, 4)], 4, Bucket("x"), 3.0), 0.1)
     assert (metrics.cells, metrics.padded_cells) == (26 + 25 + 4, 30 + 25 + 4)
+
+
+def test_a_batchs_time_is_observed_once_for_each_request_that_ends_with_it() -> None:
+    """As KServe counts; failed ones and those whose callers left end too, one that runs on or again does not yet."""
+    metrics = ModelMetrics("m", "1", policy())
+    answered, failed, split = bound(2, 1.0), bound(1, 1.0), bound(3, 1.5)
+    answered.state, failed.state, split.state = State.TAKEN, State.GONE, State.TAKEN
+    split.answer = print
+    slices = [Slice(answered, 0, 2), Slice(failed, 0, 1), Slice(split, 0, 1)]
+    metrics.batch_ran(Batch(slices, 4, Bucket("x"), 2.0), 0.25)
+    assert (metrics.predict_seconds.count, metrics.predict_seconds.sum, metrics.answered) == (2, 0.5, 1)
+    split.answer = None
+    metrics.batch_ran(Batch([Slice(split, 1, 3)], 2, Bucket("x"), 3.0), 0.5)
+    assert (metrics.predict_seconds.count, metrics.predict_seconds.sum, metrics.answered) == (3, 1.0, 2)
+    assert metrics.device_seconds == 0.75
+
+
+def test_tritons_names_are_told_for_what_is_counted() -> None:
+    """With its labels, and without the `_total` that Triton does not have; two processes' are summed."""
+    server = ServerMetrics()
+    metrics = ModelMetrics("m", "1", policy())
+    server.models.append(metrics)
+    first, second = bound(2, 1.0), bound(1, 1.5)
+    first.state = second.state = State.TAKEN
+    metrics.batch_ran(Batch([Slice(first, 0, 2), Slice(second, 0, 1)], 3, Bucket("x"), 2.0), 0.25)
+    server.failed("m", "1", ModelFailed("no"))
+    server.failed("m", "1", KeyError())
+    server.failed("other", "1", ModelFailed("no"))
+    text = server.render().decode()
+    tritons = re.findall(r'^nv_inference_(\w+)\{model="m",version="1"\} (\S+)$', text, re.M)
+    told = {name: float(value) for name, value in tritons}
+    assert told == {
+        "request_success": 2, "request_failure": 2, "count": 3, "exec_count": 1, "queue_duration_us": 1.5e6,
+        "compute_infer_duration_us": 0.5e6, "request_duration_us": 2e6,
+    }  # fmt: skip
+    assert "# TYPE nv_inference_count counter" in text
+    assert 'torpor_failures_total{error="internal",model_name="m",model_version="1"} 1.0' in text
+    both = merged([("0", text), ("1", text)])
+    assert 'nv_inference_count{model="m",version="1"} 6.0' in both
+    assert 'torpor_failures_total{error="ModelFailed",model_name="other",model_version="1"} 2.0' in both
+
+
+def test_a_devices_own_memory_is_shown_once() -> None:
+    """However many models are on it; of a device without any, nothing is."""
+    server = ServerMetrics()
+    server.models += [ModelMetrics(name, "1", policy(), lambda: {"cuda:0": 1 << 20}) for name in "ab"]
+    server.models.append(ModelMetrics("c", "1", policy()))
+    shown = re.findall(r"^torpor_device_memory_bytes(.*)$", server.render().decode(), re.M)
+    assert shown == ['{device="cuda:0"} 1.048576e+06']
 
 
 def test_what_the_policy_learned_is_shown() -> None:

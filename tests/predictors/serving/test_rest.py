@@ -1,12 +1,15 @@
 """The REST protocols over sockets, by both HTTP versions."""
 
 import json
+import re
 from collections import Counter
-from types import SimpleNamespace
 
+import grpc
 import numpy as np
 import pytest
 from torpor.predictors.errors import InvalidInput, QueueFull, TorporError, Unavailable
+from torpor.predictors.protocol.messages import message
+from torpor.predictors.serving.data_plane import DataPlane
 from torpor.predictors.serving.exchange import Exchange, Fields, Head
 from torpor.predictors.serving.rest import Rest, error_body, error_text
 
@@ -153,6 +156,33 @@ def test_metrics_count_requests_by_protocol_and_status(connect, echo) -> None:
         assert 'model_name="echo",model_version="1"' in text
 
 
+def test_failures_are_counted_by_model_and_error(connect, marked, grpc_infer) -> None:
+    """Over REST and gRPC, of what the model was asked and of what never reached it; requests of other kinds are none."""
+    connection = connect(marked)
+
+    def counted() -> dict[str, float]:
+        text = connection.request("GET", "/metrics").body.decode()
+        failed = r'^torpor_failures_total\{error="(\w+)",model_name="marked",model_version="1"\} (\S+)$'
+        counts = {name: float(value) for name, value in re.findall(failed, text, re.MULTILINE)}
+        requests = re.findall(r"^torpor_requests_total\{.*\} (\S+)$", text, re.MULTILINE)
+        return Counter(counts | {"requests": sum(map(float, requests))})
+
+    before = counted()
+    row = {"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1000, 0]}
+    infer = "/v2/models/marked/infer"
+    assert connection.request("POST", infer, json.dumps({"inputs": [row]}).encode()).status == 500
+    assert connection.request("POST", infer, b"{").status == 400
+    tensor = {"name": "y", "datatype": "FP32", "shape": [1], "contents": {"fp32_contents": [1]}}
+    asked = message("inference.ModelInferRequest")(model_name="marked", inputs=[tensor])
+    with pytest.raises(grpc.RpcError):
+        grpc_infer(marked)(asked)
+    assert connection.request("POST", "/v2/models/nobody/infer", b"{}").status == 404
+    assert counted() - before == {"ModelFailed": 1, "InvalidInput": 2, "requests": 4}
+    assert connection.request("POST", "/v2/repository/models/marked/unload", b"").status == 501
+    assert connection.request("POST", "/nowhere", b"").status == 404
+    assert counted() - before == {"ModelFailed": 1, "InvalidInput": 2, "requests": 4}
+
+
 @pytest.mark.parametrize(
     ("method", "path", "status", "message"),
     [
@@ -235,10 +265,10 @@ class Answered(Exchange):
 @pytest.mark.parametrize("method", ["POST", "GET"])
 def test_who_may_come_again_is_told_when(method: str, error: TorporError, retry_after: bytes | None) -> None:
     """In whole seconds, upwards, for the field has no others; errors of inferences are counted."""
-    requests: Counter[tuple[str, str]] = Counter()
-    data_plane = SimpleNamespace(metrics=SimpleNamespace(requests=requests), on_change=[])
+    data_plane = DataPlane("0")
+    requests = data_plane.metrics.requests
     rest = Rest(data_plane, None, None, None, None)  # type: ignore[arg-type]
-    exchange = Answered(Head(method, "/", {}, None))
+    exchange = Answered(Head(method, "/v2/models/nobody/infer", {}, None))
     rest.fail(exchange, error)
     status, body, fields = exchange.answer
     assert (status, json.loads(body)) == (error.http_status, {"error": str(error)})
