@@ -300,12 +300,17 @@ class DataPlane:
             raise Unavailable("the server is not ready")
         model.check_room()
 
-    def follow(self, exchange: Exchange, model: Served, started: Any, trace: Trace) -> None:
-        """Export the spans of a request that has been started, if its caller records the trace and somebody wants them."""
+    def begin_span(self, model: Served, trace: Trace) -> Any:
+        """The span of a request that is about to start; None unless its caller records the trace and somebody wants it."""
+        if self.tracing is None or not trace.is_sampled:
+            return None
+        return self.tracing.begin(trace, model.name, model.version)
+
+    def follow(self, exchange: Exchange, model: Served, started: Any, span: Any) -> None:
+        """Have the span end with the request that has been started."""
         tracing = self.tracing
-        if tracing is None or not trace.is_sampled:
-            return
-        tracing.follow(started, trace, model.name, model.version)
+        assert tracing is not None
+        tracing.follow(started, span)
 
         def leave() -> None:
             model.cancel(started)

@@ -7,6 +7,7 @@ that rows of it waited and ran:
     ├── queue           until its batch was taken
     └── device          while the batch ran
 
+What the model calls by its request's headers belongs under `inference`: there `traceparent` names that span.
 Other requests, those without `traceparent` included, cost a comparison: an ingress or mesh is what begins traces. All
 else (service name, headers, protocol) is set by OpenTelemetry's own variables:
 https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables.
@@ -56,22 +57,28 @@ class Tracing:
         self._spans: dict[Any, Any] = {}
         """Of requests that run or wait."""
 
-    def follow(self, started: Any, trace: Trace, model_name: str, model_version: str) -> None:
-        """Begin the span of a request that has just been started; it ends with its answer.
-
-        started: what `Served.start` gave, with the request's `rows`, and the `answer` that will be called.
-        """
+    def begin(self, trace: Trace, model_name: str, model_version: str) -> Any:
+        """The span of a request that is about to start. One that is not followed then is never exported."""
         from opentelemetry import trace as api
 
         context = api.SpanContext(
             int(trace.trace_id, 16), int(trace.parent_id, 16), is_remote=True, trace_flags=api.TraceFlags(1)
         )
-        span = self._tracer.start_span(
+        return self._tracer.start_span(
             f"inference {model_name}",
             api.set_span_in_context(api.NonRecordingSpan(context)),
             api.SpanKind.SERVER,
-            {"torpor.model.name": model_name, "torpor.model.version": model_version, "torpor.rows": started.rows},
+            {"torpor.model.name": model_name, "torpor.model.version": model_version},
         )
+
+    def follow(self, started: Any, span: Any) -> None:
+        """End the span of a request that has just been started with its answer.
+
+        started: what `Served.start` gave, with the request's `rows`, and the `answer` that will be called.
+        """
+        from opentelemetry import trace as api
+
+        span.set_attribute("torpor.rows", started.rows)
         answer: Answer = started.answer
         self._spans[started] = span
 
@@ -118,6 +125,15 @@ class Tracing:
 
     def ran_out_of_memory(self) -> None:
         """Nothing to do: a request whose batch ran again has a device span for each."""
+
+
+def under(span: Any, headers: Mapping[str, str]) -> Mapping[str, str]:
+    """The headers of a request as its model gets them: with its span, if it has one, for the caller's."""
+    if span is None:
+        return headers
+    context = span.get_span_context()
+    parent = f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
+    return {**headers, "traceparent": parent}
 
 
 class Observers:

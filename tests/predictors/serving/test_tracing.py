@@ -113,6 +113,30 @@ def test_grpc_is_traced(grpc_infer, traced, collector) -> None:
     assert sorted(span.name for span in spans(collector, 3)) == ["device", "inference marked", "queue"]
 
 
+def test_what_the_model_calls_is_traced_under_its_own_request(connect, grpc_infer, serve, collector) -> None:
+    """Its request's `traceparent` names the span that is exported; without one that of the caller stays."""
+    server = serve("asks", OTEL_EXPORTER_OTLP_ENDPOINT=collector[0], OTEL_BSP_SCHEDULE_DELAY="50")
+    row = {"name": "x", "datatype": "FP32", "shape": [1], "data": [1]}
+    connection = connect(server)
+
+    def told(headers: dict[str, str]) -> str:
+        reply = connection.request("POST", "/v2/models/asks/infer", json.dumps({"inputs": [row]}).encode(), headers)
+        outputs = {output["name"]: output["data"] for output in reply.json()["outputs"]}
+        return json.loads(outputs["said"][0])["traceparent"]
+
+    unsampled = {"traceparent": f"00-{TRACE}-{SPAN}-00"}
+    assert told(unsampled) == unsampled["traceparent"]
+    parent = told(SAMPLED)
+    (request,) = [span for span in spans(collector, 3) if span.name == "inference asks"]
+    assert parent == f"00-{TRACE}-{request.span_id.hex()}-01"
+    asked = message("inference.ModelInferRequest")(model_name="asks")
+    asked.inputs.add(name="x", datatype="FP32", shape=[1]).contents.fp32_contents.append(1)
+    answered = grpc_infer(server)(asked, metadata=list(SAMPLED.items()))
+    (request,) = [span for span in spans(collector, 3) if span.name == "inference asks"]
+    said = {output.name: output.contents.bytes_contents for output in answered.outputs}["said"][0]
+    assert json.loads(said)["traceparent"] == f"00-{TRACE}-{request.span_id.hex()}-01"
+
+
 def test_a_caller_that_leaves_ends_its_span(connect_http2, traced, collector, gated) -> None:
     """What waited for it is cancelled."""
     with gated(traced) as gate:
