@@ -50,6 +50,8 @@ class V1:
             if not isinstance(predictions, list) or not predictions:
                 raise InvalidInput("predictions must be a non-empty list of rows")
             columns = read_columns(predictions, "predictions", asked if len(asked) == 1 else ())
+            if not columns:
+                raise InvalidInput("predictions[0] = {}, must have an output")
             outputs = {name: array_of_unknown(name, column) for name, column in columns.items()}
         except InvalidInput as error:
             raise malformed(str(error)) from None

@@ -226,6 +226,7 @@ def test_what_is_no_v2_answer_is_an_error_that_says_so(body: bytes, length: byte
         (b'{"predictions": [null]}', (), "elements must be"),
         (b'{"predictions": [{"a": 1}, {"b": 1}]}', (), r"predictions\[1\] must be an object"),
         (b'{"predictions": [{"a": 1}]}', ("c",), "no output 'c', only a"),
+        (b'{"predictions": [{}]}', (), "predictions.0. = {}, must have an output"),
     ],
 )
 def test_what_is_no_v1_answer_is_an_error_that_says_so(body: bytes, asked: tuple[str, ...], message: str) -> None:
