@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import socket
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 from torpor.predictors import command
 from torpor.predictors.catalog import Catalog, ModelClass, Outside
-from torpor.predictors.settings import SettingError
+from torpor.predictors.settings import SettingError, resolve
 
 MODELS = Path(__file__).parent / "serving" / "models"
 
@@ -78,6 +79,57 @@ def test_a_port_that_is_taken_ends_the_start(failing_start, processes: str) -> N
     assert status == 1
     assert f"port {port} on 127.0.0.1: " in log
     assert "Traceback" not in log
+
+
+IGNORED = (
+    "grpc_port", "workers", "max_threads", "max_asyncio_workers", "enable_grpc", "enable_docs_url", "enable_latency_logging",
+    "configure_logging", "log_config_file", "access_log_format", "protocol", "predictor_use_ssl",
+    "enable_predictor_health_check", "grpc_max_send_message_length", "grpc_max_receive_message_length", "event-loop",
+    "timeout-keep-alive",
+)  # fmt: skip
+
+
+def test_flags_of_kserves_own_server_are_ignored_and_told_once(start, connect_http1) -> None:
+    """With a value or without, as manifests have them; the server is what it would be without."""
+    flags = [word for flag in IGNORED for word in ((f"--{flag}",) if "enable" in flag else (f"--{flag}", "1"))]
+    server = start(MODELS / "echo", *flags)
+    assert connect_http1(server).request("GET", "/v2/models/echo/ready").status == 200
+    (told,) = [line for line in server.log if "ignored" in line]
+    assert told.endswith(f"ignored, without meaning here: {', '.join(f'--{flag}' for flag in IGNORED)}\n")
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "name", "meant"),
+    [
+        ("--http_port", "81", "port", 81),
+        ("--predictor_host", "host:82", "predictor", "host:82"),
+        ("--predictor_request_timeout_seconds", "7", "predictor_timeout_s", 7.0),
+        ("--predictor_request_retries", "5", "predictor_retries", 5),
+        ("--ssl_certfile", "a.pem", "tls_cert", "a.pem"),
+        ("--ssl_keyfile", "b.pem", "tls_key", "b.pem"),
+    ],
+)
+def test_names_of_kserves_own_server_are_settings(flag: str, value: str, name: str, meant: object) -> None:
+    """Those that mean something here; none is forgotten."""
+    both = ["--tls-cert", "c", "--tls-key", "k"] if name.startswith("tls") else []
+    options = command._parser().parse_args(["serve", *both, flag, value])
+    assert resolve(vars(options), {}, {})[name] == meant
+    assert flag in command._KSERVE_ALIASES[name]
+    assert len(command._KSERVE_ALIASES) == 6
+
+
+def test_the_start_is_one_line_with_its_phases(start, connect_http1) -> None:
+    """In the log as in `/metrics`: what each took, and all together at least as much as these."""
+    server = start(MODELS / "echo")
+    (line,) = [line for line in server.log if "ready in" in line]
+    told = re.search(r"ready in (\S+) s \((.+)\): echo on 127\.0\.0\.1:\d+$", line)
+    assert told is not None, line
+    phases = dict(phase.split() for phase in told[2].split(", "))
+    assert [*phases] == ["start", "import", "load", "warm_up"]
+    text = connect_http1(server).request("GET", "/metrics").body.decode()
+    shown = dict(re.findall(r'^torpor_start_seconds\{phase="(\w+)"\} (\S+)$', text, re.MULTILINE))
+    assert {name: f"{float(seconds):.2f}" for name, seconds in shown.items()} == phases
+    assert 0 < sum(map(float, shown.values())) < float(told[1]) + 0.01
 
 
 def test_a_line_of_the_log_as_json_has_the_exception() -> None:

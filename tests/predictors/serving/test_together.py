@@ -1,6 +1,7 @@
 """v1 rows that differ in length: each padded and cut by itself, answered together."""
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -144,3 +145,12 @@ def test_nothing_is_started_after_an_error() -> None:
     model = Model(fails=error)
     _, answers = started(model, 4)
     assert (sorted(model.waiting), answers) == ([0, 1], [error])
+
+
+def test_what_padding_adds_is_told(start, connect_http1) -> None:
+    """The first row runs at once, the two that come meanwhile as one batch, the shorter of them padded."""
+    server = start("padded")
+    assert connect_http1(server).request("POST", PATH, instances([1] * 4, [1] * 2, [1] * 3)).status == 200
+    text = connect_http1(server).request("GET", "/metrics").body.decode()
+    cells = dict(re.findall(r"^(torpor_\w*cells_total)\{.*\} (\S+)$", text, re.MULTILINE))
+    assert cells == {"torpor_cells_total": "9.0", "torpor_padded_cells_total": "10.0"}
