@@ -288,7 +288,7 @@ def resolve(flags: Mapping[str, Any], environment: Mapping[str, str], file: Mapp
     values: dict[str, Any] = {}
     for setting in SETTINGS:
         variable = setting.variable
-        if variable not in environment:
+        if not environment.get(variable):  # as a chart has what it does not set
             variable = _OTHERS_VARIABLES.get(setting.name, variable)
         if flags.get(setting.name) is not None:
             values[setting.name] = setting.read(flags[setting.name], setting.flag)

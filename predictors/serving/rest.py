@@ -173,14 +173,13 @@ class Rest:
     def _pinned(self, head: Head) -> tuple[Served, Handler] | None:
         """The inference on the version that the header names. Raises NotFound; InvalidInput if the path names another."""
         version = head.headers[VERSION].decode("latin-1")
-        model, _ = self._inference(head.path) or (None, None)
-        if model is None:
-            return None
-        if "/versions/" in head.path and model.version != version:
-            raise InvalidInput(f"torpor-model-version = {version[:40]}, must be {model.version} as in the path")
         route = read_route([unquote(part) for part in head.path.rstrip("/").split("/")[1:]])
-        assert route is not None
-        model = self._data_plane.model(model.name, version)
+        if route is None:
+            return None
+        model = self._data_plane.model(route.name, route.version)
+        if route.version and model.version != version:
+            raise InvalidInput(f"torpor-model-version = {version[:40]}, must be {model.version} as in the path")
+        model = self._data_plane.model(route.name, version)
         return model, self._handler(route, model)
 
     def _inference(self, path: str) -> tuple[Served, Handler] | None:

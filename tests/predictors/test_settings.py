@@ -81,6 +81,7 @@ def test_an_empty_flag_says_so() -> None:
     """Unlike a variable, nobody gives one by accident: it takes back what the environment asks for."""
     assert resolve({}, {"K_SINK": "http://broker"}, {})["sink"] == "http://broker"
     assert resolve({"sink": ""}, {"K_SINK": "http://broker"}, {})["sink"] == ""
+    assert resolve({}, {"TORPOR_SINK": "", "K_SINK": "http://broker"}, {})["sink"] == "http://broker"
 
 
 @pytest.mark.parametrize(

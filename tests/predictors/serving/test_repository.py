@@ -228,6 +228,7 @@ def test_models_and_versions_by_path(start, connect, models) -> None:
 
 def test_a_version_by_header(start, connect, models) -> None:
     """v1 tells which version answered; sent back, the header stays with it, unless the path says otherwise."""
+    write_model(models / "versions", {"1": 5, "2": 6}, 'model_version = "all"')
     connection = connect(start(models))
     body = json.dumps({"instances": [1.0]}).encode()
 
@@ -240,6 +241,7 @@ def test_a_version_by_header(start, connect, models) -> None:
     assert predict("/v1/models/double:predict", **{"torpor-model-version": "2"}) == ([2], "2")
     assert predict("/v1/models/double/versions/2:predict") == ([2], "2")
     assert answer(connection, "/v2/models/double/infer", **{"torpor-model-version": "2"}) == 2
+    assert answer(connection, "/v2/models/versions/infer", **{"torpor-model-version": "1"}) == 5
     assert ask(connection, "/v2/models/double/infer", **{"torpor-model-version": "7"}).status == 404
     torn = ask(connection, "/v2/models/double/versions/10/infer", **{"torpor-model-version": "2"})
     assert (torn.status, torn.error()) == (400, "torpor-model-version = 2, must be 10 as in the path")
