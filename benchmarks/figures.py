@@ -302,7 +302,7 @@ def start() -> Figure:
 
 
 def first_requests() -> Figure:
-    lines = [("mlp", "MLP"), ("minilm", "MiniLM")]
+    lines = [("mlp", "MLP"), ("minilm", "MiniLM"), ("automodel", "AutoModel")]
     return Figure(
         "first-requests",
         "p99 of the first 100 answers by p99 of a warm 100, pooled over 20 starts",
