@@ -142,8 +142,8 @@ class Run:
 class Kubectl:
     """A namespace that is there while this is entered."""
 
-    def __init__(self) -> None:
-        self.namespace = f"torpor-planned-{uuid.uuid4().hex[:8]}"
+    def __init__(self, purpose: str) -> None:
+        self.namespace = f"torpor-{purpose}-{uuid.uuid4().hex[:8]}"
 
     def __enter__(self) -> "Kubectl":
         self("create", "namespace", self.namespace)
@@ -364,7 +364,7 @@ def main() -> int:
     if missing := [name for name in ("KUBECONFIG", "INGRESS") if name not in os.environ]:
         parser.error(f"${missing[0]} is not set: a cluster with Knative is needed")
     found: dict[str, tuple[Run, list[Run]]] = {}
-    with alone(), Kubectl() as kubectl:
+    with alone(), Kubectl("planned") as kubectl:
         measurement = Measurement.read(options.measurement) if options.measurement else measure(MLP, say=say)
         adds = platform(kubectl, measurement)
         for name, trace in traces.items():
