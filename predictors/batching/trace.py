@@ -63,7 +63,7 @@ def _json_lines(path: Path, file: Any) -> Iterator[tuple[int, Mapping[str, Any]]
             continue
         try:
             fields = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise TraceError(f"{path}:{number}: {error}") from None
         if not isinstance(fields, dict):
             raise TraceError(f"{path}:{number}: must be a JSON object")

@@ -39,6 +39,7 @@ def test_a_model_without_named_axes_has_none(tmp_path: Path) -> None:
         ("t.csv", "arrival_s\n0,7\n", "t.csv:2: must have 1 columns as the header"),
         ("t.jsonl", "[1]\n", "t.jsonl:1: must be a JSON object"),
         ("t.jsonl", "{\n", "t.jsonl:1: Expecting"),
+        ("t.jsonl", '{"arrival_s": ' + "[" * 5000, "t.jsonl:1: maximum recursion depth exceeded"),
         (
             "t.jsonl",
             '{"arrival_s": 0, "t": 1}\n{"arrival_s": 0}\n',
