@@ -50,13 +50,16 @@ def array_from_json(name: str, data: object, datatype: str, shape: tuple[int, ..
 
 
 def array_of_unknown(name: str, data: list[object]) -> Array:
-    """A tensor whose datatype nobody said (v1): int64, float32, bool or BYTES, as its elements tell."""
+    """A tensor whose datatype nobody said (v1): int64 (or uint64), float32, bool or BYTES, as its elements tell."""
     first: object = data
     while isinstance(first, list) and first:
         first = first[0]
     if isinstance(first, str | dict):
         return _strings(name, data)
-    kind = _raw(name, data).dtype.kind
+    raw = _raw(name, data)
+    kind = raw.dtype.kind
+    if kind == "f" and raw.size and raw.max() >= 2.0**63 and _exact(data) is not None:
+        kind = "u"
     datatype = {"b": "BOOL", "i": "INT64", "u": "UINT64", "f": "FP32"}.get(kind)
     if datatype is None:
         raise InvalidInput(f"input '{name}': elements must be numbers, booleans or strings, all of one kind")
