@@ -338,11 +338,13 @@ def kserve_server() -> Callable[..., contextlib.AbstractContextManager[SimpleNam
                 continue
             reader = threading.Thread(target=log.extend, args=(process.stdout,))
             reader.start()
-            yield SimpleNamespace(http=ports[0], grpc=f"127.0.0.1:{ports[1]}", process=process, log=log)
-            process.terminate()
-            process.wait(30)
-            reader.join(TIMEOUT_S)
-            process.stdout.close()
+            try:
+                yield SimpleNamespace(http=ports[0], grpc=f"127.0.0.1:{ports[1]}", process=process, log=log)
+            finally:
+                process.terminate()
+                process.wait(30)
+                reader.join(TIMEOUT_S)
+                process.stdout.close()
             return
         pytest.fail("".join(log))
 
