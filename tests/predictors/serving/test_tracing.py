@@ -137,6 +137,32 @@ def test_what_the_model_calls_is_traced_under_its_own_request(connect, grpc_infe
     assert json.loads(said)["traceparent"] == f"00-{TRACE}-{request.span_id.hex()}-01"
 
 
+THROUGH = """
+from typing import Annotated
+import numpy as np
+
+
+class Through:
+    def preprocess(self, x: Annotated[np.ndarray, "float32[rows]"]):
+        return {"x": x}
+"""
+
+
+def test_a_transformers_predictor_is_traced_under_it(connect_http1, serve, start, collector, tmp_path) -> None:
+    """What its client sends names the transformer's own span."""
+    (tmp_path / "model.py").write_text(THROUGH)
+    (tmp_path / "model.toml").write_text('class = "model:Through"')
+    traced = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector[0], "OTEL_BSP_SCHEDULE_DELAY": "50"}
+    options = ("--model-name", "asks", "--predictor", serve("asks").address)
+    row = {"name": "x", "datatype": "FP32", "shape": [1], "data": [1]}
+    connection = connect_http1(start(tmp_path, *options, **traced))
+    reply = connection.request("POST", "/v2/models/asks/infer", json.dumps({"inputs": [row]}).encode(), SAMPLED)
+    assert reply.status == 200, reply
+    outputs = {output["name"]: output["data"] for output in reply.json()["outputs"]}
+    (request,) = spans(collector, 1)
+    assert json.loads(outputs["said"][0])["traceparent"] == f"00-{TRACE}-{request.span_id.hex()}-01"
+
+
 def test_a_caller_that_leaves_ends_its_span(connect_http2, traced, collector, gated) -> None:
     """What waited for it is cancelled."""
     with gated(traced) as gate:
