@@ -55,7 +55,8 @@ def service(label: str) -> dict[str, Any]:
         "command": COMMANDS[label],
         "ports": [{"name": "http1", "containerPort": 8080}],
         "readinessProbe": {"httpGet": {"path": "/v2/health/ready", "port": 8080}},
-        "resources": {"requests": {"cpu": "500m", "memory": "1Gi"}, "limits": {"cpu": "2", "memory": "1Gi"}},
+        # So little that all four find room on two cores: one without would wait until another's pod has drained.
+        "resources": {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"cpu": "2", "memory": "1Gi"}},
     }
     annotations = {PREFIX + "window": "6s", PREFIX + "scale-to-zero-pod-retention-period": "0s"}
     spec = {"timeoutSeconds": 60, "containers": [container]}
