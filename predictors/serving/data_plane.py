@@ -144,40 +144,17 @@ def request_of(terms: Terms, headers: Mapping[str, str] | None, timeout_s: float
     return Request(headers or {}, terms.parameters, terms.id, terms.tensor_parameters, deadline_s)
 
 
-class ServedModel(Served):
-    """One version of one model, loaded. default_timeout_s: for requests without a deadline; 0 for none."""
+class Batched(Served):
+    """One version whose requests go through a batcher. default_timeout_s: for requests without a deadline; 0 for none."""
 
     def __init__(
-        self,
-        name: str,
-        version: str,
-        signature: Signature,
-        batcher: Batcher,
-        metrics: ModelMetrics,
-        default_timeout_s: float = 0.0,
+        self, name: str, version: str, batcher: Batcher, metrics: ModelMetrics, default_timeout_s: float
     ) -> None:
         self.name = name
         self.version = version
-        self.signature = signature
         self.batcher = batcher
         self.metrics = metrics
-        self.default_timeout_s = default_timeout_s
-        self._fits: Remembered[Terms, Fit] = Remembered(_MOST_FITS)
-
-    def start(
-        self, request: InferRequest, headers: Mapping[str, str] | None, timeout_s: float | None, answer: Answer
-    ) -> Bound:
-        terms = request.terms
-        fit = self._fits.get(terms) or self._fit(request)
-        bound = Bound(request.inputs, *fit)
-        if terms.timeout_s is not None:
-            timeout_s = shortest(terms.timeout_s, timeout_s)
-        if timeout_s is None and self.default_timeout_s:
-            timeout_s = self.default_timeout_s
-        if self.signature.wants:
-            bound.request = request_of(terms, headers, timeout_s)
-        self.batcher.submit(bound, answer, timeout_s)
-        return bound
+        self.default_timeout_s = default_timeout_s or None
 
     def cancel(self, started: Bound) -> None:
         self.batcher.cancel(started)
@@ -199,6 +176,38 @@ class ServedModel(Served):
 
     async def close(self) -> None:
         await self.batcher.close()
+
+
+class ServedModel(Batched):
+    """One version of one model, loaded."""
+
+    def __init__(
+        self,
+        name: str,
+        version: str,
+        signature: Signature,
+        batcher: Batcher,
+        metrics: ModelMetrics,
+        default_timeout_s: float = 0.0,
+    ) -> None:
+        super().__init__(name, version, batcher, metrics, default_timeout_s)
+        self.signature = signature
+        self._fits: Remembered[Terms, Fit] = Remembered(_MOST_FITS)
+
+    def start(
+        self, request: InferRequest, headers: Mapping[str, str] | None, timeout_s: float | None, answer: Answer
+    ) -> Bound:
+        terms = request.terms
+        fit = self._fits.get(terms) or self._fit(request)
+        bound = Bound(request.inputs, *fit)
+        if terms.timeout_s is not None:
+            timeout_s = shortest(terms.timeout_s, timeout_s)
+        if timeout_s is None:
+            timeout_s = self.default_timeout_s
+        if self.signature.wants:
+            bound.request = request_of(terms, headers, timeout_s)
+        self.batcher.submit(bound, answer, timeout_s)
+        return bound
 
     def _fit(self, request: InferRequest) -> Fit:
         """Check the outputs and inputs, once for all requests that share their terms."""

@@ -7,7 +7,7 @@ To the policy a request is one row; rows of one protocol share a batch, an expla
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, cast
 from uuid import uuid4
@@ -18,7 +18,7 @@ from ..protocol.datatypes import Array, array_from_raw, datatype_of, encode_byte
 from ..protocol.inference import InferRequest
 from ..serving.batcher import Answer, Batcher
 from ..serving.calls import Call, CallAnswer
-from ..serving.data_plane import Served, shortest
+from ..serving.data_plane import Batched, shortest
 from ..serving.exchange import Field
 from ..serving.metrics import ModelMetrics
 from ..signature import Signature
@@ -37,7 +37,7 @@ _BUCKETS = {
 }  # fmt: skip
 
 
-class ServedArchive(Served):
+class ServedArchive(Batched):
     """One version of one archive, loaded."""
 
     takes_calls = True
@@ -53,14 +53,10 @@ class ServedArchive(Served):
         unpacked: AbstractContextManager[object],
         default_timeout_s: float,
     ) -> None:
-        """unpacked: kept open until it is closed. default_timeout_s: for requests without a deadline; 0: none."""
-        self.name = name
-        self.version = version
-        self.batcher = batcher
+        """unpacked: kept open until it is closed."""
+        super().__init__(name, version, batcher, metrics, default_timeout_s)
         self._workers = workers
-        self._metrics = metrics
         self._unpacked = unpacked
-        self._default_timeout_s = default_timeout_s or None
 
     def call(self, call: Call, timeout_s: float | None, answer: Callable[[CallAnswer | TorporError], None]) -> Row:
         request_id = call.headers.get("x-request-id") or str(uuid4())
@@ -95,9 +91,6 @@ class ServedArchive(Served):
         self._submit(row, shortest(request.terms.timeout_s, timeout_s), replied)
         return row
 
-    def cancel(self, started: Row) -> None:
-        self.batcher.cancel(started)
-
     @property
     def wants_headers(self) -> bool:
         return True
@@ -106,23 +99,8 @@ class ServedArchive(Served):
     def is_ready(self) -> bool:
         return self._workers.alive > 0
 
-    @property
-    def measured(self) -> Sequence[ModelMetrics]:
-        return (self._metrics,)
-
-    def check_room(self) -> None:
-        policy = self.batcher.policy
-        if policy.queued_rows >= policy.settings.max_queue_rows:
-            raise policy.refusal()
-
-    def flush(self) -> None:
-        self.batcher.flush()
-
-    def abandon(self) -> None:
-        self.batcher.abandon()
-
     async def close(self) -> None:
-        await self.batcher.close()
+        await super().close()
         await self._workers.close()
         self._unpacked.__exit__(None, None, None)
 
@@ -131,7 +109,7 @@ class ServedArchive(Served):
 
     def _submit(self, row: Row, timeout_s: float | None, answer: Callable[[Reply | TorporError], None]) -> None:
         # The batcher hands on what the workers gave.
-        self.batcher.submit(row, cast(Answer, answer), self._default_timeout_s if timeout_s is None else timeout_s)
+        self.batcher.submit(row, cast(Answer, answer), self.default_timeout_s if timeout_s is None else timeout_s)
 
 
 def _http_answer(reply: Reply, request_id: str) -> CallAnswer:
