@@ -1,6 +1,7 @@
 """The threads of a model's devices: overlap where a device takes two batches, and several devices as one."""
 
 import asyncio
+import math
 from collections.abc import Coroutine, Sequence
 from concurrent.futures import Future
 from threading import Event
@@ -33,6 +34,7 @@ class Pipelined:
         self.has_begun = {number: Event() for number in range(4)}
         self.may_end = {number: Event() for number in range(4)}
         self.clock_s = 0.0
+        self.halved_s = -math.inf
         self.unloaded = Event()
 
     def unload(self) -> None:
@@ -81,6 +83,13 @@ def run(scenario: Coroutine[Any, Any, None]) -> None:
 
 async def happens(event: Event) -> None:
     assert await asyncio.to_thread(event.wait, TIMEOUT_S)
+
+
+def test_a_pool_halves_when_any_of_its_devices_does() -> None:
+    """Whoever waits for a batch does not know which of them has it."""
+    early, late = Pipelined(), Pipelined()
+    early.halved_s, late.halved_s = 3.0, 5.0
+    assert DevicePool("m", [early, late]).halved_s == 5.0
 
 
 def test_the_second_batch_begins_while_the_first_one_runs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ import pytest
 from torpor.predictors.batching.policy import BatchingSettings
 from torpor.predictors.errors import ModelFailed
 from torpor.predictors.protocol.messages import message
+from torpor.predictors.runtime.cores import usable_cores
 from torpor.predictors.serving.data_plane import DataPlane, Served
 from torpor.predictors.serving.repository import Repository
 from torpor.predictors.signature import Signature
@@ -536,6 +537,29 @@ class Waits:
     def predict(self, x: Annotated[np.ndarray, "float32[rows]"]):
         return {"y": [os.environ.get("OMP_WAIT_POLICY", "default")] * len(x)}
 """
+
+COUNTS = """
+import os
+from typing import Annotated
+import numpy as np
+
+
+class Counts:
+    def predict(self, x: Annotated[np.ndarray, "float32[rows]"]):
+        return x * 0 + int(os.environ["OPENBLAS_NUM_THREADS"])
+"""
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_class_without_torch_has_its_share_of_the_cores(
+    start, connect_http1, tmp_path, monkeypatch, processes: int
+) -> None:
+    """The libraries beneath numpy would count those of the node."""
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    (tmp_path / "counts.py").write_text(COUNTS)
+    (tmp_path / "model.toml").write_text('class = "counts:Counts"\nname = "counts"\n')
+    server = start(tmp_path, "--processes", str(processes))
+    assert answer(connect_http1(server), "/v2/models/counts/infer") == max(1, usable_cores() // processes)
 
 
 @pytest.mark.parametrize(
