@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from choices import Choices
-from decoders import CONTENTS, DATATYPES, INTEGERS, fill, json_list, json_object, said, v2_object
+from decoders import INTEGERS, add_tensor, said, v1_body, v2_object
 from torpor.predictors.errors import ModelFailed, PredictorFailed
 from torpor.predictors.protocol import v1, v2_grpc, v2_rest
 from torpor.predictors.protocol.inference import InferRequest, InferResponse, Terms
@@ -33,14 +33,7 @@ def outcome(decode: Callable[[], InferResponse]) -> object:
 def v1_answer(data: bytes) -> None:
     choices = Choices(data)
     request = InferRequest({}, Terms(choices.pick(ASKED)))
-    form = choices.below(3)
-    if form == 0:
-        body = choices.rest()
-    elif form == 1:
-        body = b'{"predictions":' + json_list(choices) + b"}"
-    else:
-        rows = [json_object(choices, [b"x", b"y"], {}) for _ in range(choices.below(4))]
-        body = json_object(choices, [b"predictions"], {b"predictions": lambda: b"[" + b",".join(rows) + b"]"})
+    body = v1_body(choices, b"predictions")
     headers = {b"torpor-model-version": choices.take(2)} if choices.below(2) else {}
     try:
         response = OF_V1.decode(Reply(200, headers, body), request)
@@ -93,13 +86,7 @@ def _infer_response(choices: Choices) -> bytes:
     """A ModelInferResponse, mostly a good one."""
     response: Any = v2_grpc.ModelInferResponse(model_name=choices.pick(("m", "")), id=choices.pick(("", "7")))
     for _ in range(choices.pick((1, 1, 1, 2, 0))):
-        tensor = response.outputs.add(name=choices.pick(("x", "y", "")), datatype=choices.pick(DATATYPES))
-        tensor.shape.extend(choices.pick(INTEGERS[:3]) for _ in range(choices.below(4)))
-        match choices.below(3):
-            case 1:
-                response.raw_output_contents.append(choices.take(choices.below(24)))
-            case 2:
-                fill(getattr(tensor.contents, choices.pick(CONTENTS)), choices)
+        tensor = add_tensor(choices, response.outputs, response.raw_output_contents)
         if choices.below(4) == 1:
             tensor.parameters[choices.pick(("classification", "a"))].int64_param = choices.pick(INTEGERS)
     return bytes(response.SerializeToString())

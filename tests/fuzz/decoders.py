@@ -113,18 +113,22 @@ def said(array: Array) -> object:
     return array.dtype.str, array.shape, array.ravel().tolist() if array.dtype == object else array.tobytes()
 
 
+def v1_body(choices: Choices, field: bytes) -> bytes:
+    """A request or an answer with rows in this field, or any bytes."""
+    form = choices.below(3)
+    if form == 0:
+        return choices.rest()
+    if form == 1:
+        return b'{"%s":%s}' % (field, json_list(choices))
+    rows = [json_object(choices, [b"x", b"y"], {}) for _ in range(choices.below(4))]
+    return json_object(choices, [field], {field: lambda: b"[" + b",".join(rows) + b"]"})
+
+
 def v1_json(data: bytes) -> None:
     choices = Choices(data)
     names = choices.pick(((), ("x",), ("x", "y")))
     datatypes = {name: choices.pick(DATATYPES[:13]) for name in names if choices.below(3)}
-    form = choices.below(3)
-    if form == 0:
-        body = choices.rest()
-    elif form == 1:
-        body = b'{"instances":' + json_list(choices) + b"}"
-    else:
-        rows = [json_object(choices, [b"x", b"y"], {}) for _ in range(choices.below(4))]
-        body = json_object(choices, [b"instances"], {b"instances": lambda: b"[" + b",".join(rows) + b"]"})
+    body = v1_body(choices, b"instances")
     quick = outcome(lambda: v1.decode(body, names, datatypes))
     general = outcome(lambda: v1.decode(b" " + body, names, datatypes))  # the quick way knows no space there
     assert quick == general or (isinstance(quick, str) and isinstance(general, str)), body  # positions move by one
@@ -204,13 +208,7 @@ def infer_message(choices: Choices) -> bytes:
     request = v2_grpc.ModelInferRequest(model_name=choices.pick(("m", "n", "")))
     request.id = choices.pick(("", "7"))
     for _ in range(choices.pick((1, 1, 1, 2, 0))):
-        tensor = request.inputs.add(name=choices.pick(("x", "y", "")), datatype=choices.pick(DATATYPES))
-        tensor.shape.extend(choices.pick(INTEGERS[:3]) for _ in range(choices.below(4)))
-        match choices.below(3):
-            case 1:
-                request.raw_input_contents.append(choices.take(choices.below(24)))
-            case 2:
-                fill(getattr(tensor.contents, choices.pick(CONTENTS)), choices)
+        add_tensor(choices, request.inputs, request.raw_input_contents)
     if choices.below(4) == 1:
         request.outputs.add(name=choices.pick(("y", "")))
     if choices.below(4) == 1:
@@ -221,7 +219,19 @@ def infer_message(choices: Choices) -> bytes:
     return bytes(request.SerializeToString())
 
 
-def fill(field: Any, choices: Choices) -> None:
+def add_tensor(choices: Choices, tensors: Any, raw: Any) -> Any:
+    """Add one to a message's `tensors`, and return it; its elements are in itself, in `raw`, or nowhere."""
+    tensor = tensors.add(name=choices.pick(("x", "y", "")), datatype=choices.pick(DATATYPES))
+    tensor.shape.extend(choices.pick(INTEGERS[:3]) for _ in range(choices.below(4)))
+    match choices.below(3):
+        case 1:
+            raw.append(choices.take(choices.below(24)))
+        case 2:
+            _fill(getattr(tensor.contents, choices.pick(CONTENTS)), choices)
+    return tensor
+
+
+def _fill(field: Any, choices: Choices) -> None:
     for _ in range(choices.below(4)):
         for value in (choices.pick(INTEGERS), choices.take(3)):
             try:
