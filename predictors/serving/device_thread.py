@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
+from functools import partial
 from queue import SimpleQueue
 from threading import Thread
 from typing import Any, Protocol, TypeVar
@@ -17,6 +18,7 @@ from typing import Any, Protocol, TypeVar
 from ..errors import ModelFailed, TorporError
 from ..protocol.datatypes import Array
 from ..signature import Bound, Signature
+from .tasks import settle
 
 logger = logging.getLogger("torpor.device")
 
@@ -78,14 +80,7 @@ class DeviceThread:
     def call(self, function: Callable[[], T]) -> Future[T]:
         """Run `function` on the thread; its result, or its error, comes with the future."""
         future: Future[T] = Future()
-
-        def job() -> None:
-            try:
-                future.set_result(function())
-            except BaseException as error:  # a `load` that calls sys.exit fails like any other
-                future.set_exception(error)
-
-        self._jobs.put(job)
+        self._jobs.put(partial(settle, future, function))
         return future
 
     def submit(self, parts: Sequence[Bound], done: Done, loop: asyncio.AbstractEventLoop) -> None:

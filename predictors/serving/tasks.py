@@ -15,17 +15,23 @@ T = TypeVar("T")
 async def in_daemon(function: Callable[[], T]) -> T:
     """Run what may take as long as it likes on a thread that nobody waits for at the process's end, as asyncio's own are."""
     future: Future[T] = Future()
-
-    def run() -> None:
-        try:
-            result = function()
-        except BaseException as error:
-            future.set_exception(error)
-        else:
-            future.set_result(result)
-
-    Thread(target=run, name="torpor-beside", daemon=True).start()
+    Thread(target=settle, args=(future, function), name="torpor-beside", daemon=True).start()
     return await asyncio.wrap_future(future)
+
+
+def settle(future: Future[T], function: Callable[[], T]) -> None:
+    """Run the function on this thread, and give the future its result, or whatever it raises, sys.exit included.
+
+    Not if nobody waits any more; who is cancelled while it runs does not get to know.
+    """
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        result = function()
+    except BaseException as error:
+        future.set_exception(error)
+    else:
+        future.set_result(result)
 
 
 class Tasks:

@@ -210,3 +210,29 @@ def test_each_device_has_an_instance_of_its_own() -> None:
         assert ended.done() or await ended
 
     run(scenario())
+
+
+def test_a_call_that_nobody_waits_for_any_more_does_not_end_its_thread() -> None:
+    """A load whose server is told to leave: the model is unloaded after it, and what had not begun does not begin."""
+
+    async def scenario() -> None:
+        model = Plain()
+        bench = Bench(model)
+        began, may_end, began_too = Event(), Event(), Event()
+
+        def load(executor: Any) -> None:
+            began.set()
+            may_end.wait(TIMEOUT_S)
+
+        calls = [*bench.pool.call(load), *bench.pool.call(lambda executor: began_too.set())]
+        waiting = asyncio.gather(*map(asyncio.wrap_future, calls))
+        await happens(began)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        may_end.set()
+        bench.pool.stop()
+        await happens(model.unloaded)
+        assert not began_too.is_set()
+
+    run(scenario())
