@@ -221,6 +221,8 @@ class BatchingPolicy(Generic[ItemT]):
         flush: wait for nobody, the server is draining. ahead: no device is free; waiting is better than a batch for which fewer
         rows wait than it may have, those of its whole family. Expired items must have been dropped (`expire`) before.
         """
+        if ahead and not self._may_have_full_batch():
+            return None
         due_s, first = math.inf, None
         for queue in self._queues.values():
             if (queue_due_s := self._due_s(queue)) < due_s:
@@ -296,6 +298,12 @@ class BatchingPolicy(Generic[ItemT]):
         if self.queued_rows >= self.settings.max_queue_rows:
             return True
         return self.queued_rows + self.running_rows > self.expected_rows - 0.5  # a mean: half a row is nobody
+
+    def _may_have_full_batch(self) -> bool:
+        """What spares most arrivals during a batch the search for the first queue that is due."""
+        if self.queued_rows >= self.settings.max_batch_size or self.ceilings.steps:
+            return True
+        return any(queue.bucket.alone for queue in self._queues.values())
 
     def _has_full_batch(self, bucket: Bucket) -> bool:
         if bucket.alone:

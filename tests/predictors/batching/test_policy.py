@@ -66,6 +66,10 @@ def test_only_a_full_batch_goes_ahead() -> None:
     batch = p.take(9.0, ahead=True)
     assert batch is not None
     assert (batch.bucket, batch.rows) == (A, 2)
+    few = policy()
+    few.ceilings.ran_out(A, 4)
+    offer(few, 0.0, 1, 1)
+    assert few.take(9.0, ahead=True) is not None
     lone = policy()
     offer(lone, 0.0, 1, bucket=Bucket("c", alone=True))
     assert lone.take(0.0, ahead=True) is not None
