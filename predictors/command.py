@@ -195,14 +195,15 @@ def _catalog(options: argparse.Namespace, outside: Outside) -> "Models":
         name = name or source.partition(":")[2].lower()
         return Catalog({name: ModelClass(name, source, folder, outside)})
     root = Path(source).resolve()
-    if has_archives(root) and not is_model_folder(root):
+    is_one_model = is_model_folder(root)
+    if not is_one_model and has_archives(root):
         from .torchserve.store import ArchiveStore
 
         # The service's name is not the model's: paths have the one that the archive, or the snapshot, gives it.
         return ArchiveStore.of(root, outside, usable_cores(), options.model_name or os.environ.get("TORPOR_MODEL_NAME"))
     if not root.is_dir():
         raise SettingError(f"{source!r} is neither a folder nor MODULE:CLASS")
-    if not is_model_folder(root):
+    if not is_one_model:
         if options.model_name:
             raise SettingError(
                 f"--model-name: {options.model_name!r}, but {root} has several models, named like their folders"
