@@ -18,7 +18,7 @@ from typing import Protocol
 import hpack
 import numpy as np
 
-from probe import TOLERANCE
+from probe import is_right
 from wires import Exchange, Wire
 
 CALLERS = 16
@@ -362,8 +362,7 @@ class Callers:
 
     def check(self, values: np.ndarray, expected: np.ndarray) -> str:
         """What is wrong with an answer's values, [features]; empty if nothing is."""
-        is_right = np.abs(values - expected).max() <= TOLERANCE
-        return "" if is_right else f"{values[:4]}... instead of {expected[:4]}..."
+        return "" if is_right(values, expected) else f"{values[:4]}... instead of {expected[:4]}..."
 
     def _wrong(self, answer: Answer, index: int) -> str:
         try:

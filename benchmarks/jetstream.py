@@ -27,7 +27,7 @@ from bodies import Row
 from environments import UnavailableError
 from loads import BadAnswerError, Rate
 from measurements import THREADS, probe_rows
-from probe import TOLERANCE
+from probe import is_right
 from servers import Running, Torpor, free_port, running
 from wires import V2Binary
 
@@ -183,7 +183,7 @@ class _Journey:
         found = self._wire.decode(length, body)
         index = number % len(self.rows)
         wanted = self.expected[index : index + 1]
-        if found.shape != wanted.shape or not np.allclose(found, wanted, rtol=0, atol=TOLERANCE):
+        if not is_right(found, wanted):
             self.wrong.append(f"wrong answer to event {number}: {found.ravel()[:4]}")
 
     async def reach(self, count: int, pod: Running) -> None:

@@ -31,7 +31,7 @@ from bodies import Row
 from loads import BadAnswerError
 from measurements import probe_rows
 from planned import LIMIT_S, Kubectl, Pods
-from probe import TOLERANCE
+from probe import is_right
 from run import alone, say
 from wires import V1Json
 
@@ -98,7 +98,7 @@ class Sleeper:
         connection.close()
         if response.status != 200:
             raise BadAnswerError(f"{self.label}: {response.status} {body[:200]!r}")
-        if np.abs(wire.decode({}, body)[0] - self.expected[index]).max() > TOLERANCE:
+        if not is_right(wire.decode({}, body)[0], self.expected[index]):
             raise BadAnswerError(f"{self.label}: {body[:200]!r} instead of {self.expected[index]}")
         self.wakes_s.append(taken_s)
 
