@@ -15,19 +15,14 @@ import argparse
 import asyncio
 import json
 import math
-import os
-import subprocess
 import sys
-import threading
 import time
-import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 from torpor.knative.autoscaling import PREFIX, Autoscaling
@@ -40,6 +35,7 @@ from torpor.knative.plan.traffic import Drawn, Traffic
 from torpor.predictors.batching.policy import BatchingSettings
 
 from chain import MLP
+from cluster import IMAGE, REQUESTS, Kubectl, Pods, check_environment, container, ingress, knative_service
 from loads import BadAnswerError
 from measurements import probe_rows
 from probe import is_right
@@ -47,16 +43,12 @@ from report import machine
 from run import alone, say
 from wires import V2Binary
 
-IMAGE = os.environ.get("TORPOR_IMAGE", "localhost/torpor:dev")
 BATCHING = BatchingSettings(max_batch_size=32, batch_timeout_s=0.002)
 TIMEOUT_S = 15
 """timeoutSeconds: what a start may take, and beyond 2 s how long a pod drains."""
 
 WAKES = 5
 LONE_ASKS = 100
-LIMIT_S = 90.0
-"""Of what the cluster is waited for."""
-
 AROUND = 0.15
 """What pod-seconds may be apart, and by how much the p95's range is widened."""
 
@@ -85,29 +77,17 @@ class Trace:
         return drawn.part(0.0, min(seconds, drawn.duration_s))
 
     def service(self) -> dict[str, Any]:
-        container = {
-            "image": IMAGE,
-            "imagePullPolicy": "IfNotPresent",
-            "args": ["/opt/torpor/examples/mlp"],
-            "env": [
-                {"name": "TORPOR_MAX_BATCH_SIZE", "value": str(BATCHING.max_batch_size)},
-                {"name": "TORPOR_BATCH_TIMEOUT_MICROS", "value": f"{1e6 * BATCHING.batch_timeout_s:.0f}"},
-            ],
-            "ports": [{"name": "http1", "containerPort": 8080}],
-            "readinessProbe": {"httpGet": {"path": "/v2/health/ready", "port": 8080}},
-            "resources": {"requests": {"cpu": "100m", "memory": "512Mi"}},
-        }
+        env = [
+            {"name": "TORPOR_MAX_BATCH_SIZE", "value": str(BATCHING.max_batch_size)},
+            {"name": "TORPOR_BATCH_TIMEOUT_MICROS", "value": f"{1e6 * BATCHING.batch_timeout_s:.0f}"},
+        ]
+        mlp = container(IMAGE, args=["/opt/torpor/examples/mlp"], env=env, resources={"requests": REQUESTS})
         spec = {
             "containerConcurrency": self.container_concurrency,
             "timeoutSeconds": TIMEOUT_S,
-            "containers": [container],
+            "containers": [mlp],
         }
-        return {
-            "apiVersion": "serving.knative.dev/v1",
-            "kind": "Service",
-            "metadata": {"name": self.name},
-            "spec": {"template": {"metadata": {"annotations": self._prefixed}, "spec": spec}},
-        }
+        return knative_service(self.name, self._prefixed, spec)
 
 
 TRACES = (
@@ -139,90 +119,16 @@ class Run:
     """Latencies in the order of arrival."""
 
 
-class Kubectl:
-    """A namespace that is there while this is entered."""
-
-    def __init__(self, purpose: str) -> None:
-        self.namespace = f"torpor-{purpose}-{uuid.uuid4().hex[:8]}"
-
-    def __enter__(self) -> "Kubectl":
-        self("create", "namespace", self.namespace)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self("delete", "namespace", self.namespace, "--wait=false")
-
-    def __call__(self, *arguments: str, given: str | None = None) -> str:
-        command = ["kubectl", "-n", self.namespace, *arguments]
-        done = subprocess.run(command, input=given, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise SystemExit(f"{' '.join(command)}:\n{done.stdout}{done.stderr}")
-        return done.stdout
-
-
-class Pods:
-    """A service's pods, as the API server tells of them: for each when it was created, ready, told to go, and gone."""
-
-    _FIELDS = (
-        "{.type} {.object.metadata.name} {.object.metadata.deletionTimestamp}"
-        ' {.object.status.conditions[?(@.type=="Ready")].status}{"\\n"}'
-    )
-
-    def __init__(self, kubectl: Kubectl, service: str) -> None:
-        self.seen: dict[str, list[float]] = {}
-        self.wakes: list[float] = []
-        """When a pod was created while none was there that stays."""
-
-        command = ["kubectl", "-n", kubectl.namespace, "get", "pods", "-l", f"serving.knative.dev/service={service}"]
-        command += ["--watch", "--output-watch-events", "-o", f"jsonpath={self._FIELDS}"]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        self._thread = threading.Thread(target=self._read, daemon=True)
-        self._thread.start()
-
-    def _read(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            now = time.monotonic()
-            kind, name, *words = line.split()
-            if name not in self.seen:
-                if not any(math.isinf(pod[2]) for pod in self.seen.values()):
-                    self.wakes.append(now)
-                self.seen[name] = [now, math.inf, math.inf, math.inf]
-            pod = self.seen[name]
-            if "True" in words:
-                pod[1] = min(pod[1], now)
-            if len(words) > 1 or (words and words[0][0].isdigit()):
-                pod[2] = min(pod[2], now)
-            if kind == "DELETED":
-                pod[2], pod[3] = min(pod[2], now), now
-
-    def wait_for_none(self) -> None:
-        limit_s = time.monotonic() + LIMIT_S
-        while any(math.isinf(pod[3]) for pod in [*self.seen.values()]):
-            if time.monotonic() > limit_s:
-                raise SystemExit(f"there are still pods after {LIMIT_S:g} s: {self.seen}")
-            time.sleep(0.2)
-
-    def forget(self) -> None:
-        self.seen.clear()
-        self.wakes.clear()
-
-    def stop(self) -> None:
-        self._process.terminate()
-        self._process.wait()
-        self._thread.join()
-
-
 class Client:
     """Sends rows of the MLP through the ingress, each on a connection of its own, and looks at the answers."""
 
     def __init__(self, host: str) -> None:
         self._wire = V2Binary("mlp")
         rows, self._expected = probe_rows("mlp")
-        old, new = b"Host: 127.0.0.1", f"Host: {host}\r\nConnection: close".encode()
-        self._messages = [self._wire.encode(row).http1().replace(old, new, 1) for row in rows]
-        address = urlsplit(os.environ["INGRESS"])
-        self._address = address.hostname, address.port or 80
+        exchanges = [self._wire.encode(row) for row in rows]
+        closing = [replace(one, headers={**one.headers, "Connection": "close"}) for one in exchanges]
+        self._messages = [exchange.http1(host) for exchange in closing]
+        self._address = ingress()
 
     async def ask(self, index: int) -> None:
         """Raises BadAnswerError."""
@@ -254,14 +160,13 @@ class Client:
 @contextmanager
 def deployed(kubectl: Kubectl, trace: Trace) -> Iterator[tuple[Client, Pods]]:
     """At zero, once it has been ready."""
-    kubectl("apply", "-f", "-", given=json.dumps(trace.service()))
-    kubectl("wait", "--for=condition=Ready", f"ksvc/{trace.name}", f"--timeout={LIMIT_S:g}s")
-    url = kubectl("get", "ksvc", trace.name, "-o", "jsonpath={.status.url}")
+    kubectl.apply(trace.service())
+    host = kubectl.host(trace.name)
     pods = Pods(kubectl, trace.name)
     try:
         time.sleep(1.0)
         pods.wait_for_none()
-        yield Client(urlsplit(url).netloc), pods
+        yield Client(host), pods
     finally:
         pods.stop()
         kubectl("delete", "ksvc", trace.name)
@@ -361,8 +266,7 @@ def main() -> int:
     traces = {trace.name: trace for trace in TRACES if trace.name in (options.names or known)}
     if unknown := {*options.names} - {*traces}:
         parser.error(f"unknown trace {unknown.pop()}, must be one of {', '.join(known)}")
-    if missing := [name for name in ("KUBECONFIG", "INGRESS") if name not in os.environ]:
-        parser.error(f"${missing[0]} is not set: a cluster with Knative is needed")
+    check_environment(parser)
     found: dict[str, tuple[Run, list[Run]]] = {}
     with alone(), Kubectl("planned") as kubectl:
         measurement = Measurement.read(options.measurement) if options.measurement else measure(MLP, say=say)

@@ -31,11 +31,11 @@ import numpy as np
 import uvloop
 from torpor.knative.cluster import ApiServer
 
+from cluster import IMAGE, SLEEPY, check_environment, container, ingress, knative_service
 from first_answers import Attempt, Callers
 from losses import COLUMNS, FAILED, SHARE
 from wires import V2Json
 
-IMAGE = os.environ.get("TORPOR_IMAGE", "localhost/torpor:dev")
 TORPOR = Path(sys.executable).with_name("torpor")
 REPORT = Path(__file__).resolve().parent.parent / "docs/soak.md"
 FEATURES = 64
@@ -72,23 +72,18 @@ FOLDER = {
     "metadata": {"name": "marked"},
     "data": {"model.py": MODEL, "model.toml": 'class = "model:Marked"\nname = "marked"\n'},
 }
-SLEEPY = {"autoscaling.knative.dev/window": "6s", "autoscaling.knative.dev/scale-to-zero-pod-retention-period": "0s"}
-"""The shortest that Knative takes."""
 
 
 def _pod(mark: int) -> dict[str, Any]:
-    container = {
-        "name": "kserve-container",
-        "image": IMAGE,
-        "imagePullPolicy": "IfNotPresent",
-        "args": ["/models", "--model-name", "marked"],
-        "env": [{"name": "MARK", "value": str(mark)}],
-        "ports": [{"containerPort": 8080}],
-        "readinessProbe": {"httpGet": {"path": "/v2/health/ready", "port": 8080}},
-        "resources": {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"cpu": "2", "memory": "1Gi"}},
-        "volumeMounts": [{"name": "model", "mountPath": "/models", "readOnly": True}],
-    }
-    return {"containers": [container], "volumes": [{"name": "model", "configMap": {"name": "marked"}}]}
+    marked = container(
+        IMAGE,
+        name="kserve-container",
+        args=["/models", "--model-name", "marked"],
+        env=[{"name": "MARK", "value": str(mark)}],
+        ports=[{"containerPort": 8080}],
+        volumeMounts=[{"name": "model", "mountPath": "/models", "readOnly": True}],
+    )
+    return {"containers": [marked], "volumes": [{"name": "model", "configMap": {"name": "marked"}}]}
 
 
 def inference_service(name: str, mark: int, pods: int = 0) -> dict[str, Any]:
@@ -103,16 +98,6 @@ def inference_service(name: str, mark: int, pods: int = 0) -> dict[str, Any]:
     }
 
 
-def knative_service(name: str, mark: int) -> dict[str, Any]:
-    template = {"metadata": {"annotations": SLEEPY}, "spec": {"timeoutSeconds": 30, **_pod(mark)}}
-    return {
-        "apiVersion": "serving.knative.dev/v1",
-        "kind": "Service",
-        "metadata": {"name": name},
-        "spec": {"template": template},
-    }
-
-
 class Marks(Callers):
     """Clients of a service whose answers carry the mark of one of the revisions that there may be."""
 
@@ -120,8 +105,8 @@ class Marks(Callers):
         wire = V2Json("marked")
         super().__init__(wire, [wire.encode({"x": row[None]}) for row in rows], rows.sum(1, keepdims=True), host)
         self.marks = {1.0}
-        ingress = urlsplit(os.environ["INGRESS"])
-        self.machine, self.addresses = ingress.hostname or "", [ingress.port or 80]
+        self.machine, port = ingress()
+        self.addresses = [port]
 
     def check(self, values: np.ndarray, expected: np.ndarray) -> str:
         mark = float(values[0])
@@ -182,7 +167,10 @@ class Soak:
     async def _run(self) -> None:
         self.say(f"namespace {self.namespace}: three services start")
         await self._apply(
-            FOLDER, inference_service("loaded", 1, PODS), inference_service("isvc", 1), knative_service("ksvc", 1)
+            FOLDER,
+            inference_service("loaded", 1, PODS),
+            inference_service("isvc", 1),
+            knative_service("ksvc", SLEEPY, {"timeoutSeconds": 30, **_pod(1)}),
         )
         for name in ("isvc/loaded", "isvc/isvc", "ksvc/ksvc"):
             await self._kubectl("wait", "--for=condition=Ready", name, f"--timeout={_LIMIT_S:g}s")
@@ -439,9 +427,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=20, help="of pods under load (%(default)s)")
     parser.add_argument("--report", type=Path, default=REPORT, help="where it is written (docs/soak.md)")
     options = parser.parse_args()
-    for name in ("KUBECONFIG", "INGRESS"):
-        if name not in os.environ:
-            parser.error(f"${name} is not set")
+    check_environment(parser)
     soak = Soak(options.cycles, options.rollouts, options.kills)
     with contextlib.suppress(KeyboardInterrupt):
         soak.cut_short = "it was interrupted"

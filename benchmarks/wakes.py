@@ -13,7 +13,6 @@ Needs $KUBECONFIG, $INGRESS (the address of Knative's ingress, http://HOST:PORT)
 
 import argparse
 import http.client
-import json
 import os
 import sys
 import time
@@ -22,15 +21,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
-from torpor.knative.autoscaling import PREFIX
 
 from bodies import Row
+from cluster import LIMIT_S, SLEEPY, Kubectl, Pods, check_environment, container, ingress, knative_service
 from loads import BadAnswerError
 from measurements import probe_rows
-from planned import LIMIT_S, Kubectl, Pods
 from probe import is_right
 from run import alone, say
 from wires import V1Json
@@ -49,23 +46,8 @@ QUIET_S = 1.0
 
 
 def service(label: str) -> dict[str, Any]:
-    container = {
-        "image": IMAGE,
-        "imagePullPolicy": "IfNotPresent",
-        "command": COMMANDS[label],
-        "ports": [{"name": "http1", "containerPort": 8080}],
-        "readinessProbe": {"httpGet": {"path": "/v2/health/ready", "port": 8080}},
-        # So little that all four find room on two cores: one without would wait until another's pod has drained.
-        "resources": {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"cpu": "2", "memory": "1Gi"}},
-    }
-    annotations = {PREFIX + "window": "6s", PREFIX + "scale-to-zero-pod-retention-period": "0s"}
-    spec = {"timeoutSeconds": 60, "containers": [container]}
-    return {
-        "apiVersion": "serving.knative.dev/v1",
-        "kind": "Service",
-        "metadata": {"name": label.lower().replace(" ", "-")},
-        "spec": {"template": {"metadata": {"annotations": annotations}, "spec": spec}},
-    }
+    spec = {"timeoutSeconds": 60, "containers": [container(IMAGE, command=COMMANDS[label])]}
+    return knative_service(label.lower().replace(" ", "-"), SLEEPY, spec)
 
 
 @dataclass
@@ -90,7 +72,7 @@ class Sleeper:
         time.sleep(QUIET_S)
         self.pods.forget()
         began_s = time.monotonic()
-        connection = http.client.HTTPConnection(urlsplit(os.environ["INGRESS"]).netloc, timeout=LIMIT_S)
+        connection = http.client.HTTPConnection(*ingress(), timeout=LIMIT_S)
         connection.request("POST", asked.path, asked.body, {**asked.headers, "Host": self.host})
         response = connection.getresponse()
         body = response.read()
@@ -110,12 +92,10 @@ def sleepers(kubectl: Kubectl, stack: ExitStack) -> list[Sleeper]:
     for label in COMMANDS:
         document = service(label)
         name = document["metadata"]["name"]
-        kubectl("apply", "-f", "-", given=json.dumps(document))
+        kubectl.apply(document)
         pods = Pods(kubectl, name)
         stack.callback(pods.stop)
-        kubectl("wait", "--for=condition=Ready", f"ksvc/{name}", f"--timeout={LIMIT_S:g}s")
-        url = kubectl("get", "ksvc", name, "-o", "jsonpath={.status.url}")
-        made.append(Sleeper(label, urlsplit(url).netloc, pods, rows, expected * (label != EMPTY)))
+        made.append(Sleeper(label, kubectl.host(name), pods, rows, expected * (label != EMPTY)))
     return made
 
 
@@ -133,9 +113,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="wakes", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--rounds", type=int, default=7, help="wakes of each (%(default)s)")
     options = parser.parse_args()
-    for name in ("KUBECONFIG", "INGRESS"):
-        if name not in os.environ:
-            parser.error(f"${name} is not set")
+    check_environment(parser)
     with alone(), Kubectl("wakes") as kubectl, ExitStack() as stack:
         all_of_them = sleepers(kubectl, stack)
         for number in range(options.rounds):
