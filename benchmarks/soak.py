@@ -222,7 +222,7 @@ class Soak:
 
     async def _kill(self) -> None:
         await self._until(lambda: self._ready("loaded-predictor") == PODS, "the pods of the service under load")
-        staying = [pod for pod in self._pods("loaded-predictor") if "deletionTimestamp" not in pod["metadata"]]
+        staying = await asyncio.to_thread(self._staying, "loaded-predictor")
         pod = min(staying, key=lambda pod: pod["metadata"]["creationTimestamp"])
         name, address = pod["metadata"]["name"], pod["status"]["podIP"]
         kill = Kill(time.monotonic())
@@ -297,6 +297,10 @@ class Soak:
     def _pods(self, service: str) -> list[dict[str, Any]]:
         return self._cluster.list("v1", "Pod", self.namespace, f"serving.knative.dev/service={service}")
 
+    def _staying(self, service: str) -> list[dict[str, Any]]:
+        """Its pods that are not ending."""
+        return [pod for pod in self._pods(service) if "deletionTimestamp" not in pod["metadata"]]
+
     def _is_at_zero(self, service: str) -> bool:
         """Whether its pods have gone, or are ending and no endpoints any more: none of them is given another request."""
         pods = self._pods(service)
@@ -305,7 +309,7 @@ class Soak:
 
     def _ready(self, service: str) -> int:
         """Pods that are ready and stay; 0 while there are those of two revisions."""
-        pods = [pod for pod in self._pods(service) if "deletionTimestamp" not in pod["metadata"]]
+        pods = self._staying(service)
         if len({pod["metadata"]["labels"]["serving.knative.dev/revision"] for pod in pods}) > 1:
             return 0
         conditions = (pod["status"].get("conditions", ()) for pod in pods)
