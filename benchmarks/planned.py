@@ -245,7 +245,7 @@ def table(found: dict[str, tuple[Run, list[Run]]]) -> str:
         judged = verdicts(expected, runs)
         for column, attribute in columns.items():
             values = [getattr(run, attribute) for run in runs]
-            digits = 3 if column.endswith("s") and column[0] == "p" and column != "pod-seconds" else 0
+            digits = 3 if attribute.endswith("_s") else 0
             each = "".join(f"{value:9.{digits}f}" for value in values)
             verdict = {True: "holds", False: "MISSED", None: ""}[judged.get(column)]
             ours = f"{getattr(expected, attribute):9.{digits}f}"

@@ -178,9 +178,8 @@ class Soak:
         self.loaded = Marks(await self._host("loaded-predictor"), rows)
         self.cycled = [Marks(await self._host(name), rows) for name in ("isvc-predictor", "ksvc")]
         await self._until(lambda: self._ready("loaded-predictor") == PODS, "the pods of the service under load")
-        async with (
-            asyncio.TaskGroup() as group
-        ):  # pods start beside it, as they will all the time: they share the cores
+        # Pods start beside it, as they will all the time: they share the cores.
+        async with asyncio.TaskGroup() as group:
             for name, callers in zip(("isvc-predictor", "ksvc"), self.cycled, strict=True):
                 group.create_task(self._cycle(name, callers, 1))
             self.capacity = await self.loaded.capacity(_CAPACITY_S)
@@ -279,10 +278,10 @@ class Soak:
     def counts(self, callers: Marks) -> Counter[str]:
         counts = Counter(offered=callers.offered, correct=callers.correct)
         for attempt in callers.failures:
-            counts[self._column(attempt)] += 1
+            counts[self.column(attempt)] += 1
         return counts
 
-    def _column(self, attempt: Attempt) -> str:
+    def column(self, attempt: Attempt) -> str:
         if attempt.outcome == "wrong":
             return "wrong"
         if attempt.outcome == "lost" and any(kill.had_inside(attempt) for kill in self.killed):
@@ -445,7 +444,7 @@ def main() -> int:
     failed = 0
     for callers in (soak.loaded, *soak.cycled):
         for attempt in callers.failures:
-            column = soak._column(attempt)
+            column = soak.column(attempt)
             if column in FAILED:
                 failed += 1
                 print(f"{column}, {attempt.sent_s - soak.began_s:.2f} s in: {attempt.reason}", file=sys.stderr)

@@ -444,9 +444,8 @@ class Http2Relay(asyncio.Protocol):
 
     def _respond(self, stream: _Stream, status: int, fields: tuple[tuple[bytes, bytes], ...]) -> None:
         """A head that ends the stream. gRPC's clients read the status (502, 503 and 504 are UNAVAILABLE)."""
-        block = (
-            _TABLE_IS_EMPTY + bytes((0x08, 3)) + b"%d" % status
-        )  # :status by its index, the value as it is, not for the table
+        # :status by its index, the value as it is, not for the table.
+        block = _TABLE_IS_EMPTY + bytes((0x08, 3)) + b"%d" % status
         for name, value in fields:
             block += bytes((0x00, len(name))) + name + bytes((len(value),)) + value
         self._transport.write(frame(_HEADERS, _END_HEADERS | _END_STREAM, stream.number, block))
