@@ -186,7 +186,7 @@ def concurrency(field: Field) -> Iterator[Finding]:
 
 def annotations(annotations: Field, container_concurrency: Field) -> Iterator[Finding]:
     """Those of a revision: of a Service's template, or of an InferenceService in Knative mode."""
-    read: dict[str, object] = {}
+    read: dict[str, Field] = {}
     scaling_class = ""
     for name, annotation in annotations.entries.items():
         if not name.startswith(PREFIX):
@@ -200,7 +200,9 @@ def annotations(annotations: Field, container_concurrency: Field) -> Iterator[Fi
             if annotation.text not in _ALGORITHMS:
                 yield annotation.finding("autoscaling", f"one of {', '.join(_ALGORITHMS[:2])}", "Knative refuses it")
         elif short:
-            read[short] = annotation.value
+            read[short] = next(
+                annotations[spelling] for spelling in spellings(short) if spelling in annotations.entries
+            )
         else:
             yield annotation.finding("ignored-annotation", f"one of {', '.join((*ANNOTATIONS, *_OTHER_ANNOTATIONS))}",
                                      "Knative has no such annotation, and nobody reads it")  # fmt: skip
@@ -209,30 +211,29 @@ def annotations(annotations: Field, container_concurrency: Field) -> Iterator[Fi
         if metric and metric.text in ("concurrency", "rps"):
             yield metric.finding("autoscaling", "cpu, memory or a custom metric", "the class is hpa's")
         return
-    for short, value in read.items():
-        written = next(name for name in spellings(short) if name in annotations.entries)
+    for short, annotation in read.items():
+        value = annotation.value
         if not isinstance(value, str):
             continue  # the schema says so
         try:
-            ANNOTATIONS[short].read(written, value)
+            ANNOTATIONS[short].read(PREFIX + short, value)
         except AnnotationError as error:
             why = "Knative refuses it"
             if short == "metric":
                 why = f"the autoscaler of Knative scales by no other; cpu and memory need {PREFIX}class: {_HPA}"
-            yield annotations[written].finding("autoscaling", error.allowed, why)
+            yield annotation.finding("autoscaling", error.allowed, why)
             return
         if short == "initial-scale" and value == "0":
             why = "Knative refuses 0 as long as config-autoscaler's allow-zero-initial-scale is false, its default"
-            yield annotations[written].finding("autoscaling", "at least 1", why)
+            yield annotation.finding("autoscaling", "at least 1", why)
     strings = {name: field.value for name, field in annotations.entries.items() if isinstance(field.value, str)}
     try:
         Autoscaling.of(strings, int(container_concurrency.number or 0))
     except AnnotationError as error:
         yield annotations[error.name].finding("autoscaling", error.allowed, "Knative refuses it")
-    activation, most = read.get("activation-scale"), read.get("max-scale")
-    if isinstance(activation, str) and isinstance(most, str) and 0 < int(most) < int(activation):
-        field = annotations[PREFIX + "activation-scale"]
-        yield field.finding("autoscaling", f"at most max-scale, {most}", "Knative refuses it")
+    activation, most = (read.get(short, Field(None)) for short in ("activation-scale", "max-scale"))
+    if activation.text and most.text and 0 < int(most.text) < int(activation.text):
+        yield activation.finding("autoscaling", f"at most max-scale, {most.text}", "Knative refuses it")
     deadline = annotations["serving.knative.dev/progress-deadline"]
     if deadline:
         yield from _duration(deadline, 1)

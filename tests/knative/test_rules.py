@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+from torpor.knative.autoscaling import PREFIX
 from torpor.knative.findings import Finding
 from torpor.knative.manifests import read
 from torpor.knative.rules import ERRORS, RULES, WARNINGS, findings
@@ -315,6 +316,15 @@ def test_standard_mode_keeps_what_knative_drops() -> None:
     """A Deployment has lifecycle, a grace period, several ports and node selectors."""
     text = STANDARD.replace("timeout: 60", "terminationGracePeriodSeconds: 90\n    nodeSelector: {a: b}")
     assert of(text.replace("ports: [{", "ports: [{name: metrics, containerPort: 9090}, {")) == []
+
+
+@pytest.mark.parametrize(("newer", "older", "count"), [("3", "x", 0), ("x", "3", 1)])
+def test_of_two_spellings_the_newer_one_is_looked_at(newer: str, older: str, count: int) -> None:
+    """Wherever it stands: Knative does not read the other."""
+    max_scale = f'max-scale: "{newer}"'
+    for lines in ((max_scale, f'maxScale: "{older}"'), (f'maxScale: "{older}"', max_scale)):
+        found = of(KSVC.replace('max-scale: "3"', "\n        autoscaling.knative.dev/".join(lines)))
+        assert [(finding.place[-1], finding.value) for finding in found] == [(PREFIX + "max-scale", newer)] * count
 
 
 @pytest.mark.parametrize(
