@@ -31,7 +31,6 @@ class End:
         """The relay does not read."""
         self.is_closed = False
         """By the relay: what is held still arrives."""
-        self.is_aborted = False
         self.is_lost = False
 
     # What the relay calls.
@@ -53,7 +52,7 @@ class End:
             self._lose_soon()
 
     def abort(self) -> None:
-        self.is_closed = self.is_aborted = True
+        self.is_closed = True
         self._held.clear()
         self._lose_soon()
 

@@ -339,7 +339,6 @@ class Http2Story:
         self.by_number: dict[int, Planned] = {}
         self.to_open = [*planned]
         self.pings = 2
-        self.answering: set[int] = set()
 
     # What can happen.
 

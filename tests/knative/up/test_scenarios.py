@@ -19,6 +19,7 @@ from typing import Any
 import grpc
 import pytest
 from event_answers import answers_in, assert_each_is_answered
+from torpor.knative.up.instance import free_port
 from torpor.predictors.protocol.messages import message
 from up_process import Up, ask, service
 
@@ -232,8 +233,6 @@ def test_a_second_up_beside_the_first_is_refused(up: Start, tmp_path: Path) -> N
 @pytest.fixture
 def tail() -> Iterator[tuple[int, list[str]]]:
     """The example's sink: `torpor events tail` at a port, and the lines that it prints."""
-    from torpor.knative.up.instance import free_port
-
     port, lines = free_port(), []
     command = [TORPOR, "events", "tail", "--listen", str(port)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
