@@ -67,9 +67,9 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with up(options.port) as running:
+            print(f"All of this is to be watched at {running.page}\n", flush=True)
             answers = story(running, options.callers, options.sentences)
             is_right = judge(answers)
-            print(f"\nThe page is at {running.page}", flush=True)
             if not options.once:
                 stay(running)
     except FailedError as error:
