@@ -2,9 +2,9 @@
 
     uint32 size of the JSON, uint64 size of the bytes (both big-endian), the JSON object, the bytes
 
-The object's `sizes` cuts the bytes into blobs. To a worker: `{"load": …}` once, then `{"calls": [one a request], "sizes"}`;
-back: `{"loaded": …}` or `{"failed": "text"}`, then `{"replies": [one a call], "sizes"}`. No pickle: what comes from a handler
-may be anything.
+The object's `sizes` cuts the bytes into parts, and each part into blobs. To a worker: `{"load": …}` once, then
+`{"calls": [one a request], "sizes"}`; back: `{"loaded": …}` or `{"failed": "text"}`, then `{"replies": [one a call], "sizes"}`,
+with a part for each call or reply. No pickle: what comes from a handler may be anything.
 """
 
 import struct
@@ -15,27 +15,31 @@ import orjson
 
 PREFIX = struct.Struct("!IQ")
 
-Message = tuple[dict[str, Any], list[memoryview]]
-"""The object, and its blobs."""
+Message = tuple[dict[str, Any], list[list[memoryview]]]
+"""The object, and the blobs of its parts."""
 
 Blob = bytes | bytearray | memoryview
 
 
-def pack(head: dict[str, Any], blobs: Sequence[Blob] = ()) -> list[Blob]:
+def pack(head: dict[str, Any], parts: Sequence[Sequence[Blob]] = ()) -> list[Blob]:
     """The pieces of a message, to be sent one after the other."""
-    sizes = [len(blob) for blob in blobs]
-    text = orjson.dumps({**head, "sizes": sizes})
-    return [PREFIX.pack(len(text), sum(sizes)) + text, *blobs]
+    text = orjson.dumps({**head, "sizes": [[len(blob) for blob in part] for part in parts]})
+    blobs = [blob for part in parts for blob in part]
+    return [PREFIX.pack(len(text), sum(map(len, blobs))) + text, *blobs]
 
 
-def unpack(text: bytes | bytearray | memoryview, content: bytes | bytearray) -> Message:
-    """The message of both parts that follow a prefix."""
+def unpack(text: bytes | bytearray, content: bytes | bytearray) -> Message:
+    """The message of the JSON and the bytes that follow a prefix."""
     head = orjson.loads(text)
-    whole, blobs, at = memoryview(content), [], 0
-    for size in head["sizes"]:
-        blobs.append(whole[at : at + size])
-        at += size
-    return head, blobs
+    whole, at = memoryview(content), 0
+    parts: list[list[memoryview]] = []
+    for sizes in head["sizes"]:
+        part: list[memoryview] = []
+        for size in sizes:
+            part.append(whole[at : at + size])
+            at += size
+        parts.append(part)
+    return head, parts
 
 
 class Parser:

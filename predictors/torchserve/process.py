@@ -64,11 +64,11 @@ class WorkerProcess(asyncio.Protocol):
             if self._loaded.cancelled() or self._loaded.exception() is not None:
                 await self.stop()
 
-    def run(self, head: dict[str, Any], blobs: Sequence[bytes], done: Done, timeout_s: float) -> None:
-        """Let it answer a batch. `done`, or `on_end` if it ends before or takes longer, is called later."""
+    def run(self, head: dict[str, Any], parts: Sequence[Sequence[bytes]], done: Done, timeout_s: float) -> None:
+        """Let it answer a batch, a part each call. `done`, or `on_end` if it ends before or takes longer, is called later."""
         self._done = done
         self._timer = self._loop.call_later(timeout_s, self._expire, timeout_s)
-        self._send(head, blobs)
+        self._send(head, parts)
 
     async def stop(self) -> None:
         """End it, and wait until it has gone."""
@@ -87,8 +87,8 @@ class WorkerProcess(asyncio.Protocol):
             self._process.kill()
 
     def data_received(self, data: bytes) -> None:
-        for head, blobs in self._parser.feed(data):
-            self._receive(head, blobs)
+        for head, parts in self._parser.feed(data):
+            self._receive(head, parts)
 
     def connection_lost(self, error: Exception | None) -> None:
         """Its end of the socket closes when it ends, and not before."""
@@ -111,15 +111,10 @@ class WorkerProcess(asyncio.Protocol):
         elif not self._loaded.cancelled() and self._loaded.exception() is None:
             self._on_end(self, reason, self._has_begun)
 
-    def _receive(self, head: dict[str, Any], blobs: list[memoryview]) -> None:
+    def _receive(self, head: dict[str, Any], parts: list[list[memoryview]]) -> None:
         if "replies" in head and self._done is not None:
             self._stop_timer()
             done, self._done = self._done, None
-            parts: list[list[memoryview]] = []
-            at = 0
-            for count in head["counts"]:
-                parts.append(blobs[at : at + count])
-                at += count
             done(head["replies"], parts)
         elif self._loaded.done():
             logger.error("%s: an unexpected message from its worker", self.name)
@@ -128,9 +123,9 @@ class WorkerProcess(asyncio.Protocol):
         else:
             self._loaded.set_exception(ArchiveError(f"{self.name}: {head.get('failed')}"))
 
-    def _send(self, head: dict[str, Any], blobs: Sequence[bytes] = ()) -> None:
+    def _send(self, head: dict[str, Any], parts: Sequence[Sequence[bytes]] = ()) -> None:
         assert self._transport is not None
-        self._transport.writelines(frames.pack(head, blobs))
+        self._transport.writelines(frames.pack(head, parts))
 
     def _expire(self, timeout_s: float) -> None:
         self._reason = f"the handler took more than {timeout_s:g} s"

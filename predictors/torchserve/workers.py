@@ -115,13 +115,8 @@ class Workers:
             worker, job = self._idle.popleft(), self._waiting.popleft()
             self._busy[worker] = job
             rows = job.rows
-            head = {
-                "protocol": rows[0].bucket.family,
-                "calls": [row.said for row in rows],
-                "counts": [len(row.blobs) for row in rows],
-            }
-            blobs = [blob for row in rows for blob in row.blobs]
-            worker.run(head, blobs, partial(self._answered, worker), self._response_timeout_s)
+            head = {"protocol": rows[0].bucket.family, "calls": [row.said for row in rows]}
+            worker.run(head, [row.blobs for row in rows], partial(self._answered, worker), self._response_timeout_s)
 
     def _answered(
         self, worker: WorkerProcess, replies: Sequence[dict[str, Any]], blobs: Sequence[Sequence[memoryview]]

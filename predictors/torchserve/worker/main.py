@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +48,7 @@ def main() -> int:
     with contextlib.suppress(ConnectionError):
         while (batch := _receive(connection)) is not None:
             replies = service.run(batch[0]["protocol"], _calls(*batch))
-            sizes = [len(reply.blobs) for reply in replies]
-            _send(connection, {"replies": replies, "counts": sizes}, [b for reply in replies for b in reply.blobs])
+            _send(connection, {"replies": replies}, [reply.blobs for reply in replies])
     return 0
 
 
@@ -79,13 +79,9 @@ def _load(options: dict[str, Any]) -> Service:
     })  # fmt: skip
 
 
-def _calls(head: dict[str, Any], blobs: list[memoryview]) -> list[Call]:
-    calls: list[Call] = []
-    at = 0
-    for said, count in zip(head["calls"], head["counts"], strict=True):
-        calls.append(Call(blobs=[bytes(blob) for blob in blobs[at : at + count]], **said))
-        at += count
-    return calls
+def _calls(head: dict[str, Any], parts: list[list[memoryview]]) -> list[Call]:
+    pairs = zip(head["calls"], parts, strict=True)
+    return [Call(blobs=[bytes(blob) for blob in part], **said) for said, part in pairs]
 
 
 def _receive(connection: socket.socket) -> frames.Message | None:
@@ -113,5 +109,5 @@ def _exactly(connection: socket.socket, count: int) -> bytearray | None:
     return buffer
 
 
-def _send(connection: socket.socket, head: dict[str, Any], blobs: Any = ()) -> None:
-    connection.sendall(b"".join(frames.pack(head, blobs)))
+def _send(connection: socket.socket, head: dict[str, Any], parts: Sequence[Sequence[frames.Blob]] = ()) -> None:
+    connection.sendall(b"".join(frames.pack(head, parts)))
