@@ -28,7 +28,7 @@ def pack(head: dict[str, Any], parts: Sequence[Sequence[Blob]] = ()) -> list[Blo
     return [PREFIX.pack(len(text), sum(map(len, blobs))) + text, *blobs]
 
 
-def unpack(text: bytes | bytearray, content: bytes | bytearray) -> Message:
+def unpack(text: bytearray, content: bytearray) -> Message:
     """The message of the JSON and the bytes that follow a prefix."""
     head = orjson.loads(text)
     whole, at = memoryview(content), 0
@@ -59,7 +59,7 @@ class Parser:
             self._wanted = start + content_bytes
             if len(buffer) < self._wanted:
                 return
-            text, content = bytes(buffer[PREFIX.size : start]), bytes(buffer[start : self._wanted])
+            text, content = buffer[PREFIX.size : start], buffer[start : self._wanted]
             del buffer[: self._wanted]
             self._wanted = PREFIX.size
             yield unpack(text, content)
