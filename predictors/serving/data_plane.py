@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from ..batching.policy import BatchingPolicy, BatchingSettings
@@ -15,11 +16,10 @@ from .batcher import Answer, Batcher, Outputs
 from .calls import Call, CallAnswer
 from .device_pool import DevicePool
 from .device_thread import Executor
-from .exchange import Exchange
+from .exchange import Exchange, Head
 from .metrics import ModelMetrics, ServerMetrics, StepMetrics
-from .request_options import Trace
 from .settling import settling
-from .tracing import Observers, Tracing
+from .tracing import Observers, Tracing, under
 from .warm_up import warm_up
 
 EXTENSIONS = ("binary_tensor_data", "model_repository")
@@ -309,14 +309,25 @@ class DataPlane:
             raise Unavailable("the server is not ready")
         model.check_room()
 
-    def begin_span(self, model: Served, trace: Trace) -> Any:
-        """The span of a request that is about to start; None unless its caller records the trace and somebody wants it."""
-        if self.tracing is None or not trace.is_sampled:
-            return None
-        return self.tracing.begin(trace, model.name, model.version)
+    def begin(self, model: Served, head: Head) -> tuple[Mapping[str, str] | None, Any]:
+        """Of a request that is about to start: the headers that its model gets, and its span.
+
+        The span is None unless the caller records the trace and somebody wants it.
+        """
+        headers: Mapping[str, str] | None = head.text_headers() if model.wants_headers else None
+        trace = head.options.trace
+        if trace is None:
+            return headers, None
+        span = None
+        if self.tracing is not None and trace.is_sampled:
+            span = self.tracing.begin(trace, model.name, model.version)
+        return under(span, headers or {}), span
 
     def follow(self, exchange: Exchange, model: Served, started: Any, span: Any) -> None:
-        """Have the span end with the request that has been started."""
+        """Have the request that has been started end when its caller leaves, and the span, if there is one, with it."""
+        if span is None:
+            exchange.on_leave = partial(model.cancel, started)
+            return
         tracing = self.tracing
         assert tracing is not None
         tracing.follow(started, span)

@@ -6,7 +6,7 @@ length as a big-endian uint32, and the protobuf bytes; the status comes as trail
 
 import logging
 import math
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine
 from functools import partial
 from typing import Any
 from urllib.parse import quote
@@ -34,7 +34,6 @@ from .http2 import Stream
 from .repository import Repository
 from .rest import VERSION, error_text
 from .tasks import Tasks
-from .tracing import under
 
 logger = logging.getLogger("torpor.grpc")
 
@@ -177,20 +176,14 @@ class Grpc:
             version = _pinned(pinned.decode("latin-1"), version)
         model = self._data_plane.model(name, version)
         answer = partial(self._inferred, _stream(exchange), model, request.terms)
-        options, span = exchange.head.options, None
         try:
             self._data_plane.check_accepting(model)
-            headers: Mapping[str, str] | None = exchange.head.text_headers() if model.wants_headers else None
-            if options.trace is not None:
-                span = self._data_plane.begin_span(model, options.trace)
-                headers = under(span, headers or {})
-            bound = model.start(request, headers, options.timeout_s, answer)
+            headers, span = self._data_plane.begin(model, exchange.head)
+            started = model.start(request, headers, exchange.head.options.timeout_s, answer)
         except Exception as error:
             self.fail(exchange, error, model)
             return
-        exchange.on_leave = partial(model.cancel, bound)
-        if span is not None:
-            self._data_plane.follow(exchange, model, bound, span)
+        self._data_plane.follow(exchange, model, started, span)
 
     def _inferred(self, stream: Stream, model: Served, terms: Terms, result: Outputs | TorporError) -> None:
         if isinstance(result, TorporError):

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from functools import cached_property, partial
 from typing import Any, Protocol
 from urllib.parse import unquote
@@ -31,7 +31,6 @@ from .repository import Repository
 from .request_options import NO_OPTIONS
 from .tasks import Tasks
 from .together import Together
-from .tracing import under
 from .worker import Colleagues
 
 logger = logging.getLogger("torpor.rest")
@@ -389,19 +388,14 @@ class Rest:
         if model.is_retired:
             self._again(exchange)
             return
-        head, span = exchange.head, None
+        head = exchange.head
         if route.protocol == "v2" and _JSON_LENGTH in head.headers and not route.is_explained:
             self._infer_v2(model, exchange)
             return
-        headers: Mapping[str, str] = head.text_headers()
-        if head.options.trace is not None:
-            span = self._data_plane.begin_span(model, head.options.trace)
-            headers = under(span, headers)
-        call = Call(route.protocol, headers, exchange.body, route.is_explained, route.rest)
+        headers, span = self._data_plane.begin(model, head)
+        call = Call(route.protocol, headers or {}, exchange.body, route.is_explained, route.rest)
         started = model.call(call, head.options.timeout_s, partial(self._forwarded, exchange, route, model))
-        exchange.on_leave = partial(model.cancel, started)
-        if span is not None:
-            self._data_plane.follow(exchange, model, started, span)
+        self._data_plane.follow(exchange, model, started, span)
 
     def _forwarded(self, exchange: Exchange, route: Route, model: Served, result: CallAnswer | TorporError) -> None:
         if isinstance(result, TorporError):
@@ -419,15 +413,9 @@ class Rest:
     def _infer(self, model: Served, exchange: Exchange, request: InferRequest, encode: Encode) -> None:
         """Run the request; the answer comes when its batch has run."""
         answer = partial(self._answer, exchange, model, request.terms, encode)
-        headers: Mapping[str, str] | None = exchange.head.text_headers() if model.wants_headers else None
-        options, span = exchange.head.options, None
-        if options.trace is not None:
-            span = self._data_plane.begin_span(model, options.trace)
-            headers = under(span, headers or {})
-        bound = model.start(request, headers, options.timeout_s, answer)
-        exchange.on_leave = partial(model.cancel, bound)
-        if span is not None:
-            self._data_plane.follow(exchange, model, bound, span)
+        headers, span = self._data_plane.begin(model, exchange.head)
+        started = model.start(request, headers, exchange.head.options.timeout_s, answer)
+        self._data_plane.follow(exchange, model, started, span)
 
     def _answer(
         self, exchange: Exchange, model: Served, terms: Terms, encode: Encode, result: Outputs | TorporError
