@@ -3,9 +3,10 @@
 For models whose handlers have a protocol of their own; `Served.call` is their way over REST.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
+from urllib.parse import unquote
 
 from .exchange import Fields
 
@@ -43,12 +44,12 @@ class Route(NamedTuple):
 _V1_VERBS = ("predict", "explain")
 
 
-def read_route(parts: Sequence[str]) -> Route | None:
-    """The inference that a path's parts name, None for another path.
+def read_route(path: str) -> Route | None:
+    """The inference that a path names, None for another path.
 
     TorchServe's own are https://docs.pytorch.org/serve/inference_api.html.
     """
-    match parts:
+    match [unquote(part) for part in path.rstrip("/").split("/")[1:]]:
         case [("predictions" | "explanations") as verb, name, *more]:
             return Route("predictions", name, more[0] if more else "", verb == "explanations", "/".join(more[1:]))
         case ["v1", "models", last]:

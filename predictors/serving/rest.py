@@ -172,7 +172,7 @@ class Rest:
     def _pinned(self, head: Head) -> tuple[Served, Handler] | None:
         """The inference on the version that the header names. Raises NotFound; InvalidInput if the path names another."""
         version = head.headers[VERSION].decode("latin-1")
-        route = read_route([unquote(part) for part in head.path.rstrip("/").split("/")[1:]])
+        route = read_route(head.path)
         if route is None:
             return None
         model = self._data_plane.model(route.name, route.version)
@@ -183,7 +183,7 @@ class Rest:
 
     def _inference(self, path: str) -> tuple[Served, Handler] | None:
         """The model and handler of an inference's path, None for another path. Raises NotFound for an unknown model."""
-        route = read_route([unquote(part) for part in path.rstrip("/").split("/")[1:]])
+        route = read_route(path)
         if route is None:
             return None
         model = self._data_plane.model(route.name, route.version)
