@@ -4,7 +4,10 @@ import json
 
 from ..errors import InvalidInput, MethodNotAllowed, NotFound, TorporError, Unavailable, VersionNotFound
 
-PATHS = ("/predictions/", "/explanations/", "/ping")
+INFERENCES = ("/predictions/", "/explanations/")
+"""Paths whose requests are inferences by whatever method."""
+
+PATHS = (*INFERENCES, "/ping")
 
 _TYPES: tuple[tuple[type[TorporError], str], ...] = (
     (VersionNotFound, "ModelVersionNotFoundException"),

@@ -21,7 +21,7 @@ from ..errors import (
 from ..protocol import v1, v2_rest
 from ..protocol.inference import NO_TERMS, InferRequest, InferResponse, Terms
 from . import openapi
-from .archive_errors import PATHS, archive_error_body
+from .archive_errors import INFERENCES, PATHS, archive_error_body
 from .batcher import Outputs
 from .calls import Call, CallAnswer, Route, read_route
 from .content_coding import ContentCoder, Result, is_worth_compressing
@@ -50,9 +50,6 @@ MAX_ERROR_BODY_BYTES = 690
 
 _BODILESS = (204, 205, 304)
 """Statuses whose answers have no body, whatever the model made of one."""
-
-_ANY_METHOD = ("/predictions/", "/explanations/")
-"""Paths whose requests are inferences by whatever method, as TorchServe has it."""
 
 Handler = Callable[[Exchange], None]
 
@@ -445,7 +442,7 @@ class Rest:
 
 
 def _may_infer(head: Head) -> bool:
-    return head.method == "POST" or head.path.startswith(_ANY_METHOD)
+    return head.method == "POST" or head.path.startswith(INFERENCES)
 
 
 def _encode_v1(responses: Sequence[InferResponse]) -> tuple[bytes, Fields]:
