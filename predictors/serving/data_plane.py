@@ -12,7 +12,7 @@ from ..errors import InvalidInput, ModelBroken, NotFound, TorporError, Unavailab
 from ..protocol.inference import InferRequest, InferResponse, Terms
 from ..remembered import Remembered
 from ..signature import Bound, Fit, Request, Signature
-from .batcher import Answer, Batcher, Outputs
+from .batcher import Answer, Batcher, Observer, Outputs
 from .calls import Call, CallAnswer
 from .device_pool import DevicePool
 from .device_thread import Executor
@@ -256,10 +256,13 @@ class DataPlane:
             devices.stop()
             raise
         metrics = ModelMetrics(name, version, policy, devices.memory_bytes)
-        observer = metrics if self.tracing is None else Observers(metrics, self.tracing)
-        batcher = Batcher(policy, devices, observer, model_timeout_s, self._broke)
+        batcher = Batcher(policy, devices, self.observer(metrics), model_timeout_s, self._broke)
         batcher.teach(lessons)
         return ServedModel(name, version, devices.executor.signature, batcher, metrics, default_timeout_s)
+
+    def observer(self, metrics: ModelMetrics) -> Observer:
+        """Who is told of a model's batches: its metrics, and the spans of their requests where somebody wants them."""
+        return metrics if self.tracing is None else Observers(metrics, self.tracing)
 
     def _broke(self, error: ModelBroken) -> None:
         for tell in self.on_broken:

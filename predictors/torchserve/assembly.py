@@ -15,7 +15,6 @@ from ..batching.run_times import RunTimes
 from ..serving.batcher import Batcher
 from ..serving.data_plane import DataPlane
 from ..serving.metrics import ModelMetrics
-from ..serving.tracing import Observers
 from ..signature import Bound
 from .archive import Archive
 from .model_settings import ModelSettings
@@ -60,11 +59,9 @@ class AssembledArchive:
                 await workers.open()
             policy: BatchingPolicy[Bound] = BatchingPolicy(BatchingSettings.of(self.settings), RunTimes())
             metrics = ModelMetrics(name, version, policy)
-            observer = metrics if data_plane.tracing is None else Observers(metrics, data_plane.tracing)
-            return ServedArchive(
-                name, version, Batcher(policy, workers, observer), workers, metrics, kept.pop_all(),
-                self.settings["request_timeout_s"],
-            )  # fmt: skip
+            batcher = Batcher(policy, workers, data_plane.observer(metrics))
+            timeout_s = self.settings["request_timeout_s"]
+            return ServedArchive(name, version, batcher, workers, metrics, kept.pop_all(), timeout_s)
 
     def _start(self, folder: Path, name: str, version: str, workers_count: int) -> Start:
         """What gives one loaded worker."""
