@@ -20,11 +20,12 @@ from pathlib import Path
 
 import archives
 from assignment import MAX_WAIT_S
+from bare import resident_mib
 from environments import BENCHMARKS, HOME, minilm_folder, python_of
 from loads import BadAnswerError, Rate
 from measurements import THREADS, probe_rows
 from probe import Probe, RefusedError
-from servers import Peer, Running, Torpor, running
+from servers import Peer, Running, Torpor, running, session
 from wires import Raw, Text, V1Json, Wire
 
 HANDLERS = BENCHMARKS / "handlers"
@@ -131,11 +132,10 @@ class ArchiveMemory:
 
     def measure(self, seconds: float) -> Rate:
         with _answering(self.peer, self.model) as (server, _):
-            members = _family(server.process.pid)
-            shares = [_kib(pid, "smaps_rollup", "Pss:") for pid in members]
-            whole = [_kib(pid, "status", "VmRSS:") for pid in members]
-            beside = {"resident, shared pages in each": sum(whole) / 1024, "processes": float(len(members))}
-            return Rate(sum(shares) / 1024, math.nan, math.nan, beside)
+            members = session(server.process.pid)
+            whole_mib = sum(map(resident_mib, members))
+            beside = {"resident, shared pages in each": whole_mib, "processes": float(len(members))}
+            return Rate(sum(map(_share_mib, members)), math.nan, math.nan, beside)
 
 
 @contextmanager
@@ -183,20 +183,5 @@ def _scripted(model: str) -> float:
     return taken_s
 
 
-def _family(leader: int) -> list[int]:
-    """A process and its descendants."""
-    parents: dict[int, int] = {}
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            try:
-                parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            except OSError:
-                continue
-    family = [leader]
-    for pid in family:
-        family += [child for child, parent in parents.items() if parent == pid]
-    return family
-
-
-def _kib(pid: int, file: str, name: str) -> int:
-    return int(Path(f"/proc/{pid}/{file}").read_text().split(name)[1].split()[0])
+def _share_mib(pid: int) -> float:
+    return int(Path(f"/proc/{pid}/smaps_rollup").read_text().split("Pss:")[1].split()[0]) / 1024

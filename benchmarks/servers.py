@@ -152,7 +152,7 @@ def free_port() -> int:
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
     """Ends every process of the session: politely, then for good."""
-    members = _session(process.pid)
+    members = session(process.pid)
     for signum, patience_s in ((signal.SIGTERM, 10.0), (signal.SIGKILL, 5.0)):
         for pid in members:
             try:
@@ -162,12 +162,12 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         limit = time.monotonic() + patience_s
         while members and time.monotonic() < limit:
             process.poll()
-            members = _session(process.pid)
+            members = session(process.pid)
             time.sleep(0.05)
     process.wait()
 
 
-def _session(leader: int) -> list[int]:
+def session(leader: int) -> list[int]:
     """Living processes of that session: some peers put their children into process groups of their own."""
     members = []
     for folder in Path("/proc").iterdir():
