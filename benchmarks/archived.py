@@ -7,7 +7,6 @@ tokenises. Each archive says its batch, its delay and its one worker in its own 
 import http.client
 import math
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,7 @@ from pathlib import Path
 import archives
 from assignment import MAX_WAIT_S
 from bare import resident_mib
+from beginnings import LIMIT_S, median_start
 from environments import BENCHMARKS, HOME, minilm_folder, python_of
 from loads import BadAnswerError, Rate
 from measurements import THREADS, probe_rows
@@ -29,8 +29,6 @@ from servers import Peer, Running, Torpor, running, session
 from wires import Raw, Text, V1Json, Wire
 
 HANDLERS = BENCHMARKS / "handlers"
-LEAST_STARTS = 3
-LIMIT_S = 120.0
 
 
 @cache
@@ -111,15 +109,13 @@ class ArchiveStart:
     model: str
 
     def measure(self, seconds: float) -> Rate:
-        taken: list[float] = []
-        end_s = time.perf_counter() + seconds
-        while len(taken) < LEAST_STARTS or time.perf_counter() < end_s:
-            if self.peer is None:
-                taken.append(_scripted(self.model))
-            else:
-                with _answering(self.peer, self.model) as (_, taken_s):
-                    taken.append(taken_s)
-        return Rate(statistics.median(taken), math.nan, math.nan)
+        return median_start(self._start, seconds)
+
+    def _start(self) -> float:
+        if self.peer is None:
+            return _scripted(self.model)
+        with _answering(self.peer, self.model) as (_, taken_s):
+            return taken_s
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,13 +45,21 @@ class Start:
     is_bare: bool = False
 
     def measure(self, seconds: float) -> Rate:
-        taken: list[float] = []
-        end_s = time.perf_counter() + seconds
-        while len(taken) < LEAST_STARTS or time.perf_counter() < end_s:
-            began_s = time.perf_counter()
-            with script(self.model) if self.is_bare else server(self.model):
-                taken.append(time.perf_counter() - began_s)
-        return Rate(statistics.median(taken), math.nan, math.nan)
+        return median_start(self._start, seconds)
+
+    def _start(self) -> float:
+        began_s = time.perf_counter()
+        with script(self.model) if self.is_bare else server(self.model):
+            return time.perf_counter() - began_s
+
+
+def median_start(start: Callable[[], float], seconds: float) -> Rate:
+    """Of as many starts as the time holds; start: gives the seconds that one took."""
+    taken: list[float] = []
+    end_s = time.perf_counter() + seconds
+    while len(taken) < LEAST_STARTS or time.perf_counter() < end_s:
+        taken.append(start())
+    return Rate(statistics.median(taken), math.nan, math.nan)
 
 
 @dataclass(frozen=True)
