@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import archives
+import archiver
 from assignment import MAX_WAIT_S
 from bare import resident_mib
 from beginnings import LIMIT_S, median_start
@@ -50,7 +50,7 @@ def archive(model: str, form: str, batch_rows: int) -> Path:
         files = [minilm_folder() / name for name in ("config.json", "model.safetensors", "tokenizer.json")]
         extra = ",".join(map(str, [*files, BENCHMARKS / "models.py"]))
         options += ["--handler", "minilm.py", "--extra-files", extra]
-    return archives.make(model, folder, HANDLERS, *options)
+    return archiver.make(model, folder, HANDLERS, *options)
 
 
 def _save_mlp(file: Path) -> None:
@@ -83,7 +83,7 @@ class ArchivedTorpor(Torpor):
         return [torpor, "serve", str(served), "--port", str(port), "--host", "127.0.0.1", "--log-level", "warning"]
 
     def variables(self) -> dict[str, str]:
-        return archives.for_torpor()
+        return archiver.for_torpor()
 
 
 def _named(model: str) -> str:

@@ -14,7 +14,8 @@ from judge.client import Answer
 from judge.comparison import differing
 from judge.scenes import Case
 
-DOCS = Path(__file__).resolve().parents[2] / "docs" / "torchserve.md"
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs" / "torchserve.md"
 CASES = [
     pytest.param(scene.name, case, id=f"{scene.name}/{case.name}") for scene in SCENES.values() for case in scene.cases
 ]
@@ -57,3 +58,9 @@ def test_every_difference_is_of_a_case() -> None:
 def test_the_docs_have_the_differences() -> None:
     """What a user reads is what the tests know."""
     assert differences.table() in DOCS.read_text()
+
+
+def test_a_module_of_the_benchmarks_hides_none_of_the_tests() -> None:
+    """What is imported from there stays in one process with the tests' own modules: each name is one module's."""
+    ours = {file.name for file in (ROOT / "tests/support").glob("*.py")}
+    assert not [file.name for file in (ROOT / "benchmarks").glob("*.py") if file.name in ours]

@@ -5,7 +5,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from judge.bench import archives, environments
+from judge.bench import archiver, environments
 
 SOURCES = Path(__file__).resolve().parents[2] / "torchserve" / "sources"
 
@@ -40,7 +40,7 @@ class Archive:
             options += ["--extra-files", ",".join(map(place, self.extra))]
         if self.config:
             options += ["--config-file", place(self.config)]
-        made: Path = archives.make(self.name, store, SOURCES, *options, version=self.version, form=self.form)
+        made: Path = archiver.make(self.name, store, SOURCES, *options, version=self.version, form=self.form)
         return made.rename(made.with_name(f"{self.file}{''.join(made.suffixes)}")) if self.file else made
 
 

@@ -8,7 +8,7 @@ FOLDER = Path(__file__).resolve().parents[3] / "benchmarks"
 # In front for these imports alone: other modules there have names (`models`, `rows`, `run`) that must hide nobody's.
 sys.path.insert(0, str(FOLDER))
 try:
-    import archives as archives
+    import archiver as archiver
     import environments as environments
 finally:
     sys.path.remove(str(FOLDER))

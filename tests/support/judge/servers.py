@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from judge.bench import archives, environments
+from judge.bench import archiver, environments
 from judge.client import Addresses, by_http
 from judge.scenes import Call, Scene
 
@@ -70,7 +70,7 @@ def torpor(scene: Scene, folder: Path, store: Path) -> Iterator[Addresses]:
     command = [
         str(Path(sys.executable).with_name("torpor")), "serve", str(folder), "--host", "127.0.0.1", "--port", str(port),
     ]  # fmt: skip
-    with _running(command, folder, _environment() | archives.for_torpor()) as (process, log):
+    with _running(command, folder, _environment() | archiver.for_torpor()) as (process, log):
         limit_s = time.monotonic() + START_S
         while not re.search(r"ready in .*:\d+$", log.read_text(), re.MULTILINE):
             assert process.poll() is None, log.read_text()[-3000:]
@@ -95,7 +95,7 @@ def _wait(process: subprocess.Popen[bytes], log: Path, scene: Scene, server: Add
 
 def _environment() -> dict[str, str]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("TORPOR_", "K_SERVICE", "PORT", "TS_", "PYTHON"))}
-    return kept | {"PYTHONPATH": str(archives.SHIMS), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    return kept | {"PYTHONPATH": str(archiver.SHIMS), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
 
 
 @contextmanager
