@@ -12,8 +12,6 @@ PLACE = "MAR-INF/MANIFEST.json"
 LARGEST_BYTES = 1 << 20
 """A manifest has a dozen short texts."""
 
-DEFAULT_HANDLER = "default_service_handler"
-
 
 class ArchiveError(SettingError):
     """An archive that cannot be served; the message names archive, member and reason."""
@@ -25,7 +23,7 @@ class Manifest:
 
     name: str = ""
     version: str = "1.0"
-    handler: str = DEFAULT_HANDLER
+    handler: str = "default_service_handler"
     serialized_file: str = ""
     model_file: str = ""
     config_file: str = ""

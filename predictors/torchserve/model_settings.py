@@ -4,7 +4,6 @@ Names and meaning are TorchServe's (https://docs.pytorch.org/serve/configuration
 which does not wait `maxBatchDelay` out while nobody else is expected.
 """
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,10 +11,8 @@ from typing import Any
 from ..settings import SettingError
 from .properties import Config
 
-logger = logging.getLogger("torpor.torchserve")
-
 _NUMBERS = {
-    # key: (field, lowest, what it is)
+    # key: (field, lowest)
     "minWorkers": ("workers", 1),
     "batchSize": ("batch_size", 1),
     "maxBatchDelay": ("max_batch_delay_ms", 0),

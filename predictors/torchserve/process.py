@@ -28,7 +28,7 @@ OnEnd = Callable[["WorkerProcess", str, bool], None]
 class WorkerProcess(asyncio.Protocol):
     """Belongs to one event loop."""
 
-    def __init__(self, name: str, on_end: "OnEnd") -> None:
+    def __init__(self, name: str, on_end: OnEnd) -> None:
         """on_end: called when it ends after it was loaded."""
         self.name = name
         self._on_end = on_end

@@ -26,7 +26,7 @@ _VARIABLE = re.compile(r"\$\$(\w+)\$\$")
 _ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{4}|.)", re.DOTALL)
 _LETTERS = {"t": "\t", "n": "\n", "r": "\r", "f": "\f"}
 
-ENVELOPES = ("body", "json", "kserve", "kservev2")
+_ENVELOPES = ("body", "json", "kserve", "kservev2")
 
 
 @dataclass(frozen=True)
@@ -128,8 +128,8 @@ def _read(kind: str, key: str, value: str, path: Path) -> Any:
             raise refused("true or false")
         return value.lower() == "true"
     if kind == "envelope":
-        if value and value not in ENVELOPES:
-            raise refused(f"one of {', '.join(ENVELOPES)}")
+        if value and value not in _ENVELOPES:
+            raise refused(f"one of {', '.join(_ENVELOPES)}")
         return value
     if kind in ("object", "snapshot"):
         try:

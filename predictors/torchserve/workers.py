@@ -67,7 +67,6 @@ class Workers:
         self.devices = self.in_flight = count
         self._start = start
         self._response_timeout_s = response_timeout_s
-        self._loop = asyncio.get_running_loop()
         self._idle: deque[WorkerProcess] = deque()
         self._busy: dict[WorkerProcess, _Job] = {}
         self._waiting: deque[_Job] = deque()

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 
 _INTEGER = struct.Struct("!i")
 
-
 MORE_FOLLOWS = "ts_stream_next"
 """The header in which TorchServe's function says so, to a server that is none of the caller's."""
 

@@ -6,7 +6,6 @@ import zlib
 
 
 def png(width: int, height: int) -> bytes:
-    """An image of plain patterns, without a library that writes images."""
     lines = b"".join(
         b"\0" + bytes(value for x in range(width) for value in (x % 256, y % 256, x * y % 256)) for y in range(height)
     )
