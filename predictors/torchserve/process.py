@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from ..serving.tasks import Tasks
 from . import frames
 from .manifest import ArchiveError
 
@@ -41,6 +42,7 @@ class WorkerProcess(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._reason = ""
         self._has_begun = True
+        self._ending = Tasks()
 
     async def load(self, options: Mapping[str, Any], environment: Mapping[str, str], startup_timeout_s: float) -> None:
         """Start it and let it load the handler. Raises ArchiveError with what it says, and then it is no more."""
@@ -96,7 +98,7 @@ class WorkerProcess(asyncio.Protocol):
         self._has_begun = error is None
         self._stop_timer()
         assert self._process is not None
-        self._ending = self._loop.create_task(self._end(self._process), name=f"end of {self.name}")
+        self._ending.start(self._end(self._process), f"end of {self.name}")
 
     async def _end(self, process: asyncio.subprocess.Process) -> None:
         try:
