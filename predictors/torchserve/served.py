@@ -8,7 +8,7 @@ To the policy a request is one row; rows of one protocol share a batch, an expla
 
 import re
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import ExitStack
 from typing import Any, cast
 from uuid import uuid4
 
@@ -50,10 +50,10 @@ class ServedArchive(Batched):
         batcher: Batcher,
         workers: Workers,
         metrics: ModelMetrics,
-        unpacked: AbstractContextManager[object],
+        unpacked: ExitStack,
         default_timeout_s: float,
     ) -> None:
-        """unpacked: kept open until it is closed."""
+        """unpacked: holds the folder until it is closed."""
         super().__init__(name, version, batcher, metrics, default_timeout_s)
         self._workers = workers
         self._unpacked = unpacked
@@ -102,7 +102,7 @@ class ServedArchive(Batched):
     async def close(self) -> None:
         await super().close()
         await self._workers.close()
-        self._unpacked.__exit__(None, None, None)
+        self._unpacked.close()
 
     async def end(self) -> None:
         await self._workers.close()
