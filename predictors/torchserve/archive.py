@@ -116,7 +116,7 @@ class _ZipMember:
         self.name, self.size = info.orig_filename, info.file_size
         self.is_folder = self.name.endswith("/")
         mode = info.external_attr >> 16
-        self.kind = "" if stat.S_IFMT(mode) in (0, stat.S_IFREG, stat.S_IFDIR) else _kind(mode)
+        self.kind = _kind(stat.S_IFMT(mode) in (0, stat.S_IFREG, stat.S_IFDIR), stat.S_ISLNK(mode))
         self._file, self._info = file, info
 
     def open(self) -> IO[bytes]:
@@ -131,7 +131,7 @@ class _TarMember:
             self.name = self.name[2:]
         top, slash, rest = self.name.partition("/")
         self.name = rest if slash else ("" if info.isdir() else top)
-        self.kind = "" if info.isreg() or info.isdir() else "a link" if info.issym() or info.islnk() else "a device"
+        self.kind = _kind(info.isreg() or info.isdir(), info.issym() or info.islnk())
         self._file, self._info = file, info
 
     def open(self) -> IO[bytes]:
@@ -203,5 +203,5 @@ def _checked(path: Path, members: Iterator[_Member]) -> Iterator[_Member]:
         yield member
 
 
-def _kind(mode: int) -> str:
-    return "a link" if stat.S_ISLNK(mode) else "a device"
+def _kind(is_plain: bool, is_link: bool) -> str:
+    return "" if is_plain else "a link" if is_link else "a device"
