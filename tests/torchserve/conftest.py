@@ -2,15 +2,18 @@
 
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import cache
 from pathlib import Path
 
 import pytest
 from judge import archives, servers
 from judge.cases import SCENES
-from judge.client import Answer, ask
+from judge.client import Addresses, Answer, ask
+from judge.scenes import Scene
 
 Answers = dict[str, list[Answer]]
+Serve = Callable[[Scene, Path, Path], AbstractContextManager[Addresses]]
 
 
 @pytest.fixture(scope="session")
@@ -32,24 +35,22 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def torchserve_answers(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Answers]:
     """TorchServe's answers to a scene's cases, by case."""
-
-    @cache
-    def answers(name: str) -> Answers:
-        scene = SCENES[name]
-        with servers.torchserve(scene, tmp_path_factory.mktemp(f"torchserve-{name}"), store) as server:
-            return {case.name: ask(server, case) for case in scene.cases}
-
-    return answers
+    return _answers("torchserve", servers.torchserve, store, tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
 def torpor_answers(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Answers]:
     """torpor's answers to a scene's cases, by case."""
+    return _answers("torpor", servers.torpor, store, tmp_path_factory)
+
+
+def _answers(name: str, serve: Serve, store: Path, folders: pytest.TempPathFactory) -> Callable[[str], Answers]:
+    """Each scene is served once."""
 
     @cache
-    def answers(name: str) -> Answers:
-        scene = SCENES[name]
-        with servers.torpor(scene, tmp_path_factory.mktemp(f"torpor-{name}"), store) as server:
+    def answers(scene_name: str) -> Answers:
+        scene = SCENES[scene_name]
+        with serve(scene, folders.mktemp(f"{name}-{scene_name}"), store) as server:
             return {case.name: ask(server, case) for case in scene.cases}
 
     return answers
