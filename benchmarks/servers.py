@@ -123,17 +123,26 @@ def running(peer: Peer, model: str, form: str, batch_rows: int, threads: int, wa
     scratch = Path(tempfile.mkdtemp(prefix=f"bench-{peer.name}-"))
     # Sockets and pid files of fixed names, such as TorchServe's, stay inside.
     environment["TMPDIR"] = str(scratch)
-    log = scratch / "server.log"
+    try:
+        with started(command, scratch, environment, port) as server:
+            yield server
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextmanager
+def started(command: list[str], folder: Path, environment: dict[str, str], port: int) -> Iterator[Running]:
+    """A session of its own, whose log is in the folder that it works in; ended with all that it started."""
+    log = folder / "server.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command, cwd=scratch, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
+            command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
             start_new_session=True,
         )  # fmt: skip
     try:
         yield Running(port, process, log)
     finally:
         _stop(process)
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def free_port() -> int:

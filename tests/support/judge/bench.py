@@ -1,4 +1,4 @@
-"""What the tests share with the benchmarks: the peer's environment, and archives by the real archiver."""
+"""What the tests share with the benchmarks: the peer's environment, archives by the real archiver, and started servers."""
 
 import sys
 from pathlib import Path
@@ -10,5 +10,6 @@ sys.path.insert(0, str(FOLDER))
 try:
     import archiver as archiver
     import environments as environments
+    import servers as servers
 finally:
     sys.path.remove(str(FOLDER))

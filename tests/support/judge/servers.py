@@ -1,19 +1,15 @@
 """TorchServe, and torpor, each on a storage folder that a scene wrote, for as long as its calls take."""
 
 import os
-import random
 import re
 import shutil
-import signal
-import socket
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-from judge.bench import archiver, environments
+from judge.bench import archiver, environments, servers
 from judge.client import Addresses, by_http
 from judge.scenes import Call, Scene
 
@@ -38,8 +34,8 @@ def unavailable() -> str:
 
 @contextmanager
 def torchserve(scene: Scene, folder: Path, store: Path) -> Iterator[Addresses]:
-    ports = _free_ports(5)
-    inference, management, metrics, grpc, grpc_management = ports
+    first = servers.free_port()
+    inference, management, metrics, grpc, grpc_management = range(first, first + 5)
     addresses = {
         "inference_address": f"http://127.0.0.1:{inference}", "management_address": f"http://127.0.0.1:{management}",
         "metrics_address": f"http://127.0.0.1:{metrics}", "grpc_inference_port": str(grpc),
@@ -55,38 +51,37 @@ def torchserve(scene: Scene, folder: Path, store: Path) -> Iterator[Addresses]:
     environment = _environment() | {"PATH": f"{python.parent}:{os.environ['PATH']}"}
     if scene.grpc_protocol:
         environment["TS_OPEN_INFERENCE_PROTOCOL"] = scene.grpc_protocol
-    names = [f"127.0.0.1:{port}" for port in (inference, management, grpc, grpc_management)]
-    with _running(command, folder, environment) as (process, log):
-        server = Addresses(*names)
-        _wait(process, log, scene, server)
-        yield server
+    reached = Addresses(*(f"127.0.0.1:{port}" for port in (inference, management, grpc, grpc_management)))
+    with _running(command, folder, environment, inference) as server:
+        _wait(server, scene, reached)
+        yield reached
 
 
 @contextmanager
 def torpor(scene: Scene, folder: Path, store: Path) -> Iterator[Addresses]:
     """All on one port."""
-    (port,) = _free_ports(1)
+    port = servers.free_port()
     scene.write(folder, store, {})
     command = [
         str(Path(sys.executable).with_name("torpor")), "serve", str(folder), "--host", "127.0.0.1", "--port", str(port),
     ]  # fmt: skip
-    with _running(command, folder, _environment() | archiver.for_torpor()) as (process, log):
+    with _running(command, folder, _environment() | archiver.for_torpor(), port) as server:
         limit_s = time.monotonic() + START_S
-        while not re.search(r"ready in .*:\d+$", log.read_text(), re.MULTILINE):
-            assert process.poll() is None, log.read_text()[-3000:]
-            assert time.monotonic() < limit_s, log.read_text()[-3000:]
+        while not re.search(r"ready in .*:\d+$", server.log.read_text(), re.MULTILINE):
+            assert server.process.poll() is None, server.log.read_text()[-3000:]
+            assert time.monotonic() < limit_s, server.log.read_text()[-3000:]
             time.sleep(0.1)
         yield Addresses(*[f"127.0.0.1:{port}"] * 4, "inference")
 
 
-def _wait(process: subprocess.Popen[bytes], log: Path, scene: Scene, server: Addresses) -> None:
+def _wait(server: servers.Running, scene: Scene, addresses: Addresses) -> None:
     """Until every model has a worker that is ready: TorchServe's ping says Healthy before."""
     limit_s = time.monotonic() + START_S
     waiting = scene.ready()
     while waiting:
-        assert process.poll() is None, log.read_text()[-3000:]
-        assert time.monotonic() < limit_s, f"{waiting[0]} is not ready: {log.read_text()[-3000:]}"
-        answer = by_http(server, Call("GET", f"/models/{waiting[0]}", is_management=True))
+        assert server.process.poll() is None, server.log.read_text()[-3000:]
+        assert time.monotonic() < limit_s, f"{waiting[0]} is not ready: {server.log.read_text()[-3000:]}"
+        answer = by_http(addresses, Call("GET", f"/models/{waiting[0]}", is_management=True))
         if b'"READY"' in answer.body:
             waiting.pop(0)
         else:
@@ -98,43 +93,10 @@ def _environment() -> dict[str, str]:
     return kept | {"PYTHONPATH": str(archiver.SHIMS), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
 
 
-@contextmanager
 def _running(
-    command: list[str], folder: Path, environment: dict[str, str]
-) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
-    """A session of its own, in whose folder sockets and pid files of fixed names stay."""
-    log, scratch = folder / "server.log", folder / "tmp"
+    command: list[str], folder: Path, environment: dict[str, str], port: int
+) -> AbstractContextManager[servers.Running]:
+    """In a folder of the session's own sockets and pid files of fixed names stay."""
+    scratch = folder / "tmp"
     scratch.mkdir()
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command, cwd=folder, env=environment | {"TMPDIR": str(scratch), "TEMP": str(scratch)},
-            stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
-    try:
-        yield process, log
-    finally:
-        for signum in (signal.SIGTERM, signal.SIGKILL):
-            try:
-                os.killpg(process.pid, signum)
-            except ProcessLookupError:
-                break
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                continue
-
-
-def _free_ports(count: int) -> list[int]:
-    """Below the range from which the kernel takes ports for clients."""
-    while True:
-        ports = random.sample(range(15_000, 30_000), count)
-        sockets = [socket.socket() for _ in ports]
-        try:
-            for one, port in zip(sockets, ports, strict=True):
-                one.bind(("127.0.0.1", port))
-            return ports
-        except OSError:
-            continue
-        finally:
-            for one in sockets:
-                one.close()
+    return servers.started(command, folder, environment | {"TMPDIR": str(scratch), "TEMP": str(scratch)}, port)
