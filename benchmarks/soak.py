@@ -29,9 +29,10 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import uvloop
+from torpor.knative.autoscaling import PREFIX
 from torpor.knative.cluster import ApiServer
 
-from cluster import IMAGE, SLEEPY, check_environment, container, ingress, knative_service
+from cluster import IMAGE, LIMITS, REQUESTS, SLEEPY, check_environment, container, ingress, knative_service
 from first_answers import Attempt, Callers
 from losses import COLUMNS, FAILED, SHARE
 from wires import V2Json
@@ -43,12 +44,22 @@ ROWS = 256
 PODS = 2
 """Of the service under load."""
 
+LOADED_CPU = "200m"
+"""The limit of each: what the service under load can do is then what its pods can, as on a cluster of many nodes, and not
+what ingress, API server, clients and the pods that start leave of this one's cores.
+"""
+
+DIRECT = {PREFIX + "target-burst-capacity": "0"}
+"""The ingress sends to the pods themselves: the activator, which would be in the way of so few, shares their cores here."""
+
 TOGETHER = 3
 """Requests that wake a service."""
 
 _CAPACITY_S = 20.0
 _LIMIT_S = 180.0
-_TICK_S = 0.05
+_TICK_S = 0.5
+_KILL_TICK_S = 0.05
+"""Between two looks at a pod that was killed."""
 _QUIET_S = 2.0
 """Between two things that happen."""
 
@@ -74,13 +85,15 @@ FOLDER = {
 }
 
 
-def _pod(mark: int) -> dict[str, Any]:
+def _pod(mark: int, cpu: str) -> dict[str, Any]:
+    """cpu: the most that its container is given."""
     marked = container(
         IMAGE,
         name="kserve-container",
         args=["/models", "--model-name", "marked"],
         env=[{"name": "MARK", "value": str(mark)}],
         ports=[{"containerPort": 8080}],
+        resources={"requests": REQUESTS, "limits": LIMITS | {"cpu": cpu}},
         volumeMounts=[{"name": "model", "mountPath": "/models", "readOnly": True}],
     )
     return {"containers": [marked], "volumes": [{"name": "model", "configMap": {"name": "marked"}}]}
@@ -88,13 +101,13 @@ def _pod(mark: int) -> dict[str, Any]:
 
 def inference_service(name: str, mark: int, pods: int = 0) -> dict[str, Any]:
     """pods: at least and at most; 0 for one that sleeps."""
-    annotations = {"serving.kserve.io/deploymentMode": "Knative"} | ({} if pods else SLEEPY)
+    annotations = {"serving.kserve.io/deploymentMode": "Knative"} | (DIRECT if pods else SLEEPY)
     scale = {"minReplicas": pods, "maxReplicas": pods or 1}
     return {
         "apiVersion": "serving.kserve.io/v1beta1",
         "kind": "InferenceService",
         "metadata": {"name": name, "annotations": annotations},
-        "spec": {"predictor": {**scale, "timeout": 30, **_pod(mark)}},
+        "spec": {"predictor": {**scale, "timeout": 30, **_pod(mark, LOADED_CPU if pods else LIMITS["cpu"])}},
     }
 
 
@@ -170,7 +183,7 @@ class Soak:
             FOLDER,
             inference_service("loaded", 1, PODS),
             inference_service("isvc", 1),
-            knative_service("ksvc", SLEEPY, {"timeoutSeconds": 30, **_pod(1)}),
+            knative_service("ksvc", SLEEPY, {"timeoutSeconds": 30, **_pod(1, LIMITS["cpu"])}),
         )
         for name in ("isvc/loaded", "isvc/isvc", "ksvc/ksvc"):
             await self._kubectl("wait", "--for=condition=Ready", name, f"--timeout={_LIMIT_S:g}s")
@@ -230,7 +243,7 @@ class Soak:
         await self._kubectl("delete", "pod", name, "--grace-period=0", "--force", "--wait=false")
 
         async def see(what: str, is_so: Callable[[], bool]) -> float:
-            await self._until(is_so, what)
+            await self._until(is_so, what, _KILL_TICK_S)
             return time.monotonic()
 
         kill.dead_s, kill.removed_s = await asyncio.gather(
@@ -340,12 +353,12 @@ class Soak:
             raise SoakError(f"{' '.join(command)}: {said.decode(errors='replace')}")
         return said.decode()
 
-    async def _until(self, is_so: Callable[[], bool], what: str) -> None:
+    async def _until(self, is_so: Callable[[], bool], what: str, tick_s: float = _TICK_S) -> None:
         limit_s = time.monotonic() + _LIMIT_S
         while not await asyncio.to_thread(is_so):
             if time.monotonic() > limit_s:
                 raise SoakError(f"waited {_LIMIT_S:g} s for {what}")
-            await asyncio.sleep(_TICK_S)
+            await asyncio.sleep(tick_s)
 
 
 class SoakError(Exception):
@@ -382,8 +395,9 @@ def report(soak: Soak, version: str) -> str:
     if soak.cut_short:
         lines += [f"**It did not come to its end: {soak.cut_short}**", ""]
     lines += [
-        f"- Under load: an InferenceService with {PODS} pods, at {SHARE:.0%} of the {soak.capacity:.0f} answers a second that "
-        "callers in a loop reached while the others were woken. Clients never retry.",
+        f"- Under load: an InferenceService with {PODS} pods of {LOADED_CPU} CPU each and no activator before them, at "
+        f"{SHARE:.0%} of the {soak.capacity:.0f} answers a second that callers in a loop reached while the others were woken. "
+        "Clients never retry.",
         f"- {len(soak.rolled_out_s)} rollouts of it by `torpor rollout` (50 %, 100 %), "
         f"{_median(soak.rolled_out_s):.1f} s each in the median.",
         f"- {len(soak.killed)} of its pods killed (SIGKILL of all of its processes, and `kubectl delete pod --force`): dead "
