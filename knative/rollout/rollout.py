@@ -279,7 +279,7 @@ class Rollout:
             found = self.cluster.get(SERVING, "Revision", namespace, revision) or {}
             self._conditions[revision] = _conditions(found)
             ready = ready and _condition(found, "Ready") == "True"
-            if _condition(found, "Ready") == "False":
+            if _condition(found, "Ready") == "False" and not _waits_for_a_node(found):
                 failing = failing or "; ".join(failed_conditions(found, f"Revision {revision}"))
         candidate, stable, restarts = self._count(course)
         self._seen = Seen(
@@ -432,6 +432,14 @@ def _share(service: Object, revision: str) -> int | None:
 def _condition(shown: Object, kind: str) -> str:
     conditions = shown.get("status", {}).get("conditions") or ()
     return next((str(each["status"]) for each in conditions if each["type"] == kind), "")
+
+
+def _waits_for_a_node(revision: Object) -> bool:
+    """Whether its pods have none: one comes when other pods have gone or the cluster has grown, which takes minutes, so that it
+    is the time for the pods that decides.
+    """
+    conditions = revision.get("status", {}).get("conditions") or ()
+    return any(each["type"] == "Ready" and each.get("reason") == "Unschedulable" for each in conditions)
 
 
 def _conditions(revision: Object) -> str:

@@ -121,6 +121,28 @@ def test_errors_bring_all_traffic_back(stable: FakeApiServer) -> None:
     assert "the last line of its log" in "\n".join(outcome.lines)
 
 
+def test_pods_without_a_node_are_waited_for(stable: FakeApiServer) -> None:
+    """Other pods go or a node comes, if not at once; any other failure of that length takes the candidate back."""
+    waited = int(3 * Terms().failing_s)
+    stable.ready, stable.unready = False, ("False", "Unschedulable")
+    clock = VirtualClock()
+    clock.events = {waited: stable.get_ready}
+    assert rollout(2, clock).run().what == "promoted"
+    stable.ready, stable.unready = False, ("False", "ContainerMissing")
+    clock = VirtualClock()
+    clock.events = {waited: stable.get_ready}
+    outcome = rollout(3, clock).run()
+    assert outcome.what == "returned"
+    assert "ContainerMissing" in outcome.why
+
+
+def test_pods_that_never_get_a_node_take_the_candidate_back(stable: FakeApiServer) -> None:
+    stable.ready, stable.unready = False, ("False", "Unschedulable")
+    outcome = rollout(2).run()
+    assert (outcome.what, stable.traffic()) == ("returned", {"s-00001": 100})
+    assert "Unschedulable" in "\n".join([outcome.why, *outcome.lines])
+
+
 def test_each_smoke_request_counts_once(stable: FakeApiServer) -> None:
     """Its tries are requests, not looks at one that has failed."""
     smoke = Refused()

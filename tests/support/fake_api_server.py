@@ -18,7 +18,7 @@ class FakeApiServer:
     """away: answers 503 to everything. refusal: of the webhook, for every apply and patch of a spec; None for none.
 
     ready: whether new revisions become ready. events: warnings that it has. errors: a request of the newest revision fails.
-    manager: who owns the service's fields. restarts: of each pod's container.
+    unready: the status and the reason of those that do not. manager: who owns the service's fields. restarts: of each pod's container.
     """
 
     def __init__(self) -> None:
@@ -26,6 +26,7 @@ class FakeApiServer:
         self.refusal: str | None = None
         self.forbidden = False
         self.ready = True
+        self.unready = ("Unknown", "Deploying")
         self.errors = False
         self.manager = ""
         self.restarts = 0
@@ -54,6 +55,12 @@ class FakeApiServer:
         for target in self.service["status"]["traffic"]:
             shares[target["revisionName"]] = shares.get(target["revisionName"], 0) + target.get("percent", 0)
         return {revision: share for revision, share in shares.items() if share}
+
+    def get_ready(self) -> None:
+        """All revisions."""
+        self.ready = True
+        self.revisions = dict.fromkeys(self.revisions, True)
+        self._reconcile(False)
 
     def deploy(self) -> None:
         """Somebody else makes a new revision."""
@@ -123,8 +130,8 @@ class FakeApiServer:
         self.service["metadata"]["generation"] = status["observedGeneration"] = generation
 
     def _revision(self, name: str) -> dict[str, Any]:
-        ready = self.revisions[name]
-        condition = {"type": "Ready", "status": "True" if ready else "Unknown", "reason": "" if ready else "Deploying"}
+        status, reason = ("True", "") if self.revisions[name] else self.unready
+        condition = {"type": "Ready", "status": status, "reason": reason}
         return {"metadata": {"name": name}, "status": {"conditions": [condition]}}
 
     def _pod(self, revision: str) -> dict[str, Any]:
