@@ -5,7 +5,7 @@ import contextlib
 import signal
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,10 +35,14 @@ class Wake:
 
 
 class Component:
-    """make: a process that listens on a port; raises UpError."""
+    """make: coroutine function, a process that listens on a port; raises UpError."""
 
     def __init__(
-        self, service: Service, make: Callable[[int], Process], phases: Callable[[int], Any], terminal: Terminal
+        self,
+        service: Service,
+        make: Callable[[int], Coroutine[Any, Any, Process]],
+        phases: Callable[[int], Any],
+        terminal: Terminal,
     ) -> None:
         """phases: coroutine function, what the process at a port tells of its own start."""
         self.service = service
@@ -61,6 +65,7 @@ class Component:
         self._phases = phases
         self._terminal = terminal
         self._loop = asyncio.get_running_loop()
+        self._preparing: asyncio.Task[Process] | None = None
         self._instance: Instance | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._killer: asyncio.TimerHandle | None = None
@@ -177,14 +182,21 @@ class Component:
         self.generation += 1
         port = free_port()
         try:
-            process = await asyncio.to_thread(self._make, port)
-            wake.phases["prepare"] = self.now_s() - wake.began_s
-            instance = Instance(process, port, self.service.probe, lambda text: self._terminal.line(self.name, text))
+            process = await self._prepared(port)
+        except (UpError, OSError) as error:
+            self._ended(wake, str(error))
+            return
+        if process is None:
+            self._ended(wake, "it was not wanted any more")
+            return
+        wake.phases["prepare"] = self.now_s() - wake.began_s
+        instance = Instance(process, port, self.service.probe, lambda text: self._terminal.line(self.name, text))
+        try:
             await instance.start()
         except FileNotFoundError:
             self._ended(wake, f"there is no command {process.command[0]!r} on this machine")
             return
-        except (UpError, OSError) as error:
+        except OSError as error:
             self._ended(wake, str(error))
             return
         self.port = port
@@ -217,6 +229,17 @@ class Component:
             self._killer = None
         self._ended(wake, f"it ended {_how(status)}")
 
+    async def _prepared(self, port: int) -> Process | None:
+        """None when it has been stopped meanwhile. Raises UpError."""
+        self._preparing = self._loop.create_task(self._make(port), name=f"{self.name} prepares")
+        try:
+            await asyncio.wait((self._preparing,))
+            return None if self._preparing.cancelled() else self._preparing.result()
+        finally:
+            self._preparing.cancel()
+            await asyncio.wait((self._preparing,))
+            self._preparing = None
+
     async def _became_ready(self, wake: Wake) -> None:
         now_s = self.now_s()
         wake.phases["run"] = now_s - wake.began_s - wake.phases["prepare"]
@@ -245,7 +268,9 @@ class Component:
         self._step()
 
     def _stop(self) -> None:
-        """As the kubelet does: SIGTERM, and SIGKILL when its time is over."""
+        """As the kubelet does: SIGTERM, and SIGKILL when its time is over. What is still being fetched is not waited for."""
+        if self._preparing is not None:
+            self._preparing.cancel()
         if self._instance is not None:
             self._instance.signal(signal.SIGTERM)
             self._killer = self._loop.call_later(self.timeout_s + _GRACE_S, self._kill, self._instance)

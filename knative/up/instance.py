@@ -45,7 +45,7 @@ class Instance:
         self._process = await asyncio.create_subprocess_exec(
             *self._started.command, env=dict(self._started.environment), stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, limit=_LINE_BYTES,
-            preexec_fn=lambda: _prepare(limit),
+            preexec_fn=lambda: prepare(limit),
         )  # fmt: skip
 
     async def ended(self) -> int:
@@ -97,8 +97,11 @@ class Instance:
                 os.killpg(self._process.pid, number)
 
 
-def _prepare(memory_bytes: int) -> None:
-    """In the new process: Ctrl-C in the terminal is for `torpor up` alone, which ends it; so does its death."""
+def prepare(memory_bytes: int = 0) -> None:
+    """Called in a new process. memory_bytes: its limit, 0 for none.
+
+    Ctrl-C in the terminal is for `torpor up` alone, which ends it; so does its death.
+    """
     os.setpgid(0, 0)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG

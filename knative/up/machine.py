@@ -161,11 +161,11 @@ class Machine:
     def _surroundings(self) -> Surroundings:
         return Surroundings(os.environ, self._maps, self._settings.images, self._addresses)
 
-    def _process(self, service: Service, port: int) -> Process:
-        """Called by a thread, since it may fetch a model. Raises UpError."""
+    async def _process(self, service: Service, port: int) -> Process:
+        """After its model has been fetched, if that must be. Raises UpError."""
         models = None
         if service.storage_uri:
-            models = model_folder(
+            models = await model_folder(
                 service.storage_uri, service.where, self._settings.folder, self._maps, self._terminal.say
             )
         return process_of(service, port, models, self._surroundings())

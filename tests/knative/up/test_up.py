@@ -165,6 +165,64 @@ spec: { predictor: { model: { modelFormat: { name: torpor }, storageUri: "pvc://
     assert ask(running.port("words-predictor"), "/v2/models/words")[0] == 200
 
 
+FETCHED = """\
+apiVersion: serving.kserve.io/v1beta1
+kind: InferenceService
+metadata: { name: words }
+spec: { predictor: { model: { modelFormat: { name: torpor }, storageUri: "s3://bucket/words" } } }
+"""
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Callable[[str], str]:
+    """Writes the package that fetches, with a body for its `download(uri, folder)`; its PYTHONPATH."""
+
+    def write(body: str) -> str:
+        folder = tmp_path / "packages"
+        folder.mkdir()
+        code = f"class Storage:\n    @staticmethod\n    def download(uri, folder):\n        {body}\n"
+        (folder / "kserve_storage.py").write_text(code)
+        return str(folder)
+
+    return write
+
+
+def test_ctrl_c_ends_a_fetch(up: Start, gate: Path, storage: Callable[[str], str], tmp_path: Path) -> None:
+    """Nobody waits for a model that nobody has asked for, and nothing half fetched stays."""
+    running = up(FETCHED, PYTHONPATH=storage(f"print('asked', flush=True); open({str(gate)!r})"))
+    running.wait_for("fetching s3://bucket/words: asked")
+    running.interrupt()
+    assert running.ended() == 0
+    assert "nothing was cut" in running.log
+    assert not [*(tmp_path / "state" / "models").iterdir()]
+
+
+def test_a_second_ctrl_c_ends_a_fetch_that_is_waited_for(up: Start, gate: Path, storage: Callable[[str], str]) -> None:
+    """The first lets the request have its answer, so the fetch goes on."""
+    running = up(FETCHED, PYTHONPATH=storage(f"print('asked', flush=True); open({str(gate)!r})"))
+    running.wait_for("fetching s3://bucket/words: asked")
+    asking = Asking(running.port("words-predictor"), "/v2/health/ready")
+    running.wait_until(lambda state: state["waiting"] == 1, "words-predictor")
+    running.interrupt()
+    running.wait_for("draining")
+    running.interrupt()
+    assert running.ended() == 130
+    with contextlib.suppress(OSError, http.client.HTTPException):
+        assert asking.answer()[0] == 502
+
+
+def test_a_full_disk_is_said_with_what_is_free(up: Start, storage: Callable[[str], str], tmp_path: Path) -> None:
+    running = up(FETCHED, PYTHONPATH=storage("open('/dev/full', 'wb', 0).write(b'words')"))
+    running.wait_for(rf"s3://bucket/words: the disk of {tmp_path}/state/models is full, \d+ MiB are free")
+    running.interrupt()
+    assert running.ended() == 0
+
+
+def test_a_fetch_that_fails_says_why(up: Start, storage: Callable[[str], str]) -> None:
+    running = up(FETCHED, PYTHONPATH=storage("raise RuntimeError('no such bucket')"))
+    running.wait_for("s3://bucket/words could not be fetched: RuntimeError: no such bucket")
+
+
 EVENTS = """\
 apiVersion: eventing.knative.dev/v1
 kind: Broker
