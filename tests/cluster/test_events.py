@@ -4,6 +4,7 @@ Needs $KUBECONFIG, kubectl, Knative Eventing, and the image $TORPOR_IMAGE (local
 """
 
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from event_answers import Answers, answers_in, assert_each_is_answered
 pytestmark = NEEDS_CLUSTER
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+TORPOR = Path(sys.executable).with_name("torpor")
 NAMESPACE = Namespace("events", "inferenceservice,ksvc,broker,trigger,pods", timeout_s=400)
 BROKER = f"http://broker-ingress.knative-eventing.svc.cluster.local/{NAMESPACE.name}/default"
 PODS = "serving.kserve.io/inferenceservice=sentences"
@@ -24,19 +26,26 @@ ROUNDS = (300, 300, 400)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def chain() -> Iterator[None]:
-    """The example's objects, ready; the namespace goes at the end."""
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The example's objects, the InferenceService and its Trigger as rendered, ready; the namespace goes at the end."""
     if subprocess.run(["kubectl", "get", "crd", "triggers.eventing.knative.dev"], capture_output=True).returncode:
         pytest.skip("no Knative Eventing on this cluster")
     quick = '    serving.kserve.io/deploymentMode: Knative\n    autoscaling.knative.dev/window: "6s"\n'
     text = (ROOT / "examples/sentences/events.yaml").read_text().replace("localhost/torpor:dev", IMAGE)
     text = text.replace("    serving.kserve.io/deploymentMode: Knative\n", quick)
+    documents = text.split("\n---\n")
+    asked = next(document for document in documents if "kind: InferenceService" in document)
+    others = [document for document in documents if document is not asked and "name: ask " not in document]
+    folder = tmp_path_factory.mktemp("events")
+    (folder / "sentences.yaml").write_text(asked)
+    rendering = [TORPOR, "render", folder / "sentences.yaml", folder / "rendered", "--trigger", "text"]
+    subprocess.run(rendering, check=True)
     with NAMESPACE:
-        NAMESPACE.kubectl("apply", "-f", "-", given=text)
+        NAMESPACE.kubectl("apply", "-f", "-", given="\n---\n".join(others))
+        NAMESPACE.kubectl("apply", "-k", str(folder / "rendered"))
         NAMESPACE.kubectl("wait", "--for=condition=Ready", "inferenceservice/sentences", "--timeout=240s")
-        NAMESPACE.kubectl(
-            "wait", "--for=condition=Ready", "broker/default", "trigger/ask", "trigger/tell", "--timeout=120s"
-        )
+        triggers = ("trigger/sentences-transformer", "trigger/tell")
+        NAMESPACE.kubectl("wait", "--for=condition=Ready", "broker/default", *triggers, "--timeout=120s")
         NAMESPACE.kubectl(
             "wait", "--for=condition=Available", "deployment/answers", "deployment/sink", "--timeout=120s"
         )
