@@ -183,7 +183,8 @@ async def _supervise(arguments: Sequence[str], settings: Mapping[str, Any]) -> i
         return 1
     # -P: the folder that it is started in is not where modules are imported from.
     command = [sys.executable, "-P", "-c", _WORK, *arguments]
-    return await Supervisor(command, settings["processes"], port, settings["drain_timeout_s"]).run()
+    limits_s = settings["drain_timeout_s"], settings["worker_timeout_s"]
+    return await Supervisor(command, settings["processes"], port, *limits_s).run()
 
 
 def _catalog(options: argparse.Namespace, outside: Outside) -> "Models":

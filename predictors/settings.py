@@ -201,6 +201,13 @@ SETTINGS = (
         "bounds the rate", low=1, high=256,
     ),
     Setting(
+        "worker_timeout_s", float, 30.0,
+        "with several processes, seconds after which one that does not answer the supervisor hangs: it is killed and started "
+        "anew. No `predict` is that long without a turn for other threads, unless its native code keeps the interpreter's "
+        "lock; 0 for no limit",
+        low=0, high=86_400,
+    ),
+    Setting(
         "max_body_bytes", int, 64 << 20, "largest request body in bytes, as it comes and inflated", low=1, high=1 << 40,
     ),
     Setting(

@@ -9,13 +9,16 @@ kernel chooses, and may give one worker most of them (docs/decisions.md). It rea
 
 A worker calls `changes` (which models were loaded and unloaded), `ready` (the answer is what it has yet to follow), `drain`,
 `leave` (pass me nothing more), `metrics` (everybody's) and `change` (let everybody load or unload a model, or nobody); the
-supervisor calls `metrics` (its own), `prepare`, `commit`, `abort`, and `limit` (to so many connections).
+supervisor calls `metrics` (its own), `prepare`, `commit`, `abort`, `limit` (to so many connections), and `live`.
 
 A worker that dies takes with it what is inside it, and is started anew. What it had not taken goes to the others; without
 others, connections wait here and in the port's backlog. When the new one is ready, the others end what they have beyond
 their share with their next answers: connections stay where they are, and it would get none. A client with many open takes
 another of those instead of a new one, so that this goes on until the new worker has got about as many. The server ends if
 its first start fails, as that of one process does, or if a worker fails to start several times in a row.
+
+A worker that hangs is killed: a probe from outside reaches any of them, so that only the supervisor can tell which. One
+whose native code keeps the interpreter's lock runs no thread that could say so; so each is asked, and its event loop answers.
 """
 
 import asyncio
@@ -54,6 +57,9 @@ _EVEN = 3 / 4
 _EVEN_OUT_S = 1.0
 """Until it is seen what the shares have become."""
 
+_ASKED = 10
+"""How often a worker is asked in the time that it may be silent for."""
+
 _MOST_FAILURES = 5
 _METRICS_S = 5.0
 _DYING_S = 5.0
@@ -85,6 +91,8 @@ class Worker:
         self.connections = 0
         self.is_full = False
         """It had no descriptor for a connection, and none of its own has ended since."""
+        self.is_silent = False
+        """It has not answered yet what it was asked a while ago."""
         self.untaken: deque[socket.socket] = deque()
         """Connections that it was given and has not looked at: if it dies, they are somebody else's."""
         self.metrics = ""
@@ -175,12 +183,23 @@ class Worker:
 class Supervisor:
     """Owns the port and its workers."""
 
-    def __init__(self, command: Sequence[str], processes: int, port: socket.socket, drain_timeout_s: float) -> None:
-        """command: starts a worker, given its number and the descriptors of its two sockets. port: bound, not listening."""
+    def __init__(
+        self,
+        command: Sequence[str],
+        processes: int,
+        port: socket.socket,
+        drain_timeout_s: float,
+        worker_timeout_s: float,
+    ) -> None:
+        """command: starts a worker, given its number and the descriptors of its two sockets. port: bound, not listening.
+
+        worker_timeout_s: a worker that is silent for longer hangs; 0: no limit.
+        """
         self._command = command
         self._processes = processes
         self._port = port
         self._drain_timeout_s = drain_timeout_s
+        self._worker_timeout_s = worker_timeout_s
         self._workers: list[Worker] = []
         self._stopping = asyncio.Event()
         self._is_paused = False
@@ -261,6 +280,8 @@ class Supervisor:
                     return missing
                 worker.state = State.READY
             worker.was_ready = True
+            if self._worker_timeout_s:
+                self._tasks.start(self._watch(worker), f"watch of worker {worker.number}")
             if not self._is_open and [w.state for w in self._workers] == [State.READY] * self._processes:
                 self._open()
             self._even_out()
@@ -281,6 +302,31 @@ class Supervisor:
 
         handlers: list[Callable[[Any], Awaitable[Any]]] = [changes, ready, drain, leave, metrics, change]
         return {handler.__name__: handler for handler in handlers}
+
+    async def _watch(self, worker: Worker) -> None:
+        """Kill the worker when it hangs; returns when it has ended.
+
+        The time that it is silent is counted in parts, each of which this process has waited for itself: a machine that was
+        suspended, or a container that was paused, stood still for both, and that counts as one part.
+        """
+        part_s = self._worker_timeout_s / _ASKED
+        with contextlib.suppress(Unavailable):  # it has ended
+            while True:
+                asked = asyncio.ensure_future(worker.channel.call("live"))
+                for _ in range(_ASKED):
+                    await asyncio.wait([asked], timeout=part_s)
+                    worker.is_silent = not asked.done()
+                    if asked.done():
+                        break
+                else:
+                    logger.error(
+                        "worker %d has not answered for %g s: it hangs, and is killed",
+                        worker.number, self._worker_timeout_s,
+                    )  # fmt: skip
+                    worker.state = State.CLOSED
+                    worker.send_signal(signal.SIGKILL)
+                await asked
+                await asyncio.sleep(part_s)
 
     def _open(self) -> None:
         """Everybody is ready: let connections in."""
@@ -324,13 +370,12 @@ class Supervisor:
         return None
 
     def _takers(self) -> list[Worker]:
-        """Who may be given a connection, the least busy first."""
+        """Who may be given a connection, the least busy first, and last those of whom nobody knows whether they hang."""
         for state in (State.READY, State.DRAINING):
             workers = [worker for worker in self._workers if worker.state is state]
             if workers:
-                return sorted(
-                    (worker for worker in workers if not worker.is_full), key=lambda worker: worker.connections
-                )
+                takers = [worker for worker in workers if not worker.is_full]
+                return sorted(takers, key=lambda worker: (worker.is_silent, worker.connections))
         return []
 
     def _take_back(self, connection: socket.socket) -> None:

@@ -45,8 +45,11 @@ class Colleagues:
         async def limit(most: int | None) -> None:
             self.most_connections = math.inf if most is None else most
 
+        async def live(_: Any) -> None:
+            """The answer is all that is asked for."""
+
         self.channel = Channel(
-            {"metrics": render, "prepare": prepare, "commit": commit, "abort": abort, "limit": limit}
+            {"metrics": render, "prepare": prepare, "commit": commit, "abort": abort, "limit": limit, "live": live}
         )
 
     async def metrics(self) -> bytes:

@@ -102,6 +102,19 @@ def test_the_death_of_a_worker_is_noticed_by_nobody_else(two, connect_http1, wor
     assert any("worker" in line and "has ended with status 137" in line for line in server.log)
 
 
+def test_a_worker_that_hangs_is_replaced(two, connect_http1, workers) -> None:
+    """Its native code keeps the interpreter's lock, so that not even its health is answered; the other goes on."""
+    server = two("--worker-timeout-s", "4")
+    keeping = [connect_http1(server) for _ in range(2)]
+    pids = [ask(connection) for connection in keeping]
+    with pytest.raises((RemoteDisconnected, ConnectionResetError)):
+        ask(keeping[0], -2.0)
+    assert any("has not answered for 4 s: it hangs, and is killed" in line for line in server.log)
+    until(lambda: ready(server) == 3, "no new worker came")
+    assert ask(keeping[1]) == pids[1]
+    assert pids[0] not in workers(server)
+
+
 def test_a_new_worker_gets_its_share(two, connect_http1, workers) -> None:
     """Connections stay with their worker; the one that has taken over lets half of them go, each with an answer."""
     server = two()

@@ -27,10 +27,10 @@ def run(story: Coroutine[Any, Any, None]) -> None:
 
 
 @contextmanager
-def supervising(processes: int = 2) -> Iterator[Supervisor]:
+def supervising(processes: int = 2, worker_timeout_s: float = 30.0) -> Iterator[Supervisor]:
     """A supervisor with a port and without workers."""
     with bound_port("127.0.0.1", 0) as port:
-        yield Supervisor([], processes, port, drain_timeout_s=25.0)
+        yield Supervisor([], processes, port, drain_timeout_s=25.0, worker_timeout_s=worker_timeout_s)
 
 
 def worker_of(supervisor: Supervisor, state: State = State.READY, connections: int = 0) -> Worker:
@@ -135,6 +135,107 @@ def test_a_worker_that_does_not_end_is_killed(monkeypatch: pytest.MonkeyPatch) -
         return sent
 
     assert run_virtually(story()) == [(0, signal.SIGTERM), (10, signal.SIGINT), (35, signal.SIGKILL)]
+
+
+# Silence
+
+
+class Watched:
+    """A worker that has just become ready; each answer takes it so long, in seconds, and the first as long as `first_s`."""
+
+    def __init__(self, supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch, first_s: float) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.began_s = self.loop.time()
+        self.answers_s = first_s
+        self.asked = 0
+        self.killed_s: float | None = None
+        supervisor._is_open = True  # without the port
+        self.worker = worker_of(supervisor, State.STARTING)
+        self.worker.channel = SimpleNamespace(call=self._call)  # type: ignore[assignment]
+        self._gone = self.loop.create_future()
+        monkeypatch.setattr(self.worker, "send_signal", self._killed)
+
+    async def _call(self, name: str) -> None:
+        assert name == "live"
+        self.asked += 1
+        answers_s, self.answers_s = self.answers_s, 0.0
+        await asyncio.wait([self._gone], timeout=answers_s)
+        if self._gone.done():
+            raise Unavailable("it has ended")
+
+    def _killed(self, number: signal.Signals) -> None:
+        assert number is signal.SIGKILL
+        self.killed_s = self.loop.time() - self.began_s
+        self._gone.set_result(None)
+
+
+def test_a_worker_that_hangs_is_killed(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """After its time, with a reason in the log; until then others are given connections before it, and after it alone."""
+
+    async def story() -> None:
+        with supervising() as supervisor:
+            watched = Watched(supervisor, monkeypatch, first_s=math.inf)
+            busy = worker_of(supervisor, connections=5)
+            await supervisor._handlers(watched.worker)["ready"]({})
+            assert supervisor._takers() == [watched.worker, busy]
+            await asyncio.sleep(4)
+            assert supervisor._takers() == [busy, watched.worker]
+            await asyncio.sleep(40)
+            assert watched.killed_s == pytest.approx(30)
+            assert supervisor._takers() == [busy]
+            assert watched.asked == 1
+
+    run_virtually(story())
+    (record,) = caplog.records
+    assert record.getMessage() == "worker 1 has not answered for 30 s: it hangs, and is killed"
+
+
+def test_a_worker_that_answers_late_lives(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Native code may keep the interpreter for long, and then goes on; it is asked again, and is like the others."""
+
+    async def story() -> None:
+        with supervising() as supervisor:
+            watched = Watched(supervisor, monkeypatch, first_s=29)
+            await supervisor._handlers(watched.worker)["ready"]({})
+            await asyncio.sleep(60)
+            assert watched.killed_s is None
+            assert watched.asked > 5
+            assert not watched.worker.is_silent
+            watched.answers_s = math.inf
+            await asyncio.sleep(60)
+            assert watched.killed_s is not None
+
+    run_virtually(story())
+
+
+def test_a_machine_that_stood_still_is_no_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After an hour of a paused container both go on, and the worker has its time, less what it had used of it before."""
+
+    async def story() -> None:
+        with supervising() as supervisor:
+            watched = Watched(supervisor, monkeypatch, first_s=3600 + 20)
+            await supervisor._handlers(watched.worker)["ready"]({})
+            await asyncio.sleep(1)
+            watched.loop.now += 3600  # type: ignore[attr-defined]
+            await asyncio.sleep(100)
+            assert watched.killed_s is None
+
+    run_virtually(story())
+
+
+def test_a_worker_without_a_limit_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """0 is none; nor is one asked that is still starting, whose imports run on its event loop."""
+
+    async def story() -> None:
+        for worker_timeout_s, is_ready in ((0.0, True), (30.0, False)):
+            with supervising(worker_timeout_s=worker_timeout_s) as supervisor:
+                watched = Watched(supervisor, monkeypatch, first_s=math.inf)
+                supervisor._changes = {} if is_ready else {"m": True}
+                await supervisor._handlers(watched.worker)["ready"]({})
+                await asyncio.sleep(100)
+                assert not watched.asked
+
+    run_virtually(story())
 
 
 # Connections
