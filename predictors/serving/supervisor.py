@@ -63,7 +63,7 @@ _ASKED = 10
 _MOST_FAILURES = 5
 _METRICS_S = 5.0
 _DYING_S = 5.0
-"""How much longer than draining may take a worker has to end."""
+"""How long a worker has to end, after it has closed its channel or draining has taken its longest."""
 
 
 class State(IntEnum):
@@ -121,13 +121,22 @@ class Worker:
                 await self.channel.open(calls)
                 await self.channel.run()
                 self.state = State.CLOSED  # at once: whoever waits for its answer is told now, and asks why
-                status = await self._process.wait()
+                status = await self._end(self._process)
             finally:
                 while self._hear():
                     pass
                 loop.remove_reader(handover)
                 self._handover = None
         return status if status >= 0 else 128 - status
+
+    async def _end(self, process: asyncio.subprocess.Process) -> int:
+        """Its status, when it has ended. It serves nobody any more, but a thread of a model may still keep it."""
+        try:
+            return await asyncio.wait_for(process.wait(), _DYING_S)
+        except TimeoutError:
+            logger.error("worker %d has left and does not end, and is killed", self.number)
+            self.send_signal(signal.SIGKILL)
+            return await process.wait()
 
     def give(self, connection: socket.socket) -> bool:
         """Pass a connection on; False if the worker has no room for it."""

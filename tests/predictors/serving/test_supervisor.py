@@ -4,6 +4,7 @@ import asyncio
 import math
 import signal
 import socket
+import sys
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 from torpor.predictors.errors import Unavailable
+from torpor.predictors.serving import supervisor as supervisor_module
 from torpor.predictors.serving.channel import Channel, Handler
 from torpor.predictors.serving.data_plane import DataPlane
 from torpor.predictors.serving.metrics import ServerMetrics
@@ -135,6 +137,21 @@ def test_a_worker_that_does_not_end_is_killed(monkeypatch: pytest.MonkeyPatch) -
         return sent
 
     assert run_virtually(story()) == [(0, signal.SIGTERM), (10, signal.SIGINT), (35, signal.SIGKILL)]
+
+
+LINGERS = "import os, sys, threading; os.close(int(sys.argv[3])); threading.Event().wait()"
+
+
+def test_a_worker_that_leaves_and_does_not_end_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python waits for each thread that a model has started and is no daemon; nobody would take the worker's place."""
+    monkeypatch.setattr(supervisor_module, "_DYING_S", 0.01)
+
+    async def story() -> None:
+        with supervising() as supervisor:
+            worker = worker_of(supervisor)
+            assert await worker.run([sys.executable, "-c", LINGERS]) == 128 + signal.SIGKILL
+
+    run(story())
 
 
 # Silence
