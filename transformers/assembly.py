@@ -1,6 +1,5 @@
 """From a transformer's class and settings to what is served: its steps, and the predictor behind them where it may be."""
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
@@ -65,13 +64,9 @@ class AssembledChain:
     async def _step(self, method: Method | None, name: str, version: str, on_failure: AsyncExitStack) -> Step | None:
         if method is None:
             return None
-        step: Step
-        if method.is_coroutine:
-            await asyncio.to_thread(method.transformer.load)
-            step = LoopStep(method, self.batching, name, version)
-        else:
-            step = thread = ThreadStep(method, self.batching, name, version)
-            await thread.open()
+        kind = LoopStep if method.is_coroutine else ThreadStep
+        step: Step = kind(method, self.batching, name, version)
+        await step.open()
         on_failure.push_async_callback(step.close)
         return step
 

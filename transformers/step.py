@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -23,7 +24,7 @@ from torpor.predictors.errors import DeadlineExceeded, InvalidInput, ModelFailed
 from torpor.predictors.protocol.datatypes import BFLOAT16, Array, float32_from_bfloat16
 from torpor.predictors.runtime.user_class import UserClass, inspect_class
 from torpor.predictors.serving.metrics import StepMetrics
-from torpor.predictors.serving.tasks import Tasks
+from torpor.predictors.serving.tasks import Tasks, has_succeeded, settle
 from torpor.predictors.signature import Bound, Signature
 
 from .rows import Rows, check_even, cut
@@ -173,6 +174,10 @@ class Step:
         self._is_closed = False
         self._loop = asyncio.get_running_loop()
 
+    async def open(self) -> None:
+        """Load the transformer beside the loop. Raises what the class raises; cancelled, it unloads it when it can."""
+        raise NotImplementedError
+
     def start(self, bound: Bound, timeout_s: float | None, answer: Answer) -> Any:
         """Begin. Raises QueueFull, Unavailable, DeadlineExceeded, and then does not call `answer`."""
         raise NotImplementedError
@@ -233,10 +238,13 @@ class ThreadStep(Step):
         return not self._rows
 
     async def open(self) -> None:
-        """Load the transformer on the thread. Raises what the class raises."""
         loaded: Future[None] = Future()
         Thread(target=self._work, args=(loaded,), name=f"torpor-{self.method.name}", daemon=True).start()
-        await asyncio.wrap_future(loaded)
+        try:
+            await asyncio.wrap_future(loaded)
+        except asyncio.CancelledError:  # nobody will close it
+            self._queue.put(None)
+            raise
 
     def start(self, bound: Bound, timeout_s: float | None, answer: Answer) -> Bound:
         self._take(bound, timeout_s)
@@ -261,12 +269,9 @@ class ThreadStep(Step):
 
     def _work(self, loaded: "Future[None]") -> None:
         """The thread."""
-        try:
-            self.method.transformer.load()
-        except BaseException as error:  # a `load` that calls sys.exit fails like any other
-            loaded.set_exception(error)
+        settle(loaded, self.method.transformer.load)
+        if not has_succeeded(loaded):
             return
-        loaded.set_result(None)
         while (first := self._queue.get()) is not None:
             bounds, is_last = [first], False
             rows = first.rows
@@ -287,7 +292,8 @@ class ThreadStep(Step):
             if is_last:
                 break
         self.method.transformer.unload()
-        self._loop.call_soon_threadsafe(self._ended.set)
+        with suppress(RuntimeError):  # the loop has closed: nobody waits
+            self._loop.call_soon_threadsafe(self._ended.set)
 
     def _done(self, bounds: list[Bound], results: "dict[Bound, Rows | TorporError]", seconds: float) -> None:
         self.metrics.seconds.observe(seconds)
@@ -330,6 +336,16 @@ class LoopStep(Step):
     def __init__(self, method: Method, settings: BatchingSettings, name: str, version: str) -> None:
         super().__init__(method, settings, name, version)
         self._tasks = Tasks()
+
+    async def open(self) -> None:
+        transformer = self.method.transformer
+        loaded: Future[None] = Future()
+        Thread(target=settle, args=(loaded, transformer.load), name="torpor-load", daemon=True).start()
+        try:
+            await asyncio.wrap_future(loaded)
+        except asyncio.CancelledError:
+            loaded.add_done_callback(lambda loaded: transformer.unload() if has_succeeded(loaded) else None)
+            raise
 
     def start(self, bound: Bound, timeout_s: float | None, answer: Answer) -> Any:
         self._take(bound, timeout_s)

@@ -34,6 +34,11 @@ def settle(future: Future[T], function: Callable[[], T]) -> None:
         future.set_result(result)
 
 
+def has_succeeded(future: Future[T]) -> bool:
+    """Of one that is done: whether it has a result."""
+    return not future.cancelled() and future.exception() is None
+
+
 class Tasks:
     """The tasks that one owner has started."""
 

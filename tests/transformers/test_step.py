@@ -10,7 +10,7 @@ import pytest
 from torpor.predictors.batching.policy import BatchingSettings
 from torpor.predictors.errors import DeadlineExceeded, ModelFailed, QueueFull, TorporError, Unavailable
 from torpor.transformers.rows import Rows
-from torpor.transformers.step import Method, ThreadStep, Transformer
+from torpor.transformers.step import LoopStep, Method, Step, ThreadStep, Transformer
 
 SETTINGS = BatchingSettings(max_batch_size=4, batch_timeout_s=0, max_queue_rows=6)
 
@@ -202,3 +202,53 @@ def test_a_transformer_that_does_not_load_says_why() -> None:
 
 async def _open(instance: Gated) -> None:
     await Opened(instance).step.open()
+
+
+class Slow(Gated):
+    """Its `load` begins, waits at the gate, and then fails if it is to."""
+
+    def __init__(self, fails: bool = False) -> None:
+        super().__init__()
+        self.fails = fails
+        self.unloaded = threading.Event()
+
+    def load(self) -> None:
+        self.arrived.set()
+        self.gate.acquire()
+        if self.fails:
+            raise SystemExit("no")
+        super().load()
+
+    def unload(self) -> None:
+        super().unload()
+        self.unloaded.set()
+
+    async def postprocess(self, x: np.ndarray) -> dict[str, Any]:
+        raise AssertionError
+
+
+@pytest.mark.parametrize("kind", [ThreadStep, LoopStep])
+@pytest.mark.parametrize("fails", [False, True])
+def test_an_opening_that_is_given_up_leaves_nothing(kind: type[Step], fails: bool) -> None:
+    """What `load` has made when it ends is unloaded, by its thread, which then ends too; the event loop may have closed."""
+    instance = Slow(fails)
+    method = Method.of(Transformer(lambda: instance, None, {}), Slow, "preprocess")  # type: ignore[arg-type]
+    assert method is not None
+    before = {*threading.enumerate()}
+
+    async def give_up() -> None:
+        opening = asyncio.create_task(kind(method, SETTINGS, "slow", "1").open())
+        await asyncio.to_thread(instance.arrived.wait, 20)
+        opening.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await opening
+
+    asyncio.run(give_up())
+    left = {*threading.enumerate()} - before
+    assert left
+    instance.gate.release()
+    for thread in left:
+        thread.join(20)
+        assert not thread.is_alive()
+    assert instance.unloaded.is_set() is not fails
+    assert not instance.is_loaded
