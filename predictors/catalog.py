@@ -65,6 +65,9 @@ class ModelClass:
         version = self.outside.settings({})["model_version"]
         return [version if version.isdecimal() else "1"]
 
+    def load_timeout_s(self, version: str) -> float:
+        return _load_timeout_s({}, self.outside)
+
     def code(self, version: str) -> "Code":
         """Raises UserClassError, and what the user's module raises."""
         return Code.of(ModelFile(self.class_path, None, {}, {}), self.folder, Path.cwd())
@@ -86,6 +89,11 @@ class ModelFolder:
         file = self.root / "model.toml"
         settings = self.outside.settings(ModelFile.read(file).settings if file.is_file() else {})
         return wanted_versions(self.root, settings["model_version"])
+
+    def load_timeout_s(self, version: str) -> float:
+        """Raises SettingError."""
+        path = find_model_file(self.root, version_folder(self.root, version))
+        return _load_timeout_s(ModelFile.read(path).settings, self.outside)
 
     def code(self, version: str) -> "Code":
         """Raises SettingError, UserClassError, and what the user's module raises."""
@@ -197,6 +205,11 @@ def find_model_file(root: Path, folder: Path) -> Path:
 def _numbers(root: Path) -> list[str]:
     names = [folder.name for folder in root.iterdir() if folder.name.isdecimal() and folder.is_dir()]
     return sorted(names, key=int, reverse=True)
+
+
+def _load_timeout_s(file: Mapping[str, Any], outside: Outside) -> float:
+    load_timeout_s: float = outside.settings(file)["load_timeout_s"]
+    return load_timeout_s
 
 
 def _assemble(code: Code, outside: Outside) -> "Loadable":

@@ -113,6 +113,12 @@ SETTINGS = (
         "batching", low=0, high=86_400,
     ),
     Setting(
+        "load_timeout_s", float, 600.0,
+        "seconds after which import, load and warm-up of a version (at the start load and warm-up) have failed, so that other "
+        "loads go on. 600: after as long Knative, and a Deployment, give a start up; 0 for no limit",
+        "batching", low=0, high=86_400,
+    ),
+    Setting(
         "device", str, "auto",
         "device of the model: auto (CUDA if there is one), cpu, cuda, cuda:1; with commas (cuda:0,cuda:1) an instance on each",
         "device",

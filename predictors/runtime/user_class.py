@@ -149,6 +149,7 @@ def _import_file(name: str, file: Path) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except BaseException:
-        del sys.modules[name]
+        if sys.modules.get(name) is module:  # else it was given up, and loaded anew meanwhile
+            del sys.modules[name]
         raise
     return module

@@ -2,14 +2,16 @@
 
 A change is prepared (a model is loaded and warmed beside what serves), and then committed: its name leads to the new
 versions from one request to the next, and the old ones answer what they have taken before they go. If a process cannot
-prepare, all abort. The API is Triton's extension_model_repository.md (https://github.com/triton-inference-server/server).
+prepare, all abort. Changes are made one after the other, so that one that hangs would hold up all that follow: it fails
+when its time is up, and its thread, which nobody can end, is left to itself.
+The API is Triton's extension_model_repository.md (https://github.com/triton-inference-server/server).
 """
 
 import asyncio
 import gc
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from typing import Protocol
 
@@ -32,6 +34,9 @@ class Source(Protocol):
 
     def versions(self) -> list[str]:
         """The versions to serve, the one that requests get who name none first."""
+
+    def load_timeout_s(self, version: str) -> float:
+        """How long its import, load and warm-up may take together; 0: no limit."""
 
     def assemble(self, version: str) -> Loadable:
         """The version, imported and not loaded yet."""
@@ -79,7 +84,8 @@ class Repository:
                     logger.info("loading %s version %s", name, version)
                     with self._data_plane.metrics.phase("import"), _for_good():
                         assembled = source.assemble(version)
-                    model = await assembled.load(self._data_plane, name, version)
+                    async with _in_time(source, version):  # the import, on this thread, cannot be left to itself
+                        model = await assembled.load(self._data_plane, name, version)
                     self._data_plane.publish(name, [*self._data_plane.versions(name), model])
 
     async def load(self, name: str, parameters: object = None) -> None:
@@ -126,8 +132,9 @@ class Repository:
         prepared = self._prepared[name] = []
         try:
             for version in source.versions():
-                assembled = await in_daemon(partial(source.assemble, version))
-                prepared.append(await assembled.load(self._data_plane, name, version))
+                async with _in_time(source, version):
+                    assembled = await in_daemon(partial(source.assemble, version))
+                    prepared.append(await assembled.load(self._data_plane, name, version))
         except (Exception, SystemExit) as error:
             logger.exception("model %s failed to load", name)
             self._reasons[name] = f"{type(error).__name__}: {error}"
@@ -155,6 +162,21 @@ class Repository:
         for model in models:
             model.is_retired = True
             self._retiring.start(model.close(), f"retire {model.name}")
+
+
+@asynccontextmanager
+async def _in_time(source: Source, version: str) -> AsyncIterator[None]:
+    """Give up what takes longer than a version may take to load. Raises TimeoutError."""
+    limit_s = source.load_timeout_s(version)
+    try:
+        async with asyncio.timeout(limit_s or None) as limit:
+            yield
+    except TimeoutError:
+        if not limit.expired():  # it is the model's own
+            raise
+        raise TimeoutError(
+            f"version {version} has not been loaded and warmed up in load_timeout_s = {limit_s:g}"
+        ) from None
 
 
 @contextmanager

@@ -46,6 +46,10 @@ class ArchiveModel:
     def versions(self) -> list[str]:
         return [archive.version for archive in self.archives]
 
+    def load_timeout_s(self, version: str) -> float:
+        """None: each of its workers has a limit of its own (`ModelSettings.startup_timeout_s`), and is killed then."""
+        return 0.0
+
     def assemble(self, version: str) -> AssembledArchive:
         """Read it anew, and its settings. Raises SettingError."""
         (found,) = [archive for archive in self.archives if archive.version == version]

@@ -47,6 +47,17 @@ def test_a_repository_has_its_folders_with_a_model_and_nothing_else(tmp_path: Pa
         found.model("empty")
 
 
+def test_how_long_a_version_may_take_to_load_is_a_setting_of_its_own(tmp_path: Path) -> None:
+    """Of the model.toml that counts for it, unless the command says so for all."""
+    folder = model(tmp_path / "m", "1", "2", text=f"{MODEL}[batching]\nload_timeout_s = 4\n")
+    (folder / "2" / "model.toml").write_text(f"{MODEL}[batching]\nload_timeout_s = 5\n")
+    found = ModelFolder("m", folder, OUTSIDE)
+    assert [found.load_timeout_s(version) for version in "12"] == [4, 5]
+    none = Outside({"load_timeout_s": "0"}, {})
+    assert ModelFolder("m", folder, none).load_timeout_s("2") == 0
+    assert [ModelClass("c", "m:C", None, outside).load_timeout_s("1") for outside in (OUTSIDE, none)] == [600, 0]
+
+
 def test_a_folder_without_models_is_refused(tmp_path: Path) -> None:
     """It would serve nothing, for ever."""
     with pytest.raises(SettingError, match=r"neither a model\.toml in it nor in a folder of it"):

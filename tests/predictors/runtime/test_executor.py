@@ -543,6 +543,11 @@ def test_a_module_is_imported_as_python_imports_it(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="no weights"):
         import_class("fails_halfway:A", tmp_path)
     assert "fails_halfway" not in sys.modules
+    # As by a load that came after this one had been given up.
+    (tmp_path / "fails_late.py").write_text("import sys; sys.modules[__name__] = sys; raise OSError('too late')")
+    with pytest.raises(OSError, match="too late"):
+        import_class("fails_late:A", tmp_path)
+    assert sys.modules.pop("fails_late") is sys
     for incomplete in ("looks_at_itself:", ":A"):
         with pytest.raises(UserClassError, match=f"'{incomplete}' is not of the form module:Class"):
             import_class(incomplete, tmp_path)

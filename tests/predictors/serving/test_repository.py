@@ -44,6 +44,9 @@ def test_imports_are_made_without_the_collector_and_loads_with_it() -> None:
         def versions(self) -> list[str]:
             return ["1"]
 
+        def load_timeout_s(self, version: str) -> float:
+            return 0.0
+
         def assemble(self, version: str) -> Any:
             collected["import"] = gc.isenabled()
             if "load" in collected:
@@ -97,10 +100,12 @@ class Version(Served):
 
 
 class Loading:
-    """A catalog of one model, `m`, of two versions. fails: what the numbered load of a version raises."""
+    """A catalog of one model, `m`, of two versions. fails: what the numbered load of a version raises. hangs: those that do
+    not end, where the others have no limit."""
 
-    def __init__(self, fails: dict[int, BaseException] | None = None) -> None:
+    def __init__(self, fails: dict[int, BaseException] | None = None, hangs: frozenset[int] = frozenset()) -> None:
         self.fails = fails or {}
+        self.hangs = hangs
         self.loads = 0
         self.closed: list[int] = []
         self.threads: set[threading.Thread] = set()
@@ -118,6 +123,9 @@ class Loading:
     def versions(self) -> list[str]:
         return ["2", "1"]
 
+    def load_timeout_s(self, version: str) -> float:
+        return 0.01 if self.loads + 1 in self.hangs else 0.0
+
     def assemble(self, version: str) -> "Loading":
         self.threads.add(threading.current_thread())
         return self
@@ -130,6 +138,8 @@ class Loading:
         self.states += [entry["state"] for entry in self.repository.index(only_ready=False)]
         await asyncio.sleep(0)
         self.now -= 1
+        if load in self.hangs:
+            await asyncio.get_running_loop().create_future()
         if load in self.fails:
             raise self.fails[load]
         return Version(load, self.closed)
@@ -179,6 +189,85 @@ def test_a_load_that_fails_half_way_leaves_nothing(error: BaseException) -> None
         assert (entry["state"], entry["reason"]) == ("UNAVAILABLE", f"{type(error).__name__}: no weights")
 
     asyncio.run(scenario())
+
+
+def test_a_load_that_hangs_fails_and_lets_the_next_go_on() -> None:
+    """With its version and its limit in words; what had been loaded with it is closed, as when it fails by itself."""
+
+    async def scenario() -> None:
+        catalog = Loading(hangs=frozenset({2}))
+        hanging, next_one = (asyncio.create_task(catalog.repository.load("m")) for _ in range(2))
+        limit = "TimeoutError: version 1 has not been loaded and warmed up in load_timeout_s = 0.01"
+        with pytest.raises(ModelFailed, match=limit):
+            await hanging
+        await next_one
+        await catalog.repository._retiring.ended()
+        assert catalog.closed == [1]
+        assert [entry["state"] for entry in catalog.repository.index(only_ready=False)] == ["READY", "READY"]
+
+    asyncio.run(scenario())
+
+
+def test_an_import_that_hangs_fails_as_a_load_does() -> None:
+    """Its thread goes on by itself."""
+
+    class Imports(Loading):
+        may_end = threading.Event()
+
+        def assemble(self, version: str) -> Loading:
+            self.may_end.wait()
+            return self
+
+    async def scenario() -> None:
+        catalog = Imports(hangs=frozenset({1}))
+        with pytest.raises(ModelFailed, match="TimeoutError: version 2 has not been loaded"):
+            await catalog.repository.load("m")
+        catalog.may_end.set()
+        catalog.hangs = frozenset()
+        await catalog.repository.load("m")
+        assert catalog.loads == 2
+
+    asyncio.run(scenario())
+
+
+def test_a_models_own_time_out_is_no_hang() -> None:
+    """It says what it has waited for."""
+
+    async def scenario() -> None:
+        with pytest.raises(ModelFailed, match="failed to load: TimeoutError: the store does not answer"):
+            await Loading(fails={1: TimeoutError("the store does not answer")}).repository.load("m")
+
+    asyncio.run(scenario())
+
+
+def test_what_is_loaded_when_its_time_is_up_is_unloaded() -> None:
+    """Nobody waits for it any more; its thread ends with that."""
+    began, may_end, unloaded = threading.Event(), threading.Event(), threading.Event()
+
+    class Model:
+        in_flight, compiles, signature = 1, False, Signature()
+
+        def load(self) -> None:
+            began.set()
+            may_end.wait()
+
+        def unload(self) -> None:
+            unloaded.set()
+
+    async def scenario() -> None:
+        model: Any = Model()
+        loading = asyncio.create_task(DataPlane("0").load("m", "1", [model], BatchingSettings()))
+        await asyncio.to_thread(began.wait)
+        loading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await loading
+
+    before = {*threading.enumerate()}
+    asyncio.run(scenario())
+    (thread,) = {*threading.enumerate()} - before
+    may_end.set()
+    thread.join(20)
+    assert unloaded.is_set()
 
 
 def write_model(folder: Path, factors: dict[str, float], text: str = "") -> None:
@@ -348,6 +437,36 @@ def test_a_load_that_fails_changes_nothing(start, connect, models, processes: st
     assert "max_rows is unknown" in entry["reason"]
     assert post(connections[0], "/v2/repository/models/nobody/load").status == 404
     assert post(connections[0], "/v2/repository/models/nobody/unload").status == 404
+
+
+HANGS = CODE.replace("self.factor = ", "import threading; threading.Event().wait()\n        self.factor = ")
+IN_TIME = 'class = "model:Scale"\n[batching]\nload_timeout_s = 0.2\n'
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_a_load_that_hangs_holds_up_no_other(start, connect_http1, models, processes: str) -> None:
+    """It fails in all processes when its time is up, others are loaded, what was served goes on, and the server can end."""
+    server = start(models, "--model-control-mode", "explicit", "--processes", processes, "--drain-quiet-s", "0")
+    connections = [connect_http1(server) for _ in range(int(processes) * 2)]
+    (models / "triple" / "model.py").write_text(HANGS)
+    (models / "triple" / "model.toml").write_text(IN_TIME)
+    failed = post(connections[0], "/v2/repository/models/triple/load")
+    assert failed.status == 500
+    assert "version 1 has not been loaded and warmed up in load_timeout_s = 0.2" in failed.error()
+    (models / "double" / "10" / "factor").write_text("21")
+    assert post(connections[0], "/v2/repository/models/double/load").status == 200
+    assert {answer(connection, "/v2/models/double/infer") for connection in connections} == {21}
+    assert {answer(connection, "/v2/models/triple/infer") for connection in connections} == {3}
+    assert server.stop() == 0
+
+
+def test_a_load_that_hangs_ends_the_start(failing_start, models) -> None:
+    """As one that fails: whoever runs the server sees it, and starts it again."""
+    (models / "triple" / "model.py").write_text(HANGS)
+    (models / "triple" / "model.toml").write_text(IN_TIME)
+    status, log = failing_start(models)
+    assert status == 1
+    assert "version 1 has not been loaded and warmed up in load_timeout_s = 0.2" in log
 
 
 @pytest.mark.parametrize("processes", ["1", "2"])
