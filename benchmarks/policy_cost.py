@@ -1,8 +1,8 @@
 """What the batching policy costs an item, without a server: offer, expire, take, complete, as the server's driver calls them.
 
 Single rows of 20 lengths, each with a deadline 1 to 2 s away; every twentieth leaves before it runs. As many wait as
-`queued` says: what a batch takes is offered anew. An overhead is dear here and a cell cheap, so that lengths share
-batches and these are full however few wait. Making the items is not counted, on a server that is decoding.
+`queued` says: what a batch takes is offered anew while the device is busy. An overhead is dear here and a cell cheap, so that
+lengths share batches and these are full however few wait. Making the items is not counted, on a server that is decoding.
 """
 
 import random
@@ -58,6 +58,8 @@ class PolicyCost:
         for item, leaves in items:
             now += BETWEEN_S
             policy.offer(item, now)
+            policy.expire(now)
+            policy.next_deadline_s()
             if leaves:
                 policy.cancel(item)
             if policy.queued_rows >= self.queued:
