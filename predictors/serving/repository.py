@@ -65,7 +65,7 @@ class Repository:
         """may_change: whether callers may load and unload."""
         self._catalog = catalog
         self._data_plane = data_plane
-        self._may_change = may_change
+        self.may_change = may_change
         self.everybody: Everybody = self
         self.changes: dict[str, bool] = {}
         """Models that have been loaded (True) or unloaded since the start."""
@@ -154,7 +154,7 @@ class Repository:
         self._retire(self._prepared.pop(name, []))
 
     async def _ask(self, name: str, is_loaded: bool) -> None:
-        if not self._may_change:
+        if not self.may_change:
             raise NotSupported("loading and unloading is not supported without --model-control-mode explicit")
         await self.everybody.change(name, is_loaded)
 

@@ -211,7 +211,7 @@ class Rest:
                     raise _not_allowed(method, "GET")
                 return self._metrics
             case ["", "openapi.json"]:
-                return self._reading(method, lambda: (200, openapi.document(self._data_plane)))
+                return self._reading(method, self._openapi)
             case ["", "v1", "models"]:
                 return self._reading(method, lambda: (200, {"models": self._data_plane.names()}))
             case ["", "v1", "models", name] if name.endswith(":predict"):
@@ -289,6 +289,10 @@ class Rest:
             exchange.respond(200, orjson.dumps({"name": name, word: True}), JSON)
 
         self._do(exchange, answer())
+
+    def _openapi(self) -> tuple[int, dict[str, object]]:
+        takes_events = self._open_receiver is not None
+        return 200, openapi.document(self._data_plane, self._repository.may_change, takes_events)
 
     def _server_metadata(self) -> tuple[int, dict[str, object]]:
         return 200, {"name": "torpor", "version": self._data_plane.version, "extensions": list(EXTENSIONS)}
