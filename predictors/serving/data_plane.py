@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 from ..batching.policy import BatchingPolicy, BatchingSettings
@@ -16,7 +15,7 @@ from .batcher import Answer, Batcher, Observer, Outputs
 from .calls import Call, CallAnswer
 from .device_pool import DevicePool
 from .device_thread import Executor
-from .exchange import Exchange, Head
+from .exchange import Head
 from .metrics import ModelMetrics, ServerMetrics, StepMetrics
 from .settling import settling
 from .tracing import Observers, Tracing, under
@@ -326,20 +325,23 @@ class DataPlane:
             span = self.tracing.begin(trace, model.name, model.version)
         return under(span, headers or {}), span
 
-    def follow(self, exchange: Exchange, model: Served, started: Any, span: Any) -> None:
-        """Have the request that has been started end when its caller leaves, and the span, if there is one, with it."""
+    def leaving(
+        self, cancel: Callable[[], None], started: Any, span: Any, parts: Sequence[Any] | None = None
+    ) -> Callable[[], None]:
+        """What to call when the caller of a request that has been started leaves: it ends, and the span, if there is one.
+
+        parts: of `started`, if it is batched in several.
+        """
         if span is None:
-            exchange.on_leave = partial(model.cancel, started)
-            return
-        tracing = self.tracing
-        assert tracing is not None
-        tracing.follow(started, span)
+            return cancel
+        assert self.tracing is not None
+        left = self.tracing.follow(started, span, (started,) if parts is None else parts)
 
         def leave() -> None:
-            model.cancel(started)
-            tracing.left(started)
+            cancel()
+            left()
 
-        exchange.on_leave = leave
+        return leave
 
     async def set_ready(self, ready: bool) -> None:
         async with self.readiness_changed:

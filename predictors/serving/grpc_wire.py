@@ -183,7 +183,7 @@ class Grpc:
         except Exception as error:
             self.fail(exchange, error, model)
             return
-        self._data_plane.follow(exchange, model, started, span)
+        exchange.on_leave = self._data_plane.leaving(partial(model.cancel, started), started, span)
 
     def _inferred(self, stream: Stream, model: Served, terms: Terms, result: Outputs | TorporError) -> None:
         if isinstance(result, TorporError):

@@ -367,10 +367,10 @@ class Rest:
             self._requests["rest", "200"] += 1
             self._compress(exchange, body, fields)
 
-        headers = exchange.head.text_headers() if model.wants_headers else None
+        headers, span = self._data_plane.begin(model, exchange.head)
         together = Together(model, answer)
         together.start(requests, headers, exchange.head.options.timeout_s)
-        exchange.on_leave = together.cancel
+        exchange.on_leave = self._data_plane.leaving(together.cancel, together, span, together.parts)
 
     def _infer_v2(self, model: Served, exchange: Exchange) -> None:
         if model.is_retired:
@@ -396,7 +396,7 @@ class Rest:
         headers, span = self._data_plane.begin(model, head)
         call = Call(route.protocol, headers or {}, exchange.body, route.is_explained, route.rest)
         started = model.call(call, head.options.timeout_s, partial(self._forwarded, exchange, route, model))
-        self._data_plane.follow(exchange, model, started, span)
+        exchange.on_leave = self._data_plane.leaving(partial(model.cancel, started), started, span)
 
     def _forwarded(self, exchange: Exchange, route: Route, model: Served, result: CallAnswer | TorporError) -> None:
         if isinstance(result, TorporError):
@@ -416,7 +416,7 @@ class Rest:
         answer = partial(self._answer, exchange, model, request.terms, encode)
         headers, span = self._data_plane.begin(model, exchange.head)
         started = model.start(request, headers, exchange.head.options.timeout_s, answer)
-        self._data_plane.follow(exchange, model, started, span)
+        exchange.on_leave = self._data_plane.leaving(partial(model.cancel, started), started, span)
 
     def _answer(
         self, exchange: Exchange, model: Served, terms: Terms, encode: Encode, result: Outputs | TorporError

@@ -7,6 +7,7 @@ that rows of it waited and ran:
     ├── queue           until its batch was taken
     └── device          while the batch ran
 
+A v1 request whose rows differ in length is one request with these for each row, and each event of a batch a request.
 What the model calls by its request's headers belongs under `inference`: there `traceparent` names that span.
 Other requests, those without `traceparent` included, cost a comparison: an ingress or mesh is what begins traces. All
 else (service name, headers, protocol) is set by OpenTelemetry's own variables:
@@ -16,13 +17,13 @@ https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..batching.policy import Batch
 from ..errors import TorporError
 from ..signature import Bound
-from .batcher import Answer, Observer, Outputs
+from .batcher import Observer
 from .request_options import Trace
 
 logger = logging.getLogger("torpor.tracing")
@@ -55,7 +56,7 @@ class Tracing:
     def __init__(self, tracer: Any) -> None:
         self._tracer = tracer
         self._spans: dict[Any, Any] = {}
-        """Of requests that run or wait."""
+        """Of requests, or their parts, that run or wait."""
 
     def begin(self, trace: Trace, model_name: str, model_version: str) -> Any:
         """The span of a request that is about to start. One that is not followed then is never exported."""
@@ -71,34 +72,45 @@ class Tracing:
             {"torpor.model.name": model_name, "torpor.model.version": model_version},
         )
 
-    def follow(self, started: Any, span: Any) -> None:
-        """End the span of a request that has just been started with its answer.
+    def follow(self, started: Any, span: Any, parts: Sequence[Any]) -> Callable[[], None]:
+        """End the span of a request that has just been started with its answer; what to call if its caller leaves before.
 
-        started: what `Served.start` gave, with the request's `rows`, and the `answer` that will be called.
+        started: what `Served.start` gave, or requests that are answered together: with its `rows`, and the `answer` that
+        will be called. parts: what batches have of it.
         """
         from opentelemetry import trace as api
 
         span.set_attribute("torpor.rows", started.rows)
-        answer: Answer = started.answer
-        self._spans[started] = span
+        answer: Callable[[Any], None] | None = started.answer
+        if answer is None:  # it has failed at once
+            span.set_attribute("error.type", "_OTHER")  # OpenTelemetry's word for one that is not known
+            span.set_status(api.StatusCode.ERROR)
+            span.end()
+            return _nothing
+        for part in parts:
+            self._spans[part] = span
 
-        def traced(result: Outputs | TorporError) -> None:
+        def forget() -> None:
+            for part in parts:
+                self._spans.pop(part, None)
+
+        def traced(result: Any) -> None:
             if isinstance(result, TorporError):
                 span.set_attribute("error.type", type(result).__name__)
                 span.set_status(api.StatusCode.ERROR, str(result))
             answer(result)
             span.end()
             # The batch is told of after its answers.
-            asyncio.get_running_loop().call_soon(self._spans.pop, started, None)
+            asyncio.get_running_loop().call_soon(forget)
+
+        def left() -> None:
+            forget()
+            if span.is_recording():
+                span.set_attribute("error.type", "cancelled")
+                span.end()
 
         started.answer = traced
-
-    def left(self, started: Any) -> None:
-        """The caller left before the answer."""
-        span = self._spans.pop(started, None)
-        if span is not None:
-            span.set_attribute("error.type", "cancelled")
-            span.end()
+        return left
 
     def batch_ran(self, batch: Batch[Bound], seconds: float) -> None:
         """Give the requests of the batch that are followed their children."""
@@ -134,6 +146,10 @@ def under(span: Any, headers: Mapping[str, str]) -> Mapping[str, str]:
     context = span.get_span_context()
     parent = f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
     return {**headers, "traceparent": parent}
+
+
+def _nothing() -> None:
+    """What there is to do when the caller of a request leaves that has been answered."""
 
 
 class Observers:

@@ -212,7 +212,7 @@ class Receiver:
         head = exchange.head
         json_length = head.headers.get(b"inference-header-content-length")
         asked = read(event, model, None if json_length is None else json_length.decode("latin-1"))
-        headers = head.text_headers() if model.wants_headers else None
+        headers, span = self._data_plane.begin(model, head)
 
         def answered(results: list[Outputs] | TorporError) -> None:
             if isinstance(results, TorporError):
@@ -227,7 +227,7 @@ class Receiver:
 
         together = Together(model, answered)
         together.start(asked.requests, headers, head.options.timeout_s)
-        return together.cancel
+        return self._data_plane.leaving(together.cancel, together, span, together.parts)
 
     def _identity(self, model: Served) -> Identity:
         identity = self._identities.get(model.name)

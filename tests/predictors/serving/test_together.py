@@ -97,14 +97,15 @@ def started(model: Any, count: int) -> tuple[Together, list[Any]]:
 
 
 def test_the_answer_has_all_in_the_order_of_the_requests() -> None:
-    """Whatever order they end in, and not before the last."""
+    """Whatever order they end in, not before the last, and once."""
     model = Model()
-    _, answers = started(model, 3)
+    together, answers = started(model, 3)
     for number in (2, 0):
         model.waiting[number](f"{number}")
     assert not answers
     model.waiting[1]("1")
     assert answers == [["0", "1", "2"]]
+    assert together.answer is None
 
 
 def test_the_first_error_is_the_answer_and_the_only_one() -> None:
@@ -144,7 +145,7 @@ def test_nothing_is_started_after_an_error() -> None:
     error = DeadlineExceeded("late")
     model = Model(fails=error)
     _, answers = started(model, 4)
-    assert (sorted(model.waiting), answers) == ([0, 1], [error])
+    assert (sorted(model.waiting), model.cancelled, answers) == ([0, 1], [0, 1], [error])
 
 
 def test_what_padding_adds_is_told(start, connect_http1) -> None:

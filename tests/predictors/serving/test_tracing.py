@@ -7,11 +7,18 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import StatusCode
 from torpor.predictors.protocol.messages import message
-from torpor.predictors.serving.tracing import tracing_from
+from torpor.predictors.serving.request_options import read_options
+from torpor.predictors.serving.tracing import Tracing, tracing_from
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 
@@ -111,6 +118,79 @@ def test_grpc_is_traced(grpc_infer, traced, collector) -> None:
     asked.inputs.add(name="x", datatype="FP32", shape=[1, 2]).contents.fp32_contents.extend([1, 2])
     grpc_infer(traced)(asked, metadata=list(SAMPLED.items()))
     assert sorted(span.name for span in spans(collector, 3)) == ["device", "inference marked", "queue"]
+
+
+def test_rows_that_differ_in_length_are_one_request(connect, serve, collector) -> None:
+    """Each of them waits and runs by itself, under the request, whose span says how it failed."""
+    server = serve("padded", OTEL_EXPORTER_OTLP_ENDPOINT=collector[0], OTEL_BSP_SCHEDULE_DELAY="50")
+
+    def ask_for(*rows: list[int]) -> tuple[int, dict[str, list]]:
+        body = json.dumps({"instances": [{"ids": row, "mask": [1] * len(row)} for row in rows]}).encode()
+        reply = connect(server).request("POST", "/v1/models/padded:predict", body, SAMPLED)
+        by_name: dict[str, list] = {}
+        for span in spans(collector, 1 + 2 * len(rows)):
+            by_name.setdefault(span.name, []).append(span)
+        (request,) = by_name["inference padded"]
+        assert {span.parent_span_id for span in by_name["queue"] + by_name["device"]} == {request.span_id}
+        return reply.status, by_name
+
+    status, by_name = ask_for([1, 2, 3], [4], [5, 6])
+    (request,) = by_name["inference padded"]
+    assert (status, len(by_name["queue"]), len(by_name["device"])) == (200, 3, 3)
+    assert (request.parent_span_id.hex(), request.status.code) == (SPAN, 0)
+    assert {a.key: a.value.int_value for a in request.attributes}["torpor.rows"] == 3
+    status, by_name = ask_for([1], [999, 2])
+    (request,) = by_name["inference padded"]
+    assert (status, request.status.code) == (400, 2)
+    assert {a.key: a.value.string_value for a in request.attributes}["error.type"] == "InvalidInput"
+
+
+def test_events_are_traced(connect, traced, collector) -> None:
+    """Each of a batch is a request of its own."""
+    event = {"specversion": "1.0", "id": "1", "source": "/s", "type": "t", "data": {"instances": [[1, 2]]}}
+    for media, body, count in (("", event, 1), ("-batch", [event, event | {"id": "2"}], 2)):
+        headers = SAMPLED | {"content-type": f"application/cloudevents{media}+json"}
+        assert connect(traced).request("POST", "/", json.dumps(body).encode(), headers).status == 200
+        names = sorted(span.name for span in spans(collector, 3 * count))
+        assert names == ["device"] * count + ["inference marked"] * count + ["queue"] * count
+
+
+@pytest.fixture
+def tracing() -> tuple[Tracing, InMemorySpanExporter]:
+    """What makes spans, and those that have ended."""
+    ended, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(ended))
+    return Tracing(provider.get_tracer("test")), ended
+
+
+def started_span(tracing: Tracing) -> Any:
+    trace = read_options({b"traceparent": SAMPLED["traceparent"].encode()}).trace
+    assert trace is not None
+    return tracing.begin(trace, "m", "1")
+
+
+def test_who_leaves_a_request_of_several_parts_ends_one_span(tracing, caplog) -> None:
+    """And nothing is kept of its parts; what has ended is not touched again, which OpenTelemetry would log."""
+    makes, ended = tracing
+    request, parts = SimpleNamespace(rows=2, answer=print), ["one", "other"]
+    left = makes.follow(request, started_span(makes), parts)
+    assert makes._spans.keys() == {*parts}
+    left()
+    left()
+    (span,) = ended.get_finished_spans()
+    assert dict(span.attributes) | {"error.type": "cancelled", "torpor.rows": 2} == dict(span.attributes)
+    assert not makes._spans
+    assert not caplog.records
+
+
+def test_a_request_that_fails_while_it_is_started_ends_its_span(tracing) -> None:
+    """Its answer has been called already, so that nothing else would end it."""
+    makes, ended = tracing
+    left = makes.follow(SimpleNamespace(rows=1, answer=None), started_span(makes), ["part"])
+    left()
+    (span,) = ended.get_finished_spans()
+    assert span.status.status_code is StatusCode.ERROR
+    assert not makes._spans
 
 
 def test_what_the_model_calls_is_traced_under_its_own_request(connect, grpc_infer, serve, collector) -> None:
