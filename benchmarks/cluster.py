@@ -33,7 +33,7 @@ SLEEPY = {PREFIX + "window": "6s", PREFIX + "scale-to-zero-pod-retention-period"
 def check_environment(parser: argparse.ArgumentParser) -> None:
     """Ends the program if something is not set."""
     for name in ("KUBECONFIG", "INGRESS"):
-        if name not in os.environ:
+        if not os.environ.get(name):
             parser.error(f"${name} is not set: a cluster with Knative is needed")
 
 

@@ -162,8 +162,9 @@ class ApiServer:
 
 def _configure(config: Any, settings: Any, context: str | None) -> str:
     """The namespace that kubectl would use. Raises config's ConfigException."""
-    file = os.environ.get("KUBECONFIG") or str(Path("~/.kube/config").expanduser())
-    if "KUBECONFIG" not in os.environ and context is None and not Path(file).exists():
+    named = os.environ.get("KUBECONFIG")
+    file = named or str(Path("~/.kube/config").expanduser())
+    if not named and context is None and not Path(file).exists():
         config.load_incluster_config(client_configuration=settings)
         return _OWN_NAMESPACE.read_text()
     config.load_kube_config(file, context, settings)

@@ -64,7 +64,7 @@ def _run(options: argparse.Namespace, began_s: float) -> int:
         return 2
     found = [pair for pair in findings(documents, schemas) if not options.quiet or pair[1].severity == "error"]
     found.sort(key=lambda pair: (documents.index(pair[0]), _line(*pair), pair[1].severity))
-    colour = options.format == "text" and sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    colour = options.format == "text" and sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     for document, finding in found:
         print(_json(document, finding) if options.format == "json" else _text(document, finding, colour))
     errors = sum(finding.severity == "error" for _, finding in found)

@@ -310,7 +310,7 @@ def resolve(flags: Mapping[str, Any], environment: Mapping[str, str], file: Mapp
         else:
             values[setting.name] = file.get(setting.name, setting.default)
     if values["drain_quiet_s"] < 0:
-        values["drain_quiet_s"] = 0.0 if "K_SERVICE" in environment else 5.0
+        values["drain_quiet_s"] = 0.0 if environment.get("K_SERVICE") else 5.0
     if bool(values["tls_cert"]) != bool(values["tls_key"]):
         raise SettingError(
             f"tls_cert = {values['tls_cert']!r}, tls_key = {values['tls_key']!r}, must be given together"

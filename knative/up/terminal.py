@@ -17,7 +17,7 @@ class Terminal:
     def __init__(self, names: list[str], stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
         self._width = max(map(len, [*names, _OWN]))
-        self._is_coloured = self._stream.isatty() and "NO_COLOR" not in os.environ
+        self._is_coloured = self._stream.isatty() and not os.environ.get("NO_COLOR")
         self.said: deque[str] = deque(maxlen=_SAID)
         """The last lines of `torpor up` itself."""
         self._colours = {name: _COLOURS[at % len(_COLOURS)] for at, name in enumerate(names)}

@@ -94,9 +94,10 @@ def test_knatives_port_counts_unless_torpors_own_is_given(environment: dict[str,
 
 
 def test_the_quiet_before_the_end_is_queue_proxys_under_knative() -> None:
-    """5 s elsewhere, and whatever is asked for."""
+    """5 s elsewhere, an empty name included, and whatever is asked for."""
     assert resolve({}, {}, {})["drain_quiet_s"] == 5
     assert resolve({}, {"K_SERVICE": "s"}, {})["drain_quiet_s"] == 0
+    assert resolve({}, {"K_SERVICE": ""}, {})["drain_quiet_s"] == 5
     assert resolve({"drain_quiet_s": "0"}, {}, {})["drain_quiet_s"] == 0
 
 

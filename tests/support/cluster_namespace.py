@@ -18,11 +18,11 @@ IMAGE = os.environ.get("TORPOR_IMAGE", "localhost/torpor:dev")
 
 NEEDS_CLUSTER = [
     pytest.mark.cluster,
-    pytest.mark.skipif("KUBECONFIG" not in os.environ, reason="no cluster: $KUBECONFIG is not set"),
+    pytest.mark.skipif(not os.environ.get("KUBECONFIG"), reason="no cluster: $KUBECONFIG is not set"),
 ]
 NEEDS_INGRESS = [
     *NEEDS_CLUSTER,
-    pytest.mark.skipif("INGRESS" not in os.environ, reason="no ingress: $INGRESS is not set"),
+    pytest.mark.skipif(not os.environ.get("INGRESS"), reason="no ingress: $INGRESS is not set"),
 ]
 
 
