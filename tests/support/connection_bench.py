@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from hyperframe.frame import Frame, HeadersFrame, SettingsFrame
 from torpor.predictors.errors import TorporError
-from torpor.predictors.serving.exchange import Exchange, Fields
+from torpor.predictors.serving.exchange import Application, Exchange, Fields
 from torpor.predictors.serving.http1 import Http1
 from torpor.predictors.serving.http2 import Http2
 from torpor.predictors.serving.http2_fields import encode_field
@@ -76,11 +76,11 @@ class App:
 
 
 class Bench:
-    """A connection of either version to a server whose clock the test moves."""
+    """A connection of either version to a server whose clock the test moves. application: in place of `app`."""
 
-    def __init__(self, protocol: type[Http1] | type[Http2]) -> None:
+    def __init__(self, protocol: type[Http1] | type[Http2], application: Application | None = None) -> None:
         self.app = App()
-        self.server = HttpServer(self.app, Port("", 0, None), 1 << 20, 1 << 30)
+        self.server = HttpServer(application or self.app, Port("", 0, None), 1 << 20, 1 << 30)
         self.server.now_s = 1000.0
         self.transport = Transport()
         self.connection = protocol(self.server)

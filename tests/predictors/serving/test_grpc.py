@@ -147,7 +147,7 @@ def test_reflection_lists_and_describes_the_services(grpc_channel, echo, version
     )
     requests = [
         request_type(list_services=""),
-        request_type(file_containing_symbol=SERVICE),
+        request_type(file_containing_symbol=SERVICE, host="here"),
         request_type(file_containing_symbol="inference.ModelInferRequest.InferInputTensor"),
         request_type(file_by_filename="health.proto"),
         request_type(file_containing_symbol="health.proto"),
@@ -158,7 +158,7 @@ def test_reflection_lists_and_describes_the_services(grpc_channel, echo, version
     assert {SERVICE, "grpc.health.v1.Health", f"grpc.reflection.{version}.ServerReflection"} <= set(names)
     for answer in (by_symbol, by_nested, by_name):
         assert len(answer.file_descriptor_response.file_descriptor_proto) == 1
-    assert by_symbol.original_request == requests[1]
+    assert (by_symbol.original_request, by_symbol.valid_host) == (requests[1], "here")
     assert [answer.error_response.error_code for answer in unknown] == [5, 5]
 
 

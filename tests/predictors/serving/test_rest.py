@@ -34,6 +34,7 @@ def json_request(**fields: object) -> bytes:
         ("/v2/models/echo/ready", 200, {"name": "echo", "ready": True}),
         ("/v2/models/echo/versions/1/ready", 200, {"name": "echo", "ready": True}),
         ("/v2/models/echo/ready/?verbose=1", 200, {"name": "echo", "ready": True}),
+        ("/v2/models/%65cho/ready", 200, {"name": "echo", "ready": True}),
     ],
 )
 def test_readings_answer(connect, echo, path: str, status: int, content: dict[str, object]) -> None:
@@ -187,6 +188,8 @@ def test_failures_are_counted_by_model_and_error(connect, marked, grpc_infer) ->
     ("method", "path", "status", "message"),
     [
         ("GET", "/nowhere", 404, "path /nowhere is unknown"),
+        ("GET", "/" + "x" * 600, 404, "x is unknown"),
+        ("GET", "/v2/models/echo/versions", 404, "path /v2/models/echo/versions is unknown"),
         ("GET", "/v2/models/echo/nothing", 404, "path /v2/models/echo/nothing is unknown"),
         ("POST", "/v2/models/other/infer", 404, "model 'other' is unknown, must be one of echo"),
         ("POST", "/v1/models/other:predict", 404, "model 'other' is unknown, must be one of echo"),
@@ -199,6 +202,7 @@ def test_failures_are_counted_by_model_and_error(connect, marked, grpc_infer) ->
         ("GET", "/v2/models/echo/versions/2", 404, "has no version '2'"),
         ("GET", "/v2/models/echo/infer", 405, "method GET is not allowed, must be POST"),
         ("PUT", "/v1/models/echo:predict", 405, "method PUT is not allowed, must be POST"),
+        ("GET", "/v1/models/echo/versions/1:predict", 405, "method GET is not allowed, must be POST"),
         ("POST", "/v2/health/live", 405, "method POST is not allowed, must be GET"),
         ("DELETE", "/metrics", 405, "method DELETE is not allowed, must be GET"),
         ("POST", "/v1/models/echo:explain", 501, "explain is not supported"),
