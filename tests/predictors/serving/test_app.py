@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from connection_bench import Bench
 from hyperframe.frame import DataFrame, HeadersFrame, RstStreamFrame
-from torpor.predictors.errors import ModelFailed, NotFound
+from torpor.predictors.errors import DeadlineExceeded, NotFound
 from torpor.predictors.protocol.messages import message
 from torpor.predictors.serving.app import App
 from torpor.predictors.serving.data_plane import DataPlane, Served
@@ -235,14 +235,18 @@ def test_rows_of_several_lengths_are_one_request(site: Site) -> None:
     assert site.counted == {("rest", "200"): 1}
 
 
-@pytest.mark.parametrize("result", [ModelFailed("no"), {"y": np.full((1, 1), np.nan, "<f4")}], ids=["fails", "nan"])
-def test_a_row_that_fails_is_the_answer_to_all(site: Site, result: Any) -> None:
-    """Be it the model's error, or what it gave and JSON cannot hold."""
+@pytest.mark.parametrize(
+    ("result", "status"),
+    [(DeadlineExceeded("late"), 504), ({"y": np.full((1, 1), np.nan, "<f4")}, 500)],
+    ids=["fails", "nan"],
+)
+def test_a_row_that_fails_is_the_answer_to_all(site: Site, result: Any, status: int) -> None:
+    """Be it the row's error, or what the model gave and JSON cannot hold."""
     reply = site.ask("POST", "/v1/models/m:predict", ROWS)
     site.model.asked[0].answer({"y": np.ones((1, 1), "<f4")})
     site.model.asked[1].answer(result)
-    assert reply.status == 500
-    assert site.counted == {("rest", "500"): 1}
+    assert reply.status == status
+    assert site.counted == {("rest", str(status)): 1}
 
 
 def test_each_of_several_rows_has_the_requests_headers_and_time(site: Site) -> None:

@@ -189,6 +189,7 @@ def test_failures_are_counted_by_model_and_error(connect, marked, grpc_infer) ->
     [
         ("GET", "/nowhere", 404, "path /nowhere is unknown"),
         ("GET", "/" + "x" * 600, 404, "x is unknown"),
+        ("GET", "/v2/models/echo/" + "x" * 600, 404, "x is unknown"),
         ("GET", "/v2/models/echo/versions", 404, "path /v2/models/echo/versions is unknown"),
         ("GET", "/v2/models/echo/nothing", 404, "path /v2/models/echo/nothing is unknown"),
         ("POST", "/v2/models/other/infer", 404, "model 'other' is unknown, must be one of echo"),
