@@ -62,6 +62,8 @@ class Http1(asyncio.Protocol):
         self._chunks: ChunkedBody | None = None
         self._is_closing = False
         self._is_blocked = False
+        self._untaken_bytes = 0
+        """Of answers, when the time to take the next of them began."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment]
@@ -87,22 +89,27 @@ class Http1(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._is_blocked = True
+        self._untaken_bytes = self._transport.get_write_buffer_size()
         self._deadline_s = self._server.now_s + PROGRESS_S
 
     def resume_writing(self) -> None:
         self._is_blocked = False
-        if not self._is_closing:
-            if self._exchange is None:
-                self._deadline_s = self._server.now_s + IDLE_S
-            else:
-                self._deadline_s = self._server.now_s + PROGRESS_S if self._missing else math.inf
-            self._parse(b"")
+        if self._is_closing:
+            self._deadline_s = self._server.now_s + LINGER_S
+            return
+        if self._exchange is None:
+            self._deadline_s = self._server.now_s + IDLE_S
+        else:
+            self._deadline_s = self._server.now_s + PROGRESS_S if self._missing else math.inf
+        self._parse(b"")
 
     def sweep(self) -> None:
         """End what has lasted too long: answer where that can be done, else close."""
         if self._server.now_s < self._deadline_s:
             return
-        if self._is_closing or self._is_blocked:
+        if self._is_blocked and self._transport.get_write_buffer_size() < self._untaken_bytes:
+            self.pause_writing()  # it takes a large answer slowly, which was given to the transport in one piece
+        elif self._is_closing or self._is_blocked:
             self._transport.abort()
         elif self._exchange is not None and not self._exchange.is_answered:
             self._refuse_body(self._exchange, RequestTimeout(f"the body stopped coming for {PROGRESS_S:g} s"))
@@ -191,7 +198,7 @@ class Http1(asyncio.Protocol):
         length = head.length
         self._missing = 1 if length is None else length
         self._chunks = ChunkedBody() if length is None else None
-        self._body, self._size = [], 0
+        self._size = 0
         if self._wants_body(exchange, length or 0) and head.awaits_continue and not data:
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         return b"" if self._is_closing else self._take_body(data)
@@ -214,7 +221,6 @@ class Http1(asyncio.Protocol):
             try:
                 pieces, rest = self._chunks.feed(data)
             except TorporError as error:
-                self._missing = 0
                 if exchange.is_answered:
                     self._close_after_answer()
                 else:
@@ -275,7 +281,6 @@ class Http1(asyncio.Protocol):
             self._close_after_answer()
         elif self._missing:  # refused early: the rest of its body is read for the sake of the next request
             self._drop_body(exchange)
-            self._deadline_s = self._server.now_s + PROGRESS_S
         else:
             self._finish()
 
@@ -294,11 +299,9 @@ class Http1(asyncio.Protocol):
         self._server.finished(exchange.head)
         self._drop_body(exchange)
         self._exchange = None
-        self._is_closing = True
 
     def _finish(self) -> None:
         self._exchange = None
-        self._chunks = None
         self._deadline_s = self._server.now_s + (PROGRESS_S if self._is_blocked else IDLE_S)
         if self._server.is_shutting_down:
             self.shutdown()
@@ -312,7 +315,7 @@ class Http1(asyncio.Protocol):
             self._drop_body(self._exchange)
             self._exchange = None
         self._waiting.clear()
-        self._deadline_s = self._server.now_s + LINGER_S
+        self._deadline_s = self._server.now_s + (PROGRESS_S if self._is_blocked else LINGER_S)
         self._transport.resume_reading()
         if self._transport.can_write_eof():
             self._transport.write_eof()

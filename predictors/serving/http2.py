@@ -179,9 +179,8 @@ class Http2(asyncio.Protocol):
     def resume_writing(self) -> None:
         self._is_blocked = False
         self._transport.resume_reading()
-        if not self._is_closed:
-            self._rest()
-            self._pump()
+        self._rest()
+        self._pump()
 
     def sweep(self) -> None:
         """End what has lasted too long: the connection, a body that does not come, an answer that is not taken."""
@@ -341,7 +340,7 @@ class Http2(asyncio.Protocol):
     def _open(self, stream_id: int, head: Head, ends: bool) -> None:
         stream = self._streams[stream_id] = Stream(head, self, stream_id, self._stream_window, ends)
         self._server.in_flight += 1
-        self._deadline_s = math.inf
+        self._rest()
         if ends and head.length:
             self._reset(stream_id, Code.PROTOCOL_ERROR)
         elif head.length is not None and head.length > self._server.max_body_bytes:
@@ -477,7 +476,7 @@ class Http2(asyncio.Protocol):
     def _close_after_answers(self) -> None:
         """Let them arrive: end our side, and read on until the caller ends its own or LINGER_S have passed."""
         self._is_closed = True
-        self._deadline_s = self._server.now_s + LINGER_S
+        self._rest()
         if self._transport.can_write_eof():
             self._transport.write_eof()
         else:  # TLS ends both sides at once
@@ -605,20 +604,22 @@ class Http2(asyncio.Protocol):
     def _finished(self, stream: "Stream") -> None:
         if stream.is_counted:
             self._server.finished(stream.head)
-        if not self._streams:
-            self._rest()
+        self._rest()
 
     def _rest(self) -> None:
-        """Set the time that the connection has for what it should do next."""
+        """Set the time that the connection has for what comes next, unless that of something it has begun runs."""
         if self._is_blocked:
-            self._deadline_s = self._server.now_s + PROGRESS_S
-        elif self._block is None:  # else its time runs already
+            return
+        if self._is_closed:
+            self._deadline_s = self._server.now_s + LINGER_S
+        elif self._block is None:
             self._deadline_s = math.inf if self._streams else self._server.now_s + IDLE_S
 
     def _break(self, code: Code) -> None:
         """End the connection, and with it every stream."""
         self._say_goodbye(code)
         self._is_broken = self._is_closed = True
+        self._rest()
         for stream in [*self._streams.values()]:
             self._drop(stream)
 

@@ -88,6 +88,9 @@ class Transport:
         if was_full and not self.is_closed:
             self.protocol.resume_writing()
 
+    def get_write_buffer_size(self) -> int:
+        return self._unread
+
     def can_write_eof(self) -> bool:
         return True
 

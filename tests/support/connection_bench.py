@@ -22,6 +22,11 @@ class Transport:
         self.has_halves = True
         """Whether one side can be ended alone, which TLS cannot."""
         self.on_write: Callable[[], object] = lambda: None
+        self.untaken_bytes = 0
+        """What the caller has not read."""
+
+    def get_write_buffer_size(self) -> int:
+        return self.untaken_bytes
 
     def write(self, data: bytes) -> None:
         self.written += data

@@ -219,6 +219,7 @@ def test_what_is_worth_compressing() -> None:
     """JSON and token ids from four kilobytes on, random floats never."""
     text = json.dumps(np.random.default_rng(0).random(1000).tolist()).encode()
     assert is_worth_compressing(text)
+    assert is_worth_compressing(text[:4096])
     assert not is_worth_compressing(text[:4095])
     assert not is_worth_compressing(np.random.default_rng(0).random(2000, np.float32).tobytes())
 

@@ -483,6 +483,7 @@ def test_a_head_that_ends_without_cr_is_refused(call, marked, after: str) -> Non
         ("GET /a\0b HTTP/1.1", {400}),
         ("GET /a\x7fb HTTP/1.1", {400}),
         ("GET /a\rb HTTP/1.1", {400}),
+        ("GET /é HTTP/1.1", {400}),
         ("GET  HTTP/1.1", {400}),
         ("GET HTTP/1.1", {400}),
         ("GET /", {400, 505}),

@@ -127,7 +127,7 @@ def test_any_chunks_are_refused_or_read_as_llhttp_does(pieces: list[bytes]) -> N
     assert (seen.complete, seen.body) == (True, b"".join(read))
 
 
-@pytest.mark.parametrize("size", [b"10000000000000000", b"-5", b"0x5", b"5 5", b""])
+@pytest.mark.parametrize("size", [b"%016x" % 5, b"5;a\x7f", b"10000000000000000", b"-5", b"0x5", b"5 5", b""])
 def test_a_size_that_is_none_is_refused(size: bytes) -> None:
     """Hexadecimal digits, fifteen at most."""
     with pytest.raises(TorporError, match="must be its size in hexadecimal"):
@@ -150,10 +150,25 @@ def test_a_length_has_eighteen_digits_at_most() -> None:
 
 
 def test_a_target_is_a_path_a_url_or_a_star() -> None:
-    """`OPTIONS *` has a path that nothing serves; a word is no target at all."""
-    assert read_head(b"OPTIONS * HTTP/1.1\r\nHost: h\r\n\r\n").path == "*"
-    with pytest.raises(InvalidInput, match="target must be a path or an http URL"):
-        read_head(b"GET word HTTP/1.1\r\nHost: h\r\n\r\n")
+    """`OPTIONS *` has a path that nothing serves; a word is no target at all, nor is a URL without a host."""
+    for target, path in ((b"*", "*"), (b"http://h", "/"), (b"HTTPS://h:1/a?b#c", "/a"), (b"/a#b", "/a")):
+        assert read_head(b"OPTIONS %b HTTP/1.1\r\nHost: h\r\n\r\n" % target).path == path
+    for target in (b"word", b"http:///a", b"ftp://h/a"):
+        with pytest.raises(InvalidInput, match="target must be a path or an http URL"):
+            read_head(b"GET %b HTTP/1.1\r\nHost: h\r\n\r\n" % target)
+
+
+def test_a_method_has_32_letters_at_most() -> None:
+    """None has so many; what is longer is no request line."""
+    assert read_head(b"%b / HTTP/1.1\r\nHost: h\r\n\r\n" % (b"M" * 32)).method == "M" * 32
+    with pytest.raises(InvalidInput, match="the request line is not"):
+        read_head(b"%b / HTTP/1.1\r\nHost: h\r\n\r\n" % (b"M" * 33))
+
+
+@pytest.mark.parametrize("line", [b"%015x" % 5, b"5 \t", b"5;a=\xe9\t\x80", b"5 ;", b"5;"])
+def test_a_size_may_have_zeros_spaces_and_extensions(line: bytes) -> None:
+    """Which mean nothing here (RFC 9112, 7.1.1)."""
+    assert ChunkedBody().feed(line + b"\r\nhello\r\n0\r\n\r\n") == ([b"hello"], b"")
 
 
 @pytest.mark.parametrize(("minor", "awaits"), [(1, True), (0, False)])

@@ -18,11 +18,11 @@ from hyperframe.frame import (
     WindowUpdateFrame,
 )
 from torpor.predictors.errors import InvalidInput, PayloadTooLarge
-from torpor.predictors.serving.http1 import IDLE_S, PROGRESS_S
+from torpor.predictors.serving.http1 import IDLE_S, LINGER_S, PROGRESS_S
 from torpor.predictors.serving.http2 import ROUND_TRIP_S, Http2, Stream
-from torpor.predictors.serving.http2_fields import encode_field
+from torpor.predictors.serving.http2_fields import encode_field, status_field
 
-CLOSED, FLOW, REFUSED, CALM = 5, 3, 7, 11
+CLOSED, FLOW, SIZE, REFUSED, CALM = 5, 3, 6, 7, 11
 ENDS = ["END_STREAM"]
 FRAME_BYTES = 16384
 STREAM_WINDOW = 1 << 20
@@ -30,6 +30,9 @@ HALF_CONNECTION_WINDOW = 8 << 20
 CREDIT = 1000
 """Frames that bring nothing; the caller's first settings are one of them."""
 CREDIT_PER_S = 100
+
+MOST_WINDOW = (1 << 31) - 1
+FIRST_WINDOW = 65535
 
 BREAK = b"\0\0\x08\x06\0\0\0\0\1" + bytes(8)
 """A PING of a stream."""
@@ -173,7 +176,74 @@ def test_a_larger_window_buys_a_body_no_time(at, stream: int) -> None:
     assert b"408" in at.later(1).sent()[0].data
 
 
+@pytest.mark.parametrize("way", ["connection", "stream", "setting"])
+def test_a_window_has_2_gib_less_a_byte_at_most(at, way: str) -> None:
+    """So much is allowed; a byte more is an error of what the window belongs to."""
+    at.frames(at.post(1, b"/model", ends=True))
+    at.sent()
+    stream = 0 if way == "connection" else 1
+    at.frames(window(MOST_WINDOW) if way == "setting" else WindowUpdateFrame(stream, MOST_WINDOW - FIRST_WINDOW))
+    assert not [frame for frame in at.sent() if not isinstance(frame, SettingsFrame)]
+    at.frames(WindowUpdateFrame(stream, 1))
+    (error,) = at.sent()
+    assert isinstance(error, RstStreamFrame if stream else GoAwayFrame)
+    assert error.error_code == FLOW
+
+
 # Streams
+
+
+@pytest.mark.parametrize("cut", [0, None], ids=["alone in the first frame", "before the fields"])
+def test_a_priority_is_passed_over(at, cut: int | None) -> None:
+    """Nothing here is served before anything else."""
+    block, flags = at.post(1).data, ["PRIORITY", *ENDS]
+    if cut is None:
+        at.frames(HeadersFrame(1, block, depends_on=0, stream_weight=15, flags=[*flags, "END_HEADERS"]))
+    else:
+        at.frames(HeadersFrame(1, block[:cut], depends_on=0, stream_weight=15, flags=flags))
+        at.frames(ContinuationFrame(1, block[cut:], flags=["END_HEADERS"]))
+    (answer,) = at.sent()
+    assert answer.data.startswith(status_field(200))
+
+
+@pytest.mark.parametrize("size", [4, 6])
+def test_a_priority_of_a_wrong_size_is_an_error_of_its_stream(at, size: int) -> None:
+    """Unless that has not been opened: then there is nothing to reset (RFC 9113, 5.1)."""
+    at.frames(at.post(1))
+    at.say(bytes([0, 0, size, PriorityFrame.type, 0, 0, 0, 0, 1, *bytes(size)]))
+    assert resets(at.sent()) == [(1, SIZE)]
+    at.say(bytes([0, 0, size, PriorityFrame.type, 0, 0, 0, 0, 3, *bytes(size)]))
+    (goaway,) = at.sent()
+    assert goaway.error_code == SIZE
+
+
+@pytest.mark.parametrize(("size", "first"), [(4095, b"\x20"), (4096, b""), (1 << 16, b"")])
+def test_a_smaller_table_is_confirmed_once(at, size: int, first: bytes) -> None:
+    """At the next block (RFC 7541, 4.2); there is nothing to confirm of one that is as large as before, or larger."""
+    at.frames(SettingsFrame(0, {SettingsFrame.HEADER_TABLE_SIZE: size}), at.post(1, ends=True), at.post(3, ends=True))
+    blocks = [frame.data for frame in at.sent() if isinstance(frame, HeadersFrame)]
+    assert blocks[0] == first + blocks[1]
+    assert blocks[1].startswith(status_field(200))
+
+
+def test_an_answer_that_has_no_body_has_no_length(at) -> None:
+    """RFC 9110, 8.6."""
+    at.frames(at.post(1, b"/model", ends=True))
+    at.sent()
+    at.app.asked[0].respond(204, b"")
+    (headers,) = at.sent()
+    assert headers.data.startswith(status_field(204))
+    assert "END_STREAM" in headers.flags
+    assert encode_field(b"content-length", b"0") not in headers.data
+
+
+def test_an_announced_body_that_is_too_large_is_refused_at_its_head(at) -> None:
+    """Nothing of it is waited for."""
+    length = encode_field(b"content-length", b"%d" % (at.server.max_body_bytes + 1))
+    at.frames(HeadersFrame(1, at.post(1).data + length, flags=["END_HEADERS"]))
+    headers, _, reset = at.sent()
+    assert b"413" in headers.data
+    assert (reset.stream_id, reset.error_code) == (1, 0)
 
 
 def test_trailers_of_a_stream_that_was_ended_early_are_passed_over(at) -> None:
@@ -297,7 +367,18 @@ def test_who_breaks_the_connection_takes_its_requests_along(at) -> None:
     assert at.server.in_flight == 0
     at.frames(at.post(5, b"/model", ends=True))
     assert len(at.app.asked) == 1
-    assert at.later(IDLE_S).transport.ended == "aborted"
+
+
+@pytest.mark.parametrize("within", ["nothing", "a request", "a block of fields"])
+def test_a_broken_connection_is_gone_soon(at, within: str) -> None:
+    """Although its caller does not read the goodbye, and whatever it had begun."""
+    if within == "a request":
+        at.frames(at.post(1, b"/model", ends=True))
+    elif within == "a block of fields":
+        at.frames(HeadersFrame(1, b"\0"))
+    at.say(BREAK)
+    assert at.later(LINGER_S - 1).transport.ended == "closed"
+    assert at.later(1).transport.ended == "aborted"
 
 
 def test_a_streaming_call_is_counted_until_it_begins(at) -> None:
@@ -323,15 +404,24 @@ def test_a_streaming_call_lasts_as_long_as_its_messages_are_taken(at) -> None:
 
 
 def test_a_message_has_been_sent_when_all_of_it_has(at) -> None:
-    """So that a call makes no second one for a caller that has not taken the first."""
+    """So that a call makes no second one for a caller that has not taken the first, though it goes on talking."""
     at.frames(window(3))
     call = watch(at)
     task = at.server.loop.create_task(call.send_message(b"message"))
     for more, rest in ((3, b"mes"), (3, b"sag"), (3, b"e")):
         assert body(at.sent(), 1) == rest
         assert not task.done() or rest == b"e"
-        at.frames(WindowUpdateFrame(1, more))
+        at.frames(data(1, 1), WindowUpdateFrame(1, more))
     run(at, task)
+
+
+def test_what_comes_together_wakes_its_call_once(at) -> None:
+    """Which finds all of it."""
+    call = watch(at)
+    task = at.server.loop.create_task(call.chunk())
+    at.sent()
+    at.frames(data(1, 5), data(1, 6))
+    assert run(at, task) == (bytes(11), True)
 
 
 # What brings nothing

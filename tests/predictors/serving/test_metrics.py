@@ -92,6 +92,51 @@ def test_tritons_names_are_told_for_what_is_counted() -> None:
     assert 'torpor_failures_total{error="ModelFailed",model_name="other",model_version="1"} 2.0' in both
 
 
+FIRST, SECOND = (
+    f"""# HELP served_total Requests.
+# TYPE served_total counter
+served_total{{model="a"}} {count}.0
+served_total{{model="b"}} 1.0
+# HELP wait_seconds Waiting.
+# TYPE wait_seconds histogram
+wait_seconds_bucket{{le="0.5"}} {count}.0
+wait_seconds_bucket{{le="+Inf"}} {count + 1}.0
+wait_seconds_count {count + 1}.0
+wait_seconds_sum 0.25
+# HELP queued Rows.
+# TYPE queued gauge
+queued{{model="a"}} {count}.0
+"""
+    for count in (2, 5)
+)
+"""What two processes say."""
+
+
+def told(text: str) -> dict[str, float]:
+    return {series: float(value) for series, value in re.findall(r"^([a-z].*) (\S+)$", text, re.M)}
+
+
+def test_what_is_counted_is_counted_together() -> None:
+    """By its labels, a histogram by its bounds; what one process alone has is there too."""
+    only = "# HELP other_total Others.\n# TYPE other_total counter\nother_total 4.0\n"
+    assert told(merged([("0", FIRST), ("1", SECOND + only)], gauges=False)) == {
+        'served_total{model="a"}': 7, 'served_total{model="b"}': 2, "other_total": 4,
+        'wait_seconds_bucket{le="0.5"}': 7, 'wait_seconds_bucket{le="+Inf"}': 9, "wait_seconds_count": 9,
+        "wait_seconds_sum": 0.5,
+    }  # fmt: skip
+
+
+def test_a_gauge_stands_for_each_process() -> None:
+    """Their sum may mean nothing; counts have no label for it, and are merged again with others when a process ends."""
+    both = merged([("0", FIRST), ("1", SECOND)])
+    assert {series: value for series, value in told(both).items() if "process" in series} == {
+        'queued{model="a",process="0"}': 2, 'queued{model="a",process="1"}': 5,
+    }  # fmt: skip
+    assert "# HELP served_total Requests.\n# TYPE served_total counter" in both
+    again = merged([("", both), ("", SECOND)], gauges=False)
+    assert told(again)['served_total{model="a"}'] == 12
+
+
 def test_a_devices_own_memory_is_shown_once() -> None:
     """However many models are on it; of a device without any, nothing is."""
     server = ServerMetrics()

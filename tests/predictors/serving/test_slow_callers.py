@@ -85,15 +85,115 @@ def test_who_does_not_take_its_answer_is_cut_off(bench) -> None:
     assert at.later(PROGRESS_S).transport.ended == "aborted"
 
 
-def test_who_took_its_answer_late_is_idle_afterwards(bench) -> None:
-    """From then on, as if it had taken it at once."""
+def test_who_takes_its_answer_slowly_gets_all_of_it(bench) -> None:
+    """A large one over a slow line: what was taken buys time, once."""
     at = bench(Http1)
     at.transport.on_write = at.connection.pause_writing
+    at.transport.untaken_bytes = 1 << 20
     at.say(HEAD % b"echo" + b"0123456789")
-    at.later(PROGRESS_S - 1)
+    for untaken in (1 << 19, 1 << 18):
+        at.transport.untaken_bytes = untaken
+        assert at.later(PROGRESS_S).transport.ended == ""
+    assert at.later(PROGRESS_S - 1).transport.ended == ""
+    assert at.later(1).transport.ended == "aborted"
+
+
+def test_who_took_its_answer_late_is_idle_afterwards(bench) -> None:
+    """From then on, as if it had taken it at once; who has not taken it is not idle."""
+    at, other = bench(Http1), bench(Http1)
+    for one in (at, other):
+        one.transport.on_write = one.connection.pause_writing
+        one.say(HEAD % b"echo" + b"0123456789")
+        one.later(PROGRESS_S - 1)
     at.connection.resume_writing()
     assert at.later(IDLE_S - 1).transport.ended == ""
     assert at.later(1).transport.ended == "closed"
+    assert other.later(1).transport.ended == "aborted"
+
+
+def test_a_body_that_came_whole_is_kept_once(bench) -> None:
+    """Its pieces are gone while it waits for the model, and its time to come is over."""
+    at = bench(Http1)
+    at.say(HEAD % b"model" + b"012")
+    at.say(b"3456789")
+    assert at.app.asked[0].body == b"0123456789"
+    assert not at.connection._body
+    assert not at.later(3600).written()
+
+
+def test_each_body_may_be_as_large_as_allowed(bench) -> None:
+    """Those before it on the connection do not count."""
+    at = bench(Http1)
+    body = bytes(at.server.max_body_bytes)
+    for _ in range(2):
+        at.say((HEAD % b"echo").replace(b"10", b"%d" % len(body)) + body[:9])
+        at.say(body[9:])
+        assert at.written().startswith(b"HTTP/1.1 200 ")
+
+
+def test_who_leaves_is_told_of_once_and_only_unanswered(bench) -> None:
+    """What is answered afterwards goes nowhere, and what was pipelined behind it is begun for nobody."""
+    left: list[int] = []
+    at, answered = bench(Http1), refused(bench(Http1), HEAD % b"model" + b"012")
+    at.say((HEAD % b"model" + b"0123456789") * 2)
+    at.app.asked[0].on_leave = lambda: left.append(1)
+    for one in (at, answered):
+        one.connection.connection_lost(None)
+        one.connection.resume_writing()
+        assert one.server.in_flight == 0
+        assert one.server.unfinished_bytes == 0
+    at.app.asked[0].respond(200, b"late")
+    assert not at.written()
+    assert (left, len(at.app.asked)) == ([1], 1)
+
+
+def test_an_answer_is_the_only_one(bench) -> None:
+    """Whoever answers second answers nobody."""
+    at = bench(Http1)
+    at.say(HEAD % b"model" + b"0123456789")
+    for body in (b"yes", b"no"):
+        at.app.asked[0].respond(200, body)
+    assert at.written().endswith(b"\r\n\r\nyes")
+    assert at.server.in_flight == 0
+
+
+def test_who_is_told_late_to_continue_has_its_time_from_then_on(bench) -> None:
+    """For the body; for the model it waits as long as it takes."""
+    expect = (HEAD % b"model").replace(b"Host", b"Expect: 100-continue\r\nHost")
+    stopped, whole = bench(Http1), bench(Http1)
+    for at in (stopped, whole):
+        at.transport.on_write = at.connection.pause_writing
+        at.say(expect)
+        assert at.written() == b"HTTP/1.1 100 Continue\r\n\r\n"
+        at.later(PROGRESS_S - 1)
+    stopped.connection.resume_writing()
+    assert not stopped.later(PROGRESS_S - 1).written()
+    assert stopped.later(1).written().startswith(b"HTTP/1.1 408 ")
+    whole.say(b"0123456789")
+    whole.connection.resume_writing()
+    assert not whole.later(3600).written()
+
+
+def test_the_last_answer_has_as_much_time_as_any(bench) -> None:
+    """Its caller's time to stop sending begins when it has been taken, in both versions."""
+    first, second, third = bench(Http1), bench(Http1), bench(Http2)
+    closing = CLOSING.replace(b"model", b"echo") + b"0123456789"
+    third.frames(third.post(1, b"/model", ends=True))
+    third.connection.shutdown()
+    third.later(ROUND_TRIP_S).sent()
+    for at in (first, second, third):
+        at.transport.on_write = at.connection.pause_writing
+    first.say(closing)
+    second.say(closing)
+    third.app.asked[0].respond(200, b"yes")
+    assert third.written()
+    for at in (second, third):
+        assert at.later(PROGRESS_S - 1).transport.ended == "half"
+        at.connection.resume_writing()
+        assert at.later(LINGER_S - 1).transport.ended == "half"
+        assert at.later(1).transport.ended == "aborted"
+    assert first.later(PROGRESS_S - 1).transport.ended == "half"
+    assert first.later(1).transport.ended == "aborted"
 
 
 def refused(at: Bench, head: bytes) -> Bench:
@@ -138,6 +238,8 @@ def test_what_is_answered_is_answered_before_the_end(bench) -> None:
     idle = bench(Http1)
     idle.connection.shutdown()
     assert idle.transport.ended == "closed"
+    idle.say(HEAD % b"echo" + b"0123456789")
+    assert not idle.written()
 
 
 def test_an_answer_that_is_on_its_way_is_not_cut_off_by_the_end(bench) -> None:
@@ -191,10 +293,11 @@ def test_who_reads_no_answers_is_read_up_to_the_same_bound(bench) -> None:
         (b"Authorization: Bearer 1", 200, False),
         (b"cookie: a=1", 200, False),
         (b"Proxy-Authorization: Basic 1", 200, False),
+        (b"ce-specversion: 1.0", 200, False),
     ],
 )
 def test_short_heads_without_secrets_are_kept(bench, line: bytes, head_bytes: int, is_kept: bool) -> None:
-    """For all connections, so nothing in them may be anybody's alone, nor take much memory."""
+    """For all connections, so nothing in them may be anybody's alone, nor take much memory; an event's comes once."""
     block = b"POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n" + line + b"\r\nx-filler: "
     block = block.ljust(head_bytes - 4, b"-") + b"\r\n\r\n"
     at = bench(Http1)
@@ -259,6 +362,22 @@ def test_who_sends_its_body_at_once_is_not_told_to_continue(bench) -> None:
     assert not at.written()
 
 
+def test_who_has_no_body_is_not_told_to_continue(bench) -> None:
+    """There is nothing that it could go on with."""
+    at = bench(Http1)
+    at.say(b"POST /model HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\nExpect: 100-continue\r\n\r\n")
+    assert len(at.app.asked) == 1
+    assert not at.written()
+
+
+def test_an_answer_that_has_no_body_has_no_length(bench) -> None:
+    """RFC 9110, 8.6."""
+    at = bench(Http1)
+    at.say(HEAD % b"model" + b"0123456789")
+    at.app.asked[0].respond(204, b"")
+    assert at.written() == b"HTTP/1.1 204 No Content\r\ndate: \r\n\r\n"
+
+
 def test_a_server_that_drains_keeps_no_connection(bench) -> None:
     """Its callers are told with their answers, and go elsewhere."""
     at = bench(Http1)
@@ -284,14 +403,17 @@ def test_what_follows_the_last_request_is_read_until_its_caller_ends(bench) -> N
 
 def test_over_tls_both_sides_end_with_the_last_answer(bench) -> None:
     """Unless a body is still on its way here: then its caller has some time to see the answer and stop."""
-    at, early = bench(Http1), bench(Http1)
-    at.transport.has_halves = early.transport.has_halves = False
+    at, early, broken = bench(Http1), bench(Http1), bench(Http1)
+    at.transport.has_halves = early.transport.has_halves = broken.transport.has_halves = False
     at.say(CLOSING + b"0123456789")
     at.app.asked[0].respond(200, b"yes")
     assert at.transport.ended == "closed"
     refused(early, CLOSING + b"012")
     assert early.transport.ended == ""
     assert early.later(LINGER_S).transport.ended == "aborted"
+    broken.say(CHUNKED + b"no size\r\n")
+    assert broken.written().startswith(b"HTTP/1.1 400 ")
+    assert broken.transport.ended == ""
 
 
 def test_lines_without_cr_are_refused_at_once(bench) -> None:
@@ -385,6 +507,16 @@ def test_an_http2_connection_ends_in_halves(bench) -> None:
     assert at.later(1).transport.ended == "aborted"
 
 
+def test_only_requests_keep_a_connection(bench) -> None:
+    """Else one that nobody uses would stay for as long as its client asks whether it is still there."""
+    at = bench(Http2)
+    at.sent()
+    at.later(IDLE_S - 1)
+    at.frames(PingFrame(0, b"12345678"), SettingsFrame(0), WindowUpdateFrame(0, 1))
+    at.sent()
+    assert [type(frame) for frame in at.later(1).sent()] == [GoAwayFrame]
+
+
 def drain(at) -> None:
     at.server.loop.run_until_complete(at.server.drain())
     at.server.parting_s = at.server.now_s + PATIENCE_S  # by the test's clock
@@ -465,6 +597,15 @@ def test_a_body_that_stops_ends_its_own_stream(bench) -> None:
     assert [frame.stream_id for frame in at.sent()] == [3, 3, 0]
 
 
+def test_a_body_that_never_begins_ends_its_own_stream(bench) -> None:
+    """Its time begins with the head."""
+    at = bench(Http2)
+    at.frames(at.post(1))
+    at.sent()
+    assert not at.later(PROGRESS_S - 1).sent()
+    assert b"408" in at.later(1).sent()[0].data
+
+
 def test_an_answer_that_is_not_taken_ends_its_own_stream(bench) -> None:
     """A closed window has its time; DATA that goes out buys more."""
     at = bench(Http2)
@@ -504,6 +645,29 @@ def test_a_caller_that_does_not_read_is_cut_off(bench) -> None:
     at = bench(Http2)
     at.connection.pause_writing()
     assert at.later(PROGRESS_S - 1).transport.ended == ""
+    assert at.later(1).transport.ended == "aborted"
+
+
+def test_who_does_not_read_is_cut_off_whatever_it_began(bench) -> None:
+    """A request behind what filled its buffers buys no time."""
+    at = bench(Http2)
+    at.frames(at.post(1, b"/model", ends=True), WindowUpdateFrame(0, 1 << 20))
+    at.app.asked[0].respond(200, bytes(1 << 20))
+    at.sent()
+    at.transport.on_write = at.connection.pause_writing
+    at.frames(WindowUpdateFrame(1, 1 << 20), at.post(3, b"/model", ends=True))
+    assert at.later(PROGRESS_S - 1).transport.ended == ""
+    assert at.later(1).transport.ended == "aborted"
+
+
+def test_answers_that_come_meanwhile_buy_no_time(bench) -> None:
+    """They are not taken either."""
+    at = bench(Http2)
+    at.frames(at.post(1, b"/model", ends=True))
+    at.sent()
+    at.connection.pause_writing()
+    at.later(PROGRESS_S - 1)
+    at.app.asked[0].respond(200, b"yes")
     assert at.later(1).transport.ended == "aborted"
 
 

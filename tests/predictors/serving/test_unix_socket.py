@@ -97,7 +97,7 @@ def test_a_successors_file_is_not_removed(tmp_path: Path) -> None:
 
 def test_a_path_that_is_too_long_is_named(tmp_path: Path) -> None:
     """The kernel has 108 bytes for it."""
-    with pytest.raises(OSError, match="x" * 100):
+    with pytest.raises(OSError, match="too long: .*" + "x" * 100):
         bound_unix_socket(str(tmp_path / ("x" * 120)))
 
 
