@@ -531,6 +531,7 @@ def test_a_lost_connection_is_not_ended_again(at) -> None:
     at.app.asked[0].respond(200, b"late")
     at.connection.connection_lost(None)
     at.written()
+    assert not at.server.connections
     assert at.transport.ended == ""
     at.connection.resume_writing()
 

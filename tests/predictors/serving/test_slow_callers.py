@@ -140,8 +140,8 @@ def test_who_leaves_is_told_of_once_and_only_unanswered(bench) -> None:
     for one in (at, answered):
         one.connection.connection_lost(None)
         one.connection.resume_writing()
-        assert one.server.in_flight == 0
-        assert one.server.unfinished_bytes == 0
+        assert not one.server.connections
+        assert (one.server.in_flight, one.server.unfinished_bytes) == (0, 0)
     at.app.asked[0].respond(200, b"late")
     assert not at.written()
     assert (left, len(at.app.asked)) == ([1], 1)
