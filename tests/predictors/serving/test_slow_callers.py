@@ -103,8 +103,10 @@ def test_who_took_its_answer_late_is_idle_afterwards(bench) -> None:
     at, other = bench(Http1), bench(Http1)
     for one in (at, other):
         one.transport.on_write = one.connection.pause_writing
+        one.transport.untaken_bytes = 9
         one.say(HEAD % b"echo" + b"0123456789")
         one.later(PROGRESS_S - 1)
+    at.transport.untaken_bytes = 0
     at.connection.resume_writing()
     assert at.later(IDLE_S - 1).transport.ended == ""
     assert at.later(1).transport.ended == "closed"
