@@ -278,6 +278,19 @@ def test_what_is_pipelined_is_read_up_to_a_bound(bench) -> None:
     assert not at.transport.is_paused
 
 
+def test_who_pipelined_up_to_the_bound_is_read_again(bench) -> None:
+    """When what it sent has its answers."""
+    at = bench(Http1)
+    echo = HEAD % b"echo" + b"0123456789"
+    count = http1._MOST_PIPELINED_BYTES // len(echo) + 1
+    at.say(HEAD % b"model" + b"0123456789" + echo[:9])
+    at.say(echo[9:] + echo * (count - 1))
+    assert at.transport.is_paused
+    at.app.asked[0].respond(200, b"yes")
+    assert at.written().count(b"HTTP/1.1 200 ") == 1 + count
+    assert not at.transport.is_paused
+
+
 def test_who_reads_no_answers_is_read_up_to_the_same_bound(bench) -> None:
     """Its requests wait for it to read, those beyond the bound in its own buffers."""
     at = bench(Http1)
