@@ -246,6 +246,14 @@ def test_an_announced_body_that_is_too_large_is_refused_at_its_head(at) -> None:
     assert (reset.stream_id, reset.error_code) == (1, 0)
 
 
+def test_data_of_a_stream_that_has_ended_is_an_error_of_it(at) -> None:
+    """Of both sides: its caller had said itself that no more comes."""
+    at.frames(at.post(1, ends=True))
+    at.sent()
+    at.frames(data(1, 1))
+    assert resets(at.sent()) == [(1, CLOSED)]
+
+
 def test_trailers_of_a_stream_that_was_ended_early_are_passed_over(at) -> None:
     """Its caller sent them before it read the answer."""
     at.frames(at.post(1, b"/model"))
