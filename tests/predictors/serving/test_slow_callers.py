@@ -220,6 +220,14 @@ def test_the_rest_of_a_refused_body_has_its_time(bench) -> None:
     assert not at.written()
 
 
+def test_nothing_of_a_refused_body_is_in_the_next(bench) -> None:
+    """Nor of its rest."""
+    at = refused(bench(Http1), HEAD % b"model" + b"012")
+    at.say(b"3456789" + HEAD % b"echo" + b"abc")
+    at.say(b"defghij")
+    assert at.written().endswith(b"\r\n\r\nabcdefghij")
+
+
 def test_the_rest_of_a_refused_body_does_not_hold_up_the_end(bench) -> None:
     """Its answer is written: a server that ends does not wait for it."""
     at = refused(bench(Http1), HEAD % b"model" + b"012")
@@ -435,7 +443,9 @@ def test_lines_without_cr_are_refused_at_once(bench) -> None:
     """Their end would be waited for in vain."""
     at = bench(Http1)
     at.say(b"GET /echo HTTP/1.1\nHost: h\n\n")
-    assert at.written().startswith(b"HTTP/1.1 400 ")
+    answer = at.written()
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"\r\nconnection: close\r\n" in answer
 
 
 def test_nothing_but_line_ends_is_no_request(bench) -> None:
