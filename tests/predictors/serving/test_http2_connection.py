@@ -214,6 +214,7 @@ def test_a_priority_of_a_wrong_size_is_an_error_of_its_stream(at, size: int) -> 
     assert resets(at.sent()) == [(1, SIZE)]
     at.say(bytes([0, 0, size, PriorityFrame.type, 0, 0, 0, 0, 3, *bytes(size)]))
     (goaway,) = at.sent()
+    assert isinstance(goaway, GoAwayFrame)
     assert goaway.error_code == SIZE
 
 
@@ -486,6 +487,15 @@ def test_an_end_of_a_body_without_content_is_for_something(at) -> None:
     for stream in range(1, 2 * CREDIT + 20, 2):
         at.frames(at.post(stream, b"/model"), data(stream, 3), data(stream, 0, ends=True))
     assert at.transport.ended == ""
+
+
+def test_a_head_in_a_thousand_pieces_is_for_something(at) -> None:
+    """It is within its bound; a body may follow it."""
+    block = at.post(1).data + encode_field(b"x-note", b"a" * CREDIT)
+    first, *more, last = [block[at : at + 1] for at in range(len(block))]
+    at.frames(HeadersFrame(1, first), *(ContinuationFrame(1, piece) for piece in more))
+    at.frames(ContinuationFrame(1, last, flags=["END_HEADERS"]), data(1, 3, ends=True))
+    assert body(at.sent(), 1) == bytes(3)
 
 
 def spend(at: Bench, frames: int) -> bool:
