@@ -34,12 +34,17 @@ if TYPE_CHECKING:
     from .serving.certificate import Certificate
     from .serving.data_plane import DataPlane
     from .serving.repository import Catalog as Models
+    from .serving.repository import Repository
     from .serving.rest import Fail, Receiver
+    from .serving.server import HttpServer
+    from .torchserve.management_api import ManagementApi
 
 logger = logging.getLogger("torpor")
 
 KSERVE_MODEL_FOLDER = Path("/mnt/models")
 """Where KServe's storage initializer and volumes put a model."""
+
+_LOOPBACK = "127.0.0.1"
 
 _KSERVE_FLAGS = (
     "grpc_port", "workers", "max_threads", "max_asyncio_workers", "enable_grpc", "enable_docs_url",
@@ -153,7 +158,7 @@ def _completion(options: argparse.Namespace, began_s: float) -> int:
 def _serve(options: argparse.Namespace, began_s: float) -> int:
     flags = vars(options)
     settings = resolve(flags, os.environ, {})
-    catalog = _catalog(options, Outside(flags, os.environ))
+    catalog = _catalog(options, Outside(flags, os.environ), settings)
     _configure_logging(settings["log_level"], settings["log_format"], options.post)
     if options.post is None:
         ignored = [flag for flag in _KSERVE_FLAGS if flags["kserve_" + flag] is not None]
@@ -187,7 +192,7 @@ async def _supervise(arguments: Sequence[str], settings: Mapping[str, Any]) -> i
     return await Supervisor(command, settings["processes"], port, *limits_s).run()
 
 
-def _catalog(options: argparse.Namespace, outside: Outside) -> "Models":
+def _catalog(options: argparse.Namespace, outside: Outside, settings: Mapping[str, Any]) -> "Models":
     """What there is to serve. Raises SettingError."""
     source = options.model or os.environ.get("TORPOR_MODEL") or str(KSERVE_MODEL_FOLDER)
     name = options.model_name or os.environ.get("TORPOR_MODEL_NAME") or os.environ.get("INFERENCE_SERVICE_NAME")
@@ -201,7 +206,9 @@ def _catalog(options: argparse.Namespace, outside: Outside) -> "Models":
         from .torchserve.store import ArchiveStore
 
         # The service's name is not the model's: paths have the one that the archive, or the snapshot, gives it.
-        return ArchiveStore.of(root, outside, usable_cores(), options.model_name or os.environ.get("TORPOR_MODEL_NAME"))
+        named = options.model_name or os.environ.get("TORPOR_MODEL_NAME")
+        is_managed = settings["torchserve_management"] != "off"
+        return ArchiveStore.of(root, outside, usable_cores(), named, may_be_empty=is_managed)
     if not root.is_dir():
         raise SettingError(f"{source!r} is neither a folder nor MODULE:CLASS")
     if not is_one_model:
@@ -252,6 +259,7 @@ async def _run(
     phases = data_plane.metrics.start_phases
     phases["start"] = time.perf_counter() - began_s
     repository = Repository(catalog, data_plane, settings["model_control_mode"] == "explicit")
+    management, beside = _management(catalog, settings, data_plane, repository)
     listener: Listener = Port(settings["host"], settings["port"], tls, settings["unix_socket"])
     colleagues: Colleagues | None = None
     talk: asyncio.Task[None] | None = None
@@ -281,9 +289,9 @@ async def _run(
         logger.error("%s: pip install 'torpor[events]'", error)
         return 1
     receiver = _receiver(data_plane, settings, store, sink)
-    app = App(data_plane, repository, settings["max_body_bytes"], colleagues, receiver)
+    app = App(data_plane, repository, settings["max_body_bytes"], colleagues, receiver, management)
     server = HttpServer(app, listener, settings["max_body_bytes"], settings["max_unfinished_bytes"])
-    lifecycle = Lifecycle(data_plane, server, settings["drain_quiet_s"], settings["drain_timeout_s"])
+    lifecycle = Lifecycle(data_plane, server, settings["drain_quiet_s"], settings["drain_timeout_s"], beside)
     if talk is not None:  # without its supervisor a worker has nobody to serve
         talk.add_done_callback(lambda _: lifecycle.stop(0.0))
     total_s = time.perf_counter() - began_s
@@ -295,6 +303,32 @@ async def _run(
         where = "unix_socket" if error.filename else f"port {settings['port']} on {settings['host']}"
         logger.error("%s: %s", where, error)
         return 1
+    except SettingError as error:
+        logger.error("%s", error)
+        return 1
+
+
+def _management(
+    catalog: "Models", settings: Mapping[str, Any], data_plane: "DataPlane", repository: "Repository"
+) -> "tuple[ManagementApi | None, dict[str, HttpServer]]":
+    """TorchServe's: what answers it on the server's own port, and the server of another. Raises SettingError."""
+    where = settings["torchserve_management"]
+    if where == "off":
+        return None, {}
+    from .serving.server import HttpServer, Port
+    from .torchserve.management import Management
+    from .torchserve.management_api import MOST_BODY_BYTES, ManagementApi, ManagementApp
+    from .torchserve.properties import read_address
+    from .torchserve.store import ArchiveStore
+
+    if not isinstance(catalog, ArchiveStore):
+        raise SettingError(f"torchserve_management = {where}, must be off where there are no archives of TorchServe's")
+    api = ManagementApi(Management(catalog, data_plane, repository))
+    if where == "port":
+        return api, {}
+    _, port = read_address("management_address", catalog.config.management_address)
+    server = HttpServer(ManagementApp(api), Port(_LOOPBACK, port, None), MOST_BODY_BYTES, settings["max_unfinished_bytes"])
+    return None, {"TorchServe's management": server}
 
 
 async def _event_store(settings: Mapping[str, Any]) -> "Store | None":

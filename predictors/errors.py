@@ -6,9 +6,12 @@
     │   ├── HeadTooLarge      431  RESOURCE_EXHAUSTED
     │   ├── RequestTimeout    408  DEADLINE_EXCEEDED   the request stopped coming
     │   └── UnsupportedMedia  415  INVALID_ARGUMENT
+    ├── Forbidden             403  PERMISSION_DENIED   what would leave a model without its default version
     ├── NotFound              404  NOT_FOUND           no such path, model or version
+    │   ├── PathNotFound      404  NOT_FOUND
     │   └── VersionNotFound   404  NOT_FOUND           the model is there, in other versions
     ├── MethodNotAllowed      405  UNIMPLEMENTED
+    ├── Conflict              409  ALREADY_EXISTS      the version is served already
     ├── NotSupported          501  UNIMPLEMENTED       the protocol has it, this server does not
     ├── Unavailable           503  UNAVAILABLE         retryable: not ready, shutting down
     │   ├── QueueFull         503  UNAVAILABLE         retryable, with Retry-After
@@ -33,6 +36,8 @@ class GrpcCode(IntEnum):
     INVALID_ARGUMENT = 3
     DEADLINE_EXCEEDED = 4
     NOT_FOUND = 5
+    ALREADY_EXISTS = 6
+    PERMISSION_DENIED = 7
     RESOURCE_EXHAUSTED = 8
     UNIMPLEMENTED = 12
     INTERNAL = 13
@@ -82,12 +87,24 @@ class UnsupportedMedia(InvalidInput):
     http_status = 415
 
 
+class Forbidden(TorporError):
+    """The default version of a model cannot be taken away while it has others."""
+
+    http_status = 403
+    grpc_code = GrpcCode.PERMISSION_DENIED
+    retryable = False
+
+
 class NotFound(TorporError):
     """No such path, model or version."""
 
     http_status = 404
     grpc_code = GrpcCode.NOT_FOUND
     retryable = False
+
+
+class PathNotFound(NotFound):
+    """No such path."""
 
 
 class VersionNotFound(NotFound):
@@ -99,6 +116,14 @@ class MethodNotAllowed(TorporError):
 
     http_status = 405
     grpc_code = GrpcCode.UNIMPLEMENTED
+    retryable = False
+
+
+class Conflict(TorporError):
+    """A version of that name is served already."""
+
+    http_status = 409
+    grpc_code = GrpcCode.ALREADY_EXISTS
     retryable = False
 
 

@@ -7,6 +7,7 @@ the default. `torpor serve --help`, the environment's names and the schema of `m
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -242,6 +243,12 @@ SETTINGS = (
         "whether callers may load and unload models (v2 repository API): none, or explicit, as Triton has it",
         choices=("none", "explicit"),
     ),
+    Setting(
+        "torchserve_management", str, "off",
+        "TorchServe's management API, where its archives are served. loopback: on 127.0.0.1, at the port of config.properties' "
+        "management_address (8081); port: on the server's own, whose host must be on loopback; with one process only",
+        choices=("off", "loopback", "port"),
+    ),
     Setting("log_level", str, "info", "least severe messages that are logged", choices=("debug", "info", "warning", "error")),
     Setting("log_format", str, "text", "form of a log line", choices=("text", "json")),
 )  # fmt: skip
@@ -319,4 +326,23 @@ def resolve(flags: Mapping[str, Any], environment: Mapping[str, str], file: Mapp
         raise SettingError(
             f"unix_socket = {values['unix_socket']!r}, must be left out with processes = {values['processes']}"
         )
+    _check_management(values)
     return values
+
+
+def _check_management(values: Mapping[str, Any]) -> None:
+    """Whoever reaches it decides what code runs here. Raises SettingError."""
+    management, host = values["torchserve_management"], values["host"]
+    if management != "off" and values["processes"] > 1:
+        raise SettingError(
+            f"torchserve_management = {management}, must be off with processes = {values['processes']}"
+        )
+    if management == "port" and host != "localhost" and not _is_loopback(host):
+        raise SettingError(f"torchserve_management = port: host = {host!r}, must be on loopback, such as 127.0.0.1")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False

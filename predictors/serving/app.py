@@ -8,7 +8,7 @@ from .data_plane import DataPlane
 from .exchange import Exchange, Fields
 from .grpc_wire import Grpc
 from .repository import Repository
-from .rest import JSON, Fail, Receiver, Rest, error_body
+from .rest import JSON, Fail, Management, Receiver, Rest, error_body
 from .worker import Colleagues
 
 
@@ -22,13 +22,15 @@ class App:
         max_body_bytes: int,
         colleagues: Colleagues | None = None,
         open_receiver: Callable[[Fail], Receiver] | None = None,
+        management: Management | None = None,
     ) -> None:
         """max_body_bytes: of a body, once it is inflated. colleagues: the server's processes, if it has more than one.
 
         open_receiver: makes what answers events, when the first one comes; without it they are requests like any other.
+        management: TorchServe's, if it is on this port.
         """
         coder = ContentCoder(max_body_bytes)
-        self._rest = Rest(data_plane, repository, coder, colleagues, open_receiver)
+        self._rest = Rest(data_plane, repository, coder, colleagues, open_receiver, management)
         self._grpc = Grpc(data_plane, repository, coder)
 
     def open(self, exchange: Exchange) -> bool:

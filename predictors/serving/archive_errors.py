@@ -2,7 +2,17 @@
 
 import json
 
-from ..errors import InvalidInput, MethodNotAllowed, NotFound, TorporError, Unavailable, VersionNotFound
+from ..errors import (
+    Conflict,
+    Forbidden,
+    InvalidInput,
+    MethodNotAllowed,
+    NotFound,
+    PathNotFound,
+    TorporError,
+    Unavailable,
+    VersionNotFound,
+)
 
 INFERENCES = ("/predictions/", "/explanations/")
 """Paths whose requests are inferences by whatever method."""
@@ -11,10 +21,13 @@ PATHS = (*INFERENCES, "/ping")
 
 _TYPES: tuple[tuple[type[TorporError], str], ...] = (
     (VersionNotFound, "ModelVersionNotFoundException"),
+    (PathNotFound, "ResourceNotFoundException"),
     (NotFound, "ModelNotFoundException"),
     (MethodNotAllowed, "MethodNotAllowedException"),
     (InvalidInput, "BadRequestException"),
     (Unavailable, "ServiceUnavailableException"),
+    (Conflict, "ConflictStatusException"),
+    (Forbidden, "InvalidModelVersionException"),
 )
 
 

@@ -85,7 +85,7 @@ class Batcher:
         self._on_broken = on_broken
         self._loop = asyncio.get_running_loop()
         self._running: dict[Batch[Bound], asyncio.TimerHandle | None] = {}
-        self._busy = False
+        self._busy = not self._most_running
         self._flush = False
         self._is_closed = False
         self._emptied = asyncio.Event()
@@ -145,6 +145,14 @@ class Batcher:
         self._lessons.extend(lessons)
         self._look_for_quiet()
 
+    def resize(self) -> None:
+        """The devices have become more or fewer; without any, what waits is refused."""
+        self._at_once, self._most_running = self._devices.devices, self._devices.in_flight
+        self._busy = len(self._running) >= self._most_running
+        if not self._at_once:
+            self._refuse(Unavailable("the model has no workers"))
+        self._step(self._loop.time())
+
     def flush(self) -> None:
         """From now on wait for nobody: the server is draining."""
         self._flush = True
@@ -200,7 +208,7 @@ class Batcher:
             limit_s = self._model_timeout_s * self._most_running / self._at_once
             timer = self._loop.call_later(limit_s, self._overdue, batch, limit_s)
         self._running[batch] = timer
-        self._busy = len(self._running) == self._most_running
+        self._busy = len(self._running) >= self._most_running
         self._devices.submit(parts, lambda results, seconds: done(batch, results, seconds), self._loop)
 
     def _overdue(self, batch: Batch[Bound], limit_s: float) -> None:
@@ -295,7 +303,7 @@ class Batcher:
         timer = self._running.pop(batch)
         if timer is not None:
             timer.cancel()
-        self._busy = False
+        self._busy = len(self._running) >= self._most_running
         self._quiet_since_s = self._loop.time()
 
     def _note_empty(self) -> None:

@@ -13,13 +13,18 @@ from .exchange import Fields
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A request. protocol: of its path: "predictions", "v1" or "v2". path: what follows the model's name and version in it."""
+    """A request. protocol: of its path: "predictions", "v1" or "v2". path: what follows the model's name and version in it.
+
+    query: of the path, where its parameters are fields of the request. fields: all that it has, by name, instead of a body.
+    """
 
     protocol: str
     headers: Mapping[str, str]
     body: bytes
     is_explained: bool = False
     path: str = ""
+    query: str = ""
+    fields: Mapping[str, bytes] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,6 +67,11 @@ class Served:
         return True
 
     @property
+    def is_healthy(self) -> bool:
+        """Whether it is as it was told to be, which may be not ready."""
+        return self.is_ready
+
+    @property
     def wants_headers(self) -> bool:
         """Whether `start` has a use for its caller's headers."""
         return bool(self.signature.wants)

@@ -16,7 +16,7 @@ Fields = Iterable[Field]
 class Head:
     """What precedes a request's body. Requests of equal heads share one, so that it is read and checked once.
 
-    path: percent-encoded, without the query. headers: by lower-case name; a repeated one's values joined by commas.
+    path: percent-encoded, without the query. query: what follows its `?`, "" without. headers: by lower-case name; a repeated one's values joined by commas.
     length: of the body in bytes, None if the head does not say. options: what the headers ask for. The last two are HTTP/1's.
     """
 
@@ -28,6 +28,7 @@ class Head:
     options: Options = NO_OPTIONS
     keeps_alive: bool = True
     awaits_continue: bool = False
+    query: str = ""
 
     def __str__(self) -> str:
         """The request in the log."""
@@ -46,9 +47,10 @@ def add_field(headers: Headers, name: bytes, value: bytes) -> None:
     headers[name] = value
 
 
-def path_of(target: bytes) -> str:
-    """The path in an ASCII target, without query and fragment."""
-    return target.partition(b"?")[0].partition(b"#")[0].decode("ascii")
+def path_and_query(target: bytes) -> tuple[str, str]:
+    """Those of an ASCII target, without its fragment."""
+    path, _, query = target.partition(b"#")[0].decode("ascii").partition("?")
+    return path, query
 
 
 class Exchange:

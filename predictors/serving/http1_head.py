@@ -7,7 +7,7 @@ feeds, folded lines, space before a colon, more than one length, a length beside
 import re
 
 from ..errors import HeadTooLarge, InvalidInput, NotSupported
-from .exchange import Head, Headers, add_field, path_of
+from .exchange import Head, Headers, add_field, path_and_query
 from .request_options import read_options
 
 MAX_HEAD_BYTES = 64 << 10
@@ -49,9 +49,10 @@ def read_head(block: bytes) -> Head:
     options = [option.strip().lower() for option in headers.get(b"connection", b"").split(b",")]
     keeps_alive = b"close" not in options and (minor == b"1" or b"keep-alive" in options)
     awaits_continue = minor == b"1" and headers.get(b"expect", b"").lower() == b"100-continue"
+    path, query = _path_and_query(target)
     return Head(
-        method.decode(), _path(target), headers, length,
-        options=read_options(headers), keeps_alive=keeps_alive, awaits_continue=awaits_continue,
+        method.decode(), path, headers, length,
+        options=read_options(headers), keeps_alive=keeps_alive, awaits_continue=awaits_continue, query=query,
     )  # fmt: skip
 
 
@@ -76,7 +77,7 @@ def read_length(value: bytes) -> int:
     return int(value)
 
 
-def _path(target: bytes) -> str:
+def _path_and_query(target: bytes) -> tuple[str, str]:
     if not target.startswith(b"/"):
         match = _ABSOLUTE.match(target)
         if match is None and target != b"*":
@@ -84,7 +85,7 @@ def _path(target: bytes) -> str:
         if match is not None:
             target = target[match.end() :]
             target = target if target.startswith(b"/") else b"/" + target
-    return path_of(target)
+    return path_and_query(target)
 
 
 class ChunkedBody:

@@ -8,7 +8,7 @@ import hpack
 
 from ..errors import InvalidInput
 from ..remembered import Remembered
-from .exchange import Field, Fields, Head, Headers, add_field, path_of
+from .exchange import Field, Fields, Head, Headers, add_field, path_and_query
 from .http1_head import read_length
 from .request_options import read_options
 
@@ -83,10 +83,10 @@ def read_fields(fields: Fields) -> Head:
             continue
         _check_field(name, value)
         add_field(headers, name, value)
-    method, path = pseudo.get(b":method"), pseudo.get(b":path")
-    if not method or not path or b":scheme" not in pseudo:
+    method, target = pseudo.get(b":method"), pseudo.get(b":path")
+    if not method or not target or b":scheme" not in pseudo:
         raise Malformed(":method, :scheme and :path must be given")
-    if not (path.startswith(b"/") or path == b"*") or not path.isascii():
+    if not (target.startswith(b"/") or target == b"*") or not target.isascii():
         raise Malformed(":path must be a path")
     if b":authority" in pseudo:
         headers.setdefault(b"host", pseudo[b":authority"])
@@ -99,7 +99,8 @@ def read_fields(fields: Fields) -> Head:
     content_type = headers.get(b"content-type", b"")
     is_grpc = content_type.startswith(b"application/grpc") and content_type[16:17] in (b"", b"+", b";")
     options = read_options(headers, is_grpc)
-    return Head(method.decode("latin-1"), path_of(path), headers, length, is_grpc=is_grpc, options=options)
+    path, query = path_and_query(target)
+    return Head(method.decode("latin-1"), path, headers, length, is_grpc=is_grpc, options=options, query=query)
 
 
 def _check_field(name: bytes, value: bytes) -> None:

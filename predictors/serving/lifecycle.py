@@ -15,8 +15,11 @@ that makes whoever runs it (the kubelet, `supervisor.py`) start it anew.
 import asyncio
 import logging
 import signal
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from ..errors import ModelBroken
+from ..settings import SettingError
 from .data_plane import DataPlane
 from .server import FINISH_S, HttpServer
 
@@ -24,11 +27,19 @@ logger = logging.getLogger("torpor")
 
 
 class Lifecycle:
-    """Runs a server over models that are loaded, and ends it on a signal."""
+    """Runs a server over models that are loaded, and ends it on a signal. beside: servers that are there as long, by name."""
 
-    def __init__(self, data_plane: DataPlane, server: HttpServer, drain_quiet_s: float, drain_timeout_s: float) -> None:
+    def __init__(
+        self,
+        data_plane: DataPlane,
+        server: HttpServer,
+        drain_quiet_s: float,
+        drain_timeout_s: float,
+        beside: Mapping[str, HttpServer] = MappingProxyType({}),
+    ) -> None:
         self._data_plane = data_plane
         self._server = server
+        self._beside = beside
         self._drain_quiet_s = drain_quiet_s
         self._drain_timeout_s = drain_timeout_s
         self._stop: asyncio.Future[float] = asyncio.get_running_loop().create_future()
@@ -36,17 +47,26 @@ class Lifecycle:
         data_plane.on_broken.append(self._fail)
 
     async def run(self, started_message: str) -> int:
-        """Serve until SIGTERM or SIGINT; `started_message` gets the address for its `{address}`. The exit status."""
+        """Serve until SIGTERM or SIGINT; `started_message` gets the address for its `{address}`. The exit status.
+
+        Raises OSError for the server's address, SettingError for that of one beside it.
+        """
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self.stop, self._drain_quiet_s)
         loop.add_signal_handler(signal.SIGINT, self.stop, 0.0)
+        for name, server in self._beside.items():
+            try:
+                logger.info("%s on %s", name, await server.start())
+            except OSError as error:
+                raise SettingError(f"{name}: {error}") from None
         address = await self._server.start()
         await self._data_plane.set_ready(True)
         logger.info(started_message.format(address=address))
         quiet_s = await self._stop
         end_s = loop.time() + self._drain_timeout_s
         await self._drain(quiet_s, end_s)
-        await self._server.shutdown(max(0.0, end_s - loop.time()) + FINISH_S)
+        left_s = max(0.0, end_s - loop.time()) + FINISH_S
+        await asyncio.gather(*(server.shutdown(left_s) for server in (self._server, *self._beside.values())))
         await asyncio.gather(*(model.end() for model in self._data_plane.models()))
         logger.info("stopped")
         return self._status

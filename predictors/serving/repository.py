@@ -1,5 +1,7 @@
 """Loading and unloading models while the server runs: the v2 repository API, by all processes or by none.
 
+TorchServe's management API adds and removes single versions, where there is one process.
+
 A change is prepared (a model is loaded and warmed beside what serves), and then committed: its name leads to the new
 versions from one request to the next, and the old ones answer what they have taken before they go. If a process cannot
 prepare, all abort. Changes are made one after the other, so that one that hangs would hold up all that follow: it fails
@@ -15,7 +17,7 @@ from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from typing import Protocol
 
-from ..errors import InvalidInput, ModelFailed, NotSupported
+from ..errors import Forbidden, InvalidInput, ModelFailed, NotSupported
 from .data_plane import DataPlane, Served
 from .tasks import Tasks, in_daemon
 
@@ -123,6 +125,37 @@ class Repository:
                 self.abort(name)
                 raise
             self.commit(name, is_loaded)
+
+    async def add(self, name: str, version: str) -> None:
+        """Serve one version more of what is in the catalog, the default if it is the first. Raises ModelFailed."""
+        async with self._changing:
+            source = self._catalog.model(name)
+            try:
+                assembled = await in_daemon(partial(source.assemble, version))
+                model = await assembled.load(self._data_plane, name, version)
+            except (Exception, SystemExit) as error:
+                logger.error("model %s version %s failed to load: %s", name, version, error)
+                raise ModelFailed(f"model '{name}' version {version} failed to load: {error}") from error
+            self._data_plane.publish(name, [*self._data_plane.versions(name), model])
+            logger.info("model %s version %s: loaded", name, version)
+
+    async def remove(self, name: str, version: str) -> None:
+        """Serve a version no more; what it has taken is answered. Raises NotFound; Forbidden for a default beside others."""
+        async with self._changing:
+            model = self._data_plane.model(name, version)
+            versions = self._data_plane.versions(name)
+            if model is versions[0] and len(versions) > 1:
+                raise Forbidden(f"version {version} is the default of model '{name}', which has others")
+            self._data_plane.publish(name, [one for one in versions if one is not model])
+            logger.info("model %s version %s: unloaded", name, version)
+            self._retire([model])
+
+    async def prefer(self, name: str, version: str) -> None:
+        """Make a version the default. Raises NotFound."""
+        async with self._changing:
+            model = self._data_plane.model(name, version)
+            others = [one for one in self._data_plane.versions(name) if one is not model]
+            self._data_plane.publish(name, [model, *others])
 
     async def prepare(self, name: str, is_loaded: bool) -> None:
         """Do everything that can fail. Raises NotFound for a model that is not in the catalog, ModelFailed."""

@@ -15,6 +15,7 @@ from ..errors import (
     ModelFailed,
     NotFound,
     NotSupported,
+    PathNotFound,
     TorporError,
     Unavailable,
 )
@@ -64,6 +65,17 @@ class Receiver(Protocol):
         """model: that the path names, None for the path `/`. version: of the only model then, "" for any. Raises NotFound."""
 
 
+class Management(Protocol):
+    """What answers the requests of TorchServe's management API: `torchserve.management_api`."""
+
+    def takes(self, head: Head) -> bool: ...
+
+    def route(self, exchange: Exchange) -> Handler:
+        """Raises a TorporError."""
+
+    def fail(self, exchange: Exchange, error: Exception) -> None: ...
+
+
 Encode = Callable[[InferResponse, Terms], tuple[bytes, Fields]]
 
 
@@ -77,7 +89,9 @@ class Rest:
         coder: ContentCoder,
         colleagues: Colleagues | None,
         open_receiver: Callable[[Fail], Receiver] | None,
+        management: Management | None,
     ) -> None:
+        self._management = management
         self._data_plane = data_plane
         self._repository = repository
         self._coder = coder
@@ -91,6 +105,8 @@ class Rest:
     def route(self, exchange: Exchange) -> Handler:
         """Who answers the exchange. Refuses before a body is read what can be refused: raises a TorporError."""
         head = exchange.head
+        if self._management is not None and self._management.takes(head):
+            return self._management.route(exchange)
         if _may_infer(head):
             inference, options = self._target(head), head.options
             if inference is not None:
@@ -114,6 +130,9 @@ class Rest:
 
     def fail(self, exchange: Exchange, error: Exception) -> None:
         """Answer with an error."""
+        if self._management is not None and self._management.takes(exchange.head):
+            self._management.fail(exchange, error)
+            return
         self._count(exchange.head, error)
         if not isinstance(error, TorporError):
             logger.error("%s failed", exchange.head, exc_info=error)
@@ -238,7 +257,7 @@ class Rest:
                 return self._asking(method, partial(self._load, name))
             case ["", "v2", "repository", "models", name, "unload"]:
                 return self._asking(method, partial(self._unload, name))
-        raise NotFound(f"path {path[:200]} is unknown")
+        raise PathNotFound(f"path {path[:200]} is unknown")
 
     def _route_model(self, method: str, path: str, name: str, rest: list[str]) -> Handler:
         version = ""
@@ -253,7 +272,7 @@ class Rest:
                 raise _not_allowed(method, "POST")
             case ["infer_stream" | "generate" | "generate_stream"]:
                 raise NotSupported(f"{rest[0]} is not supported: this server does not stream, infer answers")
-        raise NotFound(f"path {path[:200]} is unknown")
+        raise PathNotFound(f"path {path[:200]} is unknown")
 
     def _reading(self, method: str, content: Callable[[], tuple[int, dict[str, object]]]) -> Handler:
         if method not in ("GET", "HEAD"):
@@ -308,7 +327,7 @@ class Rest:
 
     def _ping(self, exchange: Exchange) -> None:
         """TorchServe's word for it; by any method."""
-        ready = self._data_plane.is_ready and all(model.is_ready for model in self._data_plane.models())
+        ready = self._data_plane.is_ready and all(model.is_healthy for model in self._data_plane.models())
         text = b'{\n  "status": "%s"\n}\n' % (b"Healthy" if ready else b"Unhealthy")
         exchange.respond(200 if ready else 500, text, JSON)
 

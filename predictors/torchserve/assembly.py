@@ -20,7 +20,7 @@ from .archive import Archive
 from .model_settings import ModelSettings
 from .process import OnEnd, WorkerProcess
 from .properties import Config
-from .served import ServedArchive
+from .served import Origin, ServedArchive
 from .workers import Start, Workers
 
 logger = logging.getLogger("torpor.torchserve")
@@ -35,7 +35,7 @@ _GPUS = Path("/proc/driver/nvidia/gpus")
 class AssembledArchive:
     """A version of an archive, not loaded yet.
 
-    settings: torpor's own, resolved with the model's. cores: that all of its workers may use.
+    settings: torpor's own, resolved with the model's. cores: that all of its workers may use. is_from_start: nobody registered it.
     """
 
     archive: Archive
@@ -43,6 +43,13 @@ class AssembledArchive:
     model: ModelSettings
     settings: Mapping[str, Any]
     cores: int
+    is_from_start: bool = True
+
+    @property
+    def origin(self) -> Origin:
+        """What the served model tells of itself."""
+        runtime = self.archive.manifest.raw.get("runtime") or "python"
+        return Origin(self.archive.path.name, str(runtime), self.model, self._gpus() > 0, self.is_from_start)
 
     async def load(self, data_plane: DataPlane, name: str, version: str) -> ServedArchive:
         """Unpack it and start its workers. Raises ArchiveError."""
@@ -52,7 +59,7 @@ class AssembledArchive:
         with ExitStack() as kept:
             with data_plane.metrics.phase("unpack"):
                 folder = await asyncio.to_thread(kept.enter_context, self.archive.unpacked())
-            number = self.model.workers or self.cores
+            number = self.cores if self.model.workers is None else self.model.workers
             start = self._start(folder, name, version, number)
             workers = Workers(name, number, start, self.model.response_timeout_s)
             with data_plane.metrics.phase("load"):
@@ -61,7 +68,7 @@ class AssembledArchive:
             metrics = ModelMetrics(name, version, policy)
             batcher = Batcher(policy, workers, data_plane.observer(metrics))
             timeout_s = self.settings["request_timeout_s"]
-            return ServedArchive(name, version, batcher, workers, metrics, kept.pop_all(), timeout_s)
+            return ServedArchive(name, version, self.origin, batcher, workers, metrics, kept.pop_all(), timeout_s)
 
     def _start(self, folder: Path, name: str, version: str, workers_count: int) -> Start:
         """What gives one loaded worker."""
@@ -86,7 +93,7 @@ class AssembledArchive:
 
         async def start(on_end: OnEnd) -> WorkerProcess:
             number = next(numbers)
-            worker = WorkerProcess(f"{name} worker {number}", on_end)
+            worker = WorkerProcess(name, number, on_end)
             gpu = number % gpus if gpus else None
             await worker.load({**options, "gpu_id": gpu}, environment, self.model.startup_timeout_s)
             return worker
@@ -95,7 +102,7 @@ class AssembledArchive:
 
     def _threads(self, workers_count: int) -> str:
         """Of each worker: its share of the cores, or fewer if the environment says so."""
-        share = self.settings["threads"] or max(1, self.cores // workers_count)
+        share = self.settings["threads"] or max(1, self.cores // max(1, workers_count))
         said = os.environ.get("OMP_NUM_THREADS", "")
         return str(min(share, int(said))) if said.isdecimal() and int(said) else str(share)
 

@@ -13,7 +13,8 @@ from .properties import Config
 
 _NUMBERS = {
     # key: (field, lowest)
-    "minWorkers": ("workers", 1),
+    "minWorkers": ("workers", 0),
+    "maxWorkers": ("most_workers", 0),
     "batchSize": ("batch_size", 1),
     "maxBatchDelay": ("max_batch_delay_ms", 0),
     "responseTimeout": ("response_timeout_s", 1),
@@ -27,12 +28,13 @@ _DEVICES = ("cpu", "gpu")
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """One model's settings. workers: None for as many as there are cores. device_type: "" for a GPU where there is one.
+    """One model's settings. workers: None for as many as there are cores; 0 for none until it is scaled.
 
-    client_timeout_ms: of requests without a deadline of their own; 0 for none.
+    most_workers: up to which it may have been scaled. device_type: "" for a GPU where there is one. client_timeout_ms: of requests without a deadline of their own; 0 for none.
     """
 
     workers: int | None = None
+    most_workers: int | None = None
     batch_size: int = 1
     max_batch_delay_ms: int = 100
     response_timeout_s: int = 120
@@ -43,16 +45,19 @@ class ModelSettings:
 
     @classmethod
     def of(
-        cls, config: Config, own: Mapping[str, Any], where: str, snapshot: Mapping[str, Any] | None
+        cls, config: Config, own: Mapping[str, Any], where: str, snapshot: Mapping[str, Any] | None, asked: Mapping[str, Any]
     ) -> "ModelSettings":
-        """own: the archive's YAML, or the entry in `models=`. Raises SettingError naming `where`, key, value and range."""
+        """own: the archive's YAML, or the entry in `models=`. asked: what its registration says.
+
+        Raises SettingError naming `where`, key, value and range.
+        """
         settings = cls(
             workers=config.default_workers_per_model or None,
             response_timeout_s=config.default_response_timeout,
             startup_timeout_s=config.default_startup_timeout,
             job_queue_size=config.job_queue_size,
         )
-        return settings.changed(own, where).changed(snapshot or {}, "model_snapshot")
+        return settings.changed(own, where).changed(snapshot or {}, "model_snapshot").changed(asked, "registration")
 
     def changed(self, said: Mapping[str, Any], where: str) -> "ModelSettings":
         """With what an object of TorchServe's keys says; its other keys are the handler's. Raises SettingError."""
@@ -62,7 +67,6 @@ class ModelSettings:
             if value is None:
                 continue
             if type(value) is not int or not lowest <= value <= 1 << 31:
-                # A version that is registered without workers has none until it is scaled.
                 raise SettingError(f"{where}: {key} = {value!r}, must be an integer in [{lowest}, {1 << 31}]")
             changes[name] = value
         device = said.get("deviceType")

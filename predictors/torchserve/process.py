@@ -7,6 +7,7 @@ import asyncio
 import logging
 import socket
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -29,9 +30,11 @@ OnEnd = Callable[["WorkerProcess", str, bool], None]
 class WorkerProcess(asyncio.Protocol):
     """Belongs to one event loop."""
 
-    def __init__(self, name: str, on_end: OnEnd) -> None:
-        """on_end: called when it ends after it was loaded."""
-        self.name = name
+    def __init__(self, name: str, number: int, on_end: OnEnd) -> None:
+        """number: among all of its model's, in the order of their starts. on_end: called when it ends after it was loaded."""
+        self.name = f"{name} worker {number}"
+        self.number = number
+        self.began_s = time.monotonic()
         self._on_end = on_end
         self._loop = asyncio.get_running_loop()
         self._parser = frames.Parser()
@@ -43,6 +46,10 @@ class WorkerProcess(asyncio.Protocol):
         self._reason = ""
         self._has_begun = True
         self._ending = Tasks()
+
+    @property
+    def pid(self) -> int:
+        return 0 if self._process is None else self._process.pid
 
     async def load(self, options: Mapping[str, Any], environment: Mapping[str, str], startup_timeout_s: float) -> None:
         """Start it and let it load the handler. Raises ArchiveError with what it says, and then it is no more."""

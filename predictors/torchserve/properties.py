@@ -34,7 +34,8 @@ class Config:
     """What config.properties says; `Config()` is what holds without one.
 
     model_store: where the archives are. load_models: "all", or names with commas. snapshot: of models by name and version,
-    None without. models: the same, for models that are loaded by `load_models`. timeouts in seconds.
+    None without. models: the same, for models that are loaded by `load_models`. timeouts in seconds. enable_model_api: whether
+    callers of the management API may register and unregister, if there is one.
     """
 
     model_store: str = ""
@@ -49,6 +50,8 @@ class Config:
     service_envelope: str = ""
     decode_input_request: bool = True
     limit_max_image_pixels: bool = True
+    enable_model_api: bool = True
+    management_address: str = "http://127.0.0.1:8081"
 
     @classmethod
     def read(cls, path: Path, environment: Mapping[str, str] = os.environ) -> "Config":
@@ -75,6 +78,17 @@ class Config:
         if without_meaning:
             logger.info("%s: without effect here: %s", path, ", ".join(without_meaning))
         return cls(**read)
+
+
+def read_address(key: str, address: str) -> tuple[str, int]:
+    """Host and port of a value such as `http://127.0.0.1:8081`. Raises SettingError."""
+    match = _ADDRESS.fullmatch(address)
+    if match is None or int(match[3]) > 65535:
+        raise SettingError(f"{key} = {address[:100]!r}, must be http://HOST:PORT")
+    return match[1] or match[2], int(match[3])
+
+
+_ADDRESS = re.compile(r"http://(?:\[([0-9a-fA-F:.]+)\]|([^/:\[\]]+)):([0-9]{1,5})/?")
 
 
 def parse(text: str) -> dict[str, str]:
@@ -108,7 +122,8 @@ _KINDS = {
     "model_store": "text", "load_models": "text", "model_snapshot": "snapshot", "models": "object",
     "default_workers_per_model": "count", "default_response_timeout": "seconds", "default_startup_timeout": "seconds",
     "job_queue_size": "positive", "number_of_gpu": "count", "service_envelope": "envelope",
-    "decode_input_request": "flag", "limit_max_image_pixels": "flag",
+    "decode_input_request": "flag", "limit_max_image_pixels": "flag", "enable_model_api": "flag",
+    "management_address": "text",
 }  # fmt: skip
 _FIELDS = {"model_snapshot": "snapshot"}
 

@@ -6,14 +6,16 @@
 To the policy a request is one row; rows of one protocol share a batch, an explanation runs alone.
 """
 
+import asyncio
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any, cast
 from uuid import uuid4
 
 from ..batching.bucket import Bucket
-from ..errors import ModelFailed, TorporError
+from ..errors import ModelFailed, TorporError, Unavailable
 from ..protocol.datatypes import Array, array_from_raw, datatype_of, encode_bytes
 from ..protocol.inference import InferRequest
 from ..serving.batcher import Answer, Batcher
@@ -22,6 +24,8 @@ from ..serving.data_plane import Batched, shortest
 from ..serving.exchange import Field
 from ..serving.metrics import ModelMetrics
 from ..signature import Signature
+from .model_settings import ModelSettings
+from .process import WorkerProcess
 from .workers import Reply, Row, Workers
 
 _FIELD_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]+")
@@ -37,8 +41,19 @@ _BUCKETS = {
 }  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Where a served archive comes from. file: its name. is_from_start: nobody registered it."""
+
+    file: str
+    runtime: str
+    settings: ModelSettings
+    has_gpus: bool
+    is_from_start: bool
+
+
 class ServedArchive(Batched):
-    """One version of one archive, loaded."""
+    """One version of one archive, loaded. least_workers, most_workers: what was asked for last."""
 
     takes_calls = True
     signature = Signature()
@@ -47,6 +62,7 @@ class ServedArchive(Batched):
         self,
         name: str,
         version: str,
+        origin: Origin,
         batcher: Batcher,
         workers: Workers,
         metrics: ModelMetrics,
@@ -55,14 +71,24 @@ class ServedArchive(Batched):
     ) -> None:
         """unpacked: holds the folder until it is closed."""
         super().__init__(name, version, batcher, metrics, default_timeout_s)
+        self.origin = origin
+        self.least_workers = workers.devices
+        self.most_workers = max(workers.devices, origin.settings.most_workers or 0)
         self._workers = workers
         self._unpacked = unpacked
+        self._scaling = asyncio.Lock()
 
     def call(self, call: Call, timeout_s: float | None, answer: Callable[[CallAnswer | TorporError], None]) -> Row:
         request_id = call.headers.get("x-request-id") or str(uuid4())
         headers = {**call.headers, "url_path": call.path}
         said: dict[str, Any] = {"id": request_id, "headers": headers, "is_explained": call.is_explained}
-        row = Row(_BUCKETS[call.protocol, call.is_explained], said, [call.body])
+        if call.fields is None:
+            blobs: Sequence[bytes] = [call.body]
+        else:
+            said["fields"], blobs = [*call.fields], [*call.fields.values()]
+        if call.query:
+            said["query"] = call.query
+        row = Row(_BUCKETS[call.protocol, call.is_explained], said, blobs)
 
         def replied(result: Reply | TorporError) -> None:
             try:
@@ -91,6 +117,29 @@ class ServedArchive(Batched):
         self._submit(row, shortest(request.terms.timeout_s, timeout_s), replied)
         return row
 
+    async def scale(self, least: int, most: int) -> None:
+        """Have that many workers; of those that are too many each answers what it has. Raises ArchiveError, and keeps what it had.
+
+        Returns when those that were missing are loaded.
+        """
+        async with self._scaling:
+            count = min(max(self._workers.devices, least), most)
+            if count > self._workers.devices:
+                await self._workers.grow(count)
+            else:
+                self._workers.shrink(count)
+            self.least_workers, self.most_workers = least, most
+            self.batcher.resize()
+
+    def workers(self) -> list[WorkerProcess]:
+        """Those that are there."""
+        return self._workers.processes()
+
+    def check_room(self) -> None:
+        if not self._workers.devices:
+            raise Unavailable(f"model '{self.name}' version {self.version} has no workers until it is scaled")
+        super().check_room()
+
     @property
     def wants_headers(self) -> bool:
         return True
@@ -98,6 +147,10 @@ class ServedArchive(Batched):
     @property
     def is_ready(self) -> bool:
         return self._workers.alive > 0
+
+    @property
+    def is_healthy(self) -> bool:
+        return self.is_ready or not self._workers.devices
 
     async def close(self) -> None:
         await super().close()
@@ -108,6 +161,7 @@ class ServedArchive(Batched):
         await self._workers.close()
 
     def _submit(self, row: Row, timeout_s: float | None, answer: Callable[[Reply | TorporError], None]) -> None:
+        self.check_room()
         # The batcher hands on what the workers gave.
         self.batcher.submit(row, cast(Answer, answer), self.default_timeout_s if timeout_s is None else timeout_s)
 

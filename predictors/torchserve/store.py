@@ -7,7 +7,7 @@ FOLDER/model-store/*.mar
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +25,18 @@ from .properties import Config
 
 @dataclass(frozen=True)
 class ArchiveVersion:
-    """One archive under the name it is served by. snapshot: what the configuration's snapshot says of it."""
+    """One archive under the name it is served by. snapshot: what the configuration's snapshot says of it.
+
+    asked: what its registration says, None for one that was there at the start. handler: the registration's, "" for its own.
+    """
 
     path: Path
     version: str
     config: Config
     snapshot: Mapping[str, Any] | None
     models_entry: Mapping[str, Any]
+    asked: Mapping[str, Any] | None = None
+    handler: str = ""
 
 
 @dataclass(frozen=True)
@@ -54,25 +59,40 @@ class ArchiveModel:
         """Read it anew, and its settings. Raises SettingError."""
         (found,) = [archive for archive in self.archives if archive.version == version]
         archive = Archive.read(found.path)
+        if found.handler:
+            archive = replace(archive, manifest=replace(archive.manifest, handler=found.handler))
         own = {**found.models_entry, **_own_settings(archive)}
-        model = ModelSettings.of(
-            found.config, own, f"{found.path.name}: {archive.manifest.config_file}", found.snapshot
-        )
+        where = f"{found.path.name}: {archive.manifest.config_file}"
+        model = ModelSettings.of(found.config, own, where, found.snapshot, found.asked or {})
         settings = self.outside.settings(model.for_batching())
-        return AssembledArchive(archive, found.config, model, settings, max(1, self.cores // settings["processes"]))
+        cores = max(1, self.cores // settings["processes"])
+        return AssembledArchive(archive, found.config, model, settings, cores, found.asked is None)
 
 
 class ArchiveStore:
-    """The models by name."""
+    """The models by name. config: that of the folder. folder: where archives to register are, None for a single archive."""
 
-    def __init__(self, models: Mapping[str, ArchiveModel]) -> None:
+    def __init__(
+        self, models: dict[str, list[ArchiveVersion]], config: Config, folder: Path | None, outside: Outside, cores: int
+    ) -> None:
         self._models = models
+        self.config = config
+        self.folder = folder
+        self._outside = outside
+        self._cores = cores
 
     @classmethod
-    def of(cls, root: Path, outside: Outside, cores: int, name: str | None) -> "ArchiveStore":
-        """name: of the only model, if it is to have another. Raises SettingError for what cannot be served."""
+    def of(
+        cls, root: Path, outside: Outside, cores: int, name: str | None, may_be_empty: bool = False
+    ) -> "ArchiveStore":
+        """name: of the only model, if it is to have another. may_be_empty: archives may be registered later.
+
+        Raises SettingError for what cannot be served.
+        """
+        config = Config.read(root / CONFIG) if (root / CONFIG).is_file() else Config()
+        folder = _folder(root, config)
         found: dict[str, list[ArchiveVersion]] = {}
-        for model_name, archive in _archives(root):
+        for model_name, archive in _archives(root, config, folder):
             versions = found.setdefault(model_name, [])
             for other in versions:
                 if other.version == archive.version:
@@ -81,14 +101,14 @@ class ArchiveStore:
                         f"of model '{model_name}'"
                     )
             versions.append(archive)
-        if not found:
+        if not found and not may_be_empty:
             raise SettingError(f"{root}: no archive to serve in it")
-        if name is not None:
+        if name is not None and found:
             if len(found) > 1:
                 raise SettingError(f"--model-name: {name!r}, but {root} has several models: {', '.join(found)}")
             (versions,) = found.values()
             found = {name: versions}
-        return cls({name: ArchiveModel(name, versions, outside, cores) for name, versions in found.items()})
+        return cls(found, config, folder, outside, cores)
 
     def names(self) -> list[str]:
         return [*self._models]
@@ -97,36 +117,57 @@ class ArchiveStore:
         """Raises NotFound."""
         if name not in self._models:
             raise NotFound(f"model '{name}' is unknown, must be one of {', '.join(self._models)}")
-        return self._models[name]
+        return ArchiveModel(name, [*self._models[name]], self._outside, self._cores)
+
+    def add(self, name: str, archive: ArchiveVersion) -> None:
+        """A version more, the default if it is the first; for the one that had its version before."""
+        others = [one for one in self._models.get(name, ()) if one.version != archive.version]
+        self._models[name] = [*others, archive]
+
+    def remove(self, name: str, version: str) -> None:
+        """Without one that there is, and without the model if it was the last."""
+        versions = self._models[name]
+        versions[:] = [archive for archive in versions if archive.version != version]
+        if not versions:
+            del self._models[name]
+
+    def prefer(self, name: str, version: str) -> None:
+        """Make one that there is the default."""
+        self._models[name].sort(key=lambda archive: archive.version != version)
 
 
-def _archives(root: Path) -> Iterator[tuple[str, ArchiveVersion]]:
-    """The names and archives, of a name's versions the default first. Raises SettingError."""
+def _folder(root: Path, config: Config) -> Path | None:
+    """Where the archives are; None if the place is one itself. Raises SettingError."""
     if is_archive(root):
-        yield _named(root, Config())
-        return
+        return None
     if not (root / CONFIG).is_file():
-        for path in sorted(filter(is_archive, root.iterdir())):
-            yield _named(path, Config())
-        return
-    config = Config.read(root / CONFIG)
+        return root
     store = root / "model-store"
     if not store.is_dir():
         store = Path(config.model_store)
         if not config.model_store or not store.is_dir():
             raise SettingError(f"{root / CONFIG}: model_store = {config.model_store!r}, must be a folder")
-    if config.snapshot is not None:
+    return store
+
+
+def _archives(root: Path, config: Config, store: Path | None) -> Iterator[tuple[str, ArchiveVersion]]:
+    """The names and archives, of a name's versions the default first. Raises SettingError."""
+    if store is None:
+        yield named_archive(root, config)
+    elif config.snapshot is not None:
         yield from _of_snapshot(config, config.snapshot, store, root / CONFIG)
+    elif config.load_models.strip() == "none":
+        return
     elif config.load_models.strip() in ("", "all"):
         for path in sorted(filter(is_archive, store.iterdir())):
-            yield _named(path, config)
+            yield named_archive(path, config)
     else:
         for entry in config.load_models.split(","):
             name, _, file = entry.strip().rpartition("=")
             path = store / file
             if "/" in file or not is_archive(path):
                 raise SettingError(f"{root / CONFIG}: load_models: {file!r} is no archive in {store}")
-            named, archive = _named(path, config)
+            named, archive = named_archive(path, config)
             yield name or named, archive
 
 
@@ -146,7 +187,8 @@ def _of_snapshot(
             yield name, ArchiveVersion(path, Archive.read(path).manifest.version, config, entry, {})
 
 
-def _named(path: Path, config: Config) -> tuple[str, ArchiveVersion]:
+def named_archive(path: Path, config: Config) -> tuple[str, ArchiveVersion]:
+    """An archive, and the name that it says. Raises ArchiveError."""
     archive = Archive.read(path)
     version = archive.manifest.version
     entry = (config.models or {}).get(archive.name)

@@ -3,6 +3,8 @@
 A worker that ends is started anew, with a pause that grows while none comes back for good. Of the batch that it had, one
 request is the culprit and nobody knows which: each runs again, alone, and only the one that ends its worker again fails. A
 batch that finds no worker waits for one.
+
+Their number may change (`grow`, `shrink`): one that is too many leaves when it has answered its batch.
 """
 
 import asyncio
@@ -57,7 +59,7 @@ Start = Callable[[OnEnd], Awaitable[WorkerProcess]]
 
 
 class Workers:
-    """`count` processes of one archive; belongs to one event loop."""
+    """Processes of one archive; belongs to one event loop. devices: how many there are to be."""
 
     halved_s = 0.0
     """They halve a batch in their own time: what limits it is the response timeout."""
@@ -71,22 +73,71 @@ class Workers:
         self._busy: dict[WorkerProcess, _Job] = {}
         self._waiting: deque[_Job] = deque()
         self._failures = 0
+        self._starting = 0
+        """Those that are on their way, restarts among them."""
         self._is_closed = False
         self._restarts = Tasks()
+        self._leaving = Tasks()
 
     @property
     def alive(self) -> int:
         """How many there are at the moment."""
         return len(self._idle) + len(self._busy)
 
+    def processes(self) -> list[WorkerProcess]:
+        """Those that are there at the moment, in the order of their starts."""
+        return sorted((*self._idle, *self._busy), key=lambda worker: worker.number)
+
     async def open(self) -> None:
         """Start all of them. Raises ArchiveError if one cannot load, and then there is none."""
-        started = await asyncio.gather(*(self._start(self._ended) for _ in range(self.devices)), return_exceptions=True)
-        self._idle.extend(worker for worker in started if isinstance(worker, WorkerProcess))
+        try:
+            await self._add(self.devices)
+        except BaseException:
+            await self.close()
+            raise
+
+    async def grow(self, count: int) -> None:
+        """Have `count`, which is not fewer; returns when they are loaded. Raises ArchiveError, and then it is as before."""
+        before = self.devices
+        missing = max(0, count - self.alive - self._starting)
+        self.devices = self.in_flight = count
+        try:
+            await self._add(missing)
+        except BaseException:
+            self.shrink(before)
+            raise
+
+    def shrink(self, count: int) -> None:
+        """Have `count`, which is not more: those that are idle leave now, others with the answer that they are at."""
+        self.devices = self.in_flight = count
+        while self._idle and self.alive > count:
+            self._leave(self._idle.pop())
+        self._assign()
+
+    async def _add(self, count: int) -> None:
+        """Start so many, the others too if one cannot load. Raises its ArchiveError."""
+        self._starting += count
+        try:
+            started = await asyncio.gather(*(self._start(self._ended) for _ in range(count)), return_exceptions=True)
+        finally:
+            self._starting -= count
+        for worker in started:
+            if isinstance(worker, WorkerProcess):
+                self._come(worker)
         for result in started:
             if isinstance(result, BaseException):
-                await self.close()
                 raise result
+
+    def _come(self, worker: WorkerProcess) -> None:
+        """It can take a batch, if it is not one too many."""
+        if self.alive >= self.devices:
+            self._leave(worker)
+            return
+        self._idle.append(worker)
+        self._assign()
+
+    def _leave(self, worker: WorkerProcess) -> None:
+        self._leaving.start(worker.stop(), f"end of {worker.name}")
 
     def submit(self, parts: Sequence[Bound], done: Done, loop: asyncio.AbstractEventLoop) -> None:
         began_s = loop.time()
@@ -106,10 +157,13 @@ class Workers:
         """End all processes; nothing may be at work."""
         self._is_closed = True
         await self._restarts.cancel()
+        await self._leaving.ended()
         await asyncio.gather(*(worker.stop() for worker in (*self._idle, *self._busy)))
         self._idle.clear()
 
     def _assign(self) -> None:
+        if not self.devices:
+            self._refuse("there are none")
         while self._waiting and self._idle:
             worker, job = self._idle.popleft(), self._waiting.popleft()
             self._busy[worker] = job
@@ -122,8 +176,7 @@ class Workers:
     ) -> None:
         job = self._busy.pop(worker)
         self._failures = 0
-        self._idle.append(worker)
-        self._assign()
+        self._come(worker)
         job.finish([_result(said, parts) for said, parts in zip(replies, blobs, strict=True)])
 
     def _ended(self, worker: WorkerProcess, reason: str, has_begun: bool) -> None:
@@ -136,7 +189,8 @@ class Workers:
         elif job is not None:  # it ended for another reason
             self._waiting.appendleft(job)
             self._assign()
-        if not self._is_closed:
+        if not self._is_closed and self.alive + self._starting < self.devices:
+            self._starting += 1
             self._restarts.start(self._restart(), f"restart of {self.name}")
 
     def _answer_for(self, job: _Job, reason: str) -> None:
@@ -156,27 +210,30 @@ class Workers:
         self._assign()
 
     async def _restart(self) -> None:
-        while True:
-            pause_s = _PAUSES_S[min(self._failures, len(_PAUSES_S) - 1)]
-            self._failures += 1
-            await asyncio.sleep(pause_s)
-            try:
-                worker = await self._start(self._ended)
-            except ArchiveError as error:
-                logger.error("%s", error)
-                if not self.alive:
-                    self._refuse(error)
-                continue
-            logger.info("%s: its worker is back", self.name)
-            self._idle.append(worker)
-            self._assign()
-            return
+        """Start one of those that are counted as starting, while it is wanted."""
+        try:
+            while self.alive + self._starting <= self.devices:
+                pause_s = _PAUSES_S[min(self._failures, len(_PAUSES_S) - 1)]
+                self._failures += 1
+                await asyncio.sleep(pause_s)
+                try:
+                    worker = await self._start(self._ended)
+                except ArchiveError as error:
+                    logger.error("%s", error)
+                    if not self.alive:
+                        self._refuse(f"they cannot be started: {error}")
+                    continue
+                logger.info("%s: its worker is back", self.name)
+                self._come(worker)
+                return
+        finally:
+            self._starting -= 1
 
-    def _refuse(self, error: ArchiveError) -> None:
-        """Nobody is left, and nobody can be started just now: what waits here has not begun."""
+    def _refuse(self, reason: str) -> None:
+        """Nobody is left, and nobody is to come just now: what waits here has not begun."""
         waiting, self._waiting = self._waiting, deque()
         for job in waiting:
-            job.finish([Unavailable(f"the model's workers cannot be started: {error}") for _ in job.rows])
+            job.finish([Unavailable(f"the model has no workers: {reason}") for _ in job.rows])
 
 
 def _result(said: dict[str, Any], blobs: Sequence[memoryview]) -> Reply | TorporError:

@@ -30,6 +30,7 @@ from .answers import Unanswerable
 class Call:
     """A request to a handler. headers: names in lower case. inputs: of its tensors, what is said beside their data.
 
+    fields: of what has no body, the names of its blobs. query: parameters that are fields beside the body's.
     rows: what the handler gets for it. types: the content type of each field of its row.
     """
 
@@ -38,6 +39,8 @@ class Call:
     blobs: Sequence[bytes]
     is_explained: bool = False
     inputs: Sequence[Mapping[str, Any]] = ()
+    fields: Sequence[str] | None = None
+    query: str = ""
     rows: list[Any] = field(default_factory=list)
     types: Mapping[str, str] = field(default_factory=dict)
     names: list[str] = field(default_factory=list)
@@ -72,7 +75,7 @@ class Plain:
     envelope: str = ""
 
     def open(self, call: Call) -> None:
-        row, call.types = request_data.read(call.headers, call.blobs[0], self.decodes)
+        row = _row(call, self.decodes)
         if self.envelope == "":
             call.rows = [row]
             return
@@ -106,7 +109,7 @@ class KServeV1:
     is_v1: bool
 
     def open(self, call: Call) -> None:
-        instances = _object(call.blobs[0]).get("instances")
+        instances = _object(_content(call)).get("instances")
         if not isinstance(instances, list):
             raise InvalidInput("instances must be a list")
         call.rows = instances
@@ -134,7 +137,7 @@ class KServeV2:
         if call.inputs:
             call.rows = [_input_of(said, blob) for said, blob in zip(call.inputs, call.blobs, strict=True)]
         else:
-            content = _object(call.blobs[0])
+            content = _object(_content(call))
             inputs = content.get("inputs")
             if not isinstance(inputs, list) or not inputs:
                 raise InvalidInput("inputs must be a non-empty list of tensors")
@@ -167,6 +170,22 @@ class KServeV2:
             "outputs": outputs,
         }
         return _written(content, self.is_v2)
+
+
+def _row(call: Call, decodes: bool) -> dict[str, Any]:
+    """What the call says, by field. Raises InvalidInput."""
+    if call.fields is not None:
+        return {name: bytearray(blob) for name, blob in zip(call.fields, call.blobs, strict=True)}
+    row, call.types = request_data.read(call.headers, call.blobs[0], decodes)
+    return {**request_data.parameters(call.query), **row} if call.query else row
+
+
+def _content(call: Call) -> Any:
+    """Its body; of what has none the field that stands for it."""
+    if call.fields is None:
+        return call.blobs[0]
+    row = _row(call, False)
+    return row.get("data") or row.get("body") or b""
 
 
 def _written(content: object, by_kserve: bool) -> Answer:

@@ -32,6 +32,11 @@ def read(headers: Mapping[str, str], body: bytes, decodes: bool) -> tuple[Row, d
     return {"body": _value(content_type, body, decodes)}, {"body": content_type}
 
 
+def parameters(query: str) -> Row:
+    """Those of a URL's query; of one that is there twice the last. Values are bytearrays, as a form's."""
+    return _form(query.encode())
+
+
 def loads(text: bytes | bytearray | memoryview) -> Any:
     """What the standard library reads, NaN too; quicker where orjson reads it, which makes floats of integers beyond 64 bits.
 
