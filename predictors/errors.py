@@ -20,6 +20,7 @@
     ├── PredictorFailed       502  INTERNAL            a transformer's: its predictor broke off, or its answer is none
     ├── OutOfMemory           507  RESOURCE_EXHAUSTED  the device has no memory for one row
     ├── ModelFailed           500  INTERNAL            the model raised, or broke its declaration
+    │   └── HandlerFailed     503  UNAVAILABLE         the same of an archive's handler, where TorchServe's status is wanted
     └── HandlerRefused        any                      an archive's handler answered with an error status of its choice
 
 Every class (of HandlerRefused each error) carries `http_status`, `grpc_code` and `retryable`; there is no default. Each
@@ -203,6 +204,16 @@ class ModelFailed(TorporError):
     http_status = 500
     grpc_code = GrpcCode.INTERNAL
     retryable = False
+
+
+class HandlerFailed(ModelFailed):
+    """An archive's handler raised, or gave no answer, under `handler_failure_status = 503`: TorchServe's clients know it so.
+
+    Not retryable all the same: the request has run.
+    """
+
+    http_status = 503
+    grpc_code = GrpcCode.UNAVAILABLE
 
 
 class HandlerRefused(TorporError):

@@ -249,6 +249,12 @@ SETTINGS = (
         "management_address (8081); port: on the server's own, whose host must be on loopback; with one process only",
         choices=("off", "loopback", "port"),
     ),
+    Setting(
+        "handler_failure_status", str, "500",
+        "status of a request whose handler, of an archive of TorchServe's, raises or gives no answer. 503 is TorchServe's: it "
+        "asks clients and proxies to send again what will fail again",
+        choices=("500", "503"),
+    ),
     Setting("log_level", str, "info", "least severe messages that are logged", choices=("debug", "info", "warning", "error")),
     Setting("log_format", str, "text", "form of a log line", choices=("text", "json")),
 )  # fmt: skip

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..batching.policy import BatchingPolicy, BatchingSettings
 from ..batching.run_times import RunTimes
+from ..errors import HandlerFailed, ModelFailed
 from ..serving.batcher import Batcher
 from ..serving.data_plane import DataPlane
 from ..serving.metrics import ModelMetrics
@@ -61,7 +62,8 @@ class AssembledArchive:
                 folder = await asyncio.to_thread(kept.enter_context, self.archive.unpacked())
             number = self.cores if self.model.workers is None else self.model.workers
             start = self._start(folder, name, version, number)
-            workers = Workers(name, number, start, self.model.response_timeout_s)
+            failed = HandlerFailed if self.settings["handler_failure_status"] == "503" else ModelFailed
+            workers = Workers(name, number, start, self.model.response_timeout_s, failed)
             with data_plane.metrics.phase("load"):
                 await workers.open()
             policy: BatchingPolicy[Bound] = BatchingPolicy(BatchingSettings.of(self.settings), RunTimes())

@@ -64,8 +64,17 @@ class Workers:
     halved_s = 0.0
     """They halve a batch in their own time: what limits it is the response timeout."""
 
-    def __init__(self, name: str, count: int, start: Start, response_timeout_s: float) -> None:
+    def __init__(
+        self,
+        name: str,
+        count: int,
+        start: Start,
+        response_timeout_s: float,
+        failed: type[ModelFailed],
+    ) -> None:
+        """failed: what a request is told whose handler raised, or gave no answer."""
         self.name = name
+        self._failed = failed
         self.devices = self.in_flight = count
         self._start = start
         self._response_timeout_s = response_timeout_s
@@ -177,7 +186,7 @@ class Workers:
         job = self._busy.pop(worker)
         self._failures = 0
         self._come(worker)
-        job.finish([_result(said, parts) for said, parts in zip(replies, blobs, strict=True)])
+        job.finish([self._result(said, parts) for said, parts in zip(replies, blobs, strict=True)])
 
     def _ended(self, worker: WorkerProcess, reason: str, has_begun: bool) -> None:
         job = self._busy.pop(worker, None)
@@ -235,16 +244,15 @@ class Workers:
         for job in waiting:
             job.finish([Unavailable(f"the model has no workers: {reason}") for _ in job.rows])
 
-
-def _result(said: dict[str, Any], blobs: Sequence[memoryview]) -> Reply | TorporError:
-    error = said.get("error")
-    if error is None:
-        return Reply(said, blobs)
-    text = said["text"]
-    if error == "InvalidInput":
-        return InvalidInput(text)
-    if error == "OutOfMemory":
-        return OutOfMemory(int(text))
-    if error == "HandlerRefused":
-        return HandlerRefused(text, said["status"])
-    return ModelFailed(text)
+    def _result(self, said: dict[str, Any], blobs: Sequence[memoryview]) -> Reply | TorporError:
+        error = said.get("error")
+        if error is None:
+            return Reply(said, blobs)
+        text = said["text"]
+        if error == "InvalidInput":
+            return InvalidInput(text)
+        if error == "OutOfMemory":
+            return OutOfMemory(int(text))
+        if error == "HandlerRefused":
+            return HandlerRefused(text, said["status"])
+        return self._failed(text)

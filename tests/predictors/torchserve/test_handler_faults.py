@@ -109,6 +109,20 @@ def test_a_fault_is_its_own_requests(ask, together, text: str, status: int, mess
     }
 
 
+def test_a_handlers_failure_is_torchserves_503_where_that_is_wanted(serve, connect_http1, tmp_path: Path) -> None:
+    """On every path; a worker that ends is 500 there too, and what a handler says itself is as it says."""
+    write_mar(tmp_path / "model-store/faulty.mar", {"handler.py": FAULTY})
+    root = write_storage(tmp_path, {"single": {"1.0": entry("faulty.mar")}})
+    client = connect_http1(serve(root, "--handler-failure-status", "503"))
+    text = {"content-type": "text/plain"}
+    for said, status in (("raise", 503), ("tuple", 503), ("refuse", 418), ("memory", 507), ("exit", 500)):
+        reply = client.request("POST", "/predictions/single", said.encode(), text)
+        assert (reply.status, "retry-after" in reply.headers) == (status, False)
+    reply = client.request("POST", "/predictions/single", b"raise", text)
+    assert reply.json()["type"] == "InternalServerException"
+    assert client.request("POST", "/v1/models/single:predict", b'{"instances": [1]}').status == 503
+
+
 def test_a_handler_that_answers_one_request_at_a_time_is_asked_so(together) -> None:
     """What it returned for several belongs to nobody."""
     answers = together("first", "one", "two", "three")
