@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from .errors import NotFound
@@ -134,6 +135,9 @@ class Code:
 
 class Catalog:
     """The models by name. A repository's folders are looked at anew each time, so that one can be added while it serves."""
+
+    settings: Mapping[str, Any] = MappingProxyType({})
+    """Of the server's own: a model's file has no say in them."""
 
     def __init__(self, models: Mapping[str, ModelClass | ModelFolder], repository: Path | None = None) -> None:
         self._models = models

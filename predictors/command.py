@@ -158,8 +158,9 @@ def _completion(options: argparse.Namespace, began_s: float) -> int:
 def _serve(options: argparse.Namespace, began_s: float) -> int:
     flags = vars(options)
     settings = resolve(flags, os.environ, {})
-    catalog = _catalog(options, Outside(flags, os.environ), settings)
     _configure_logging(settings["log_level"], settings["log_format"], options.post)
+    catalog = _catalog(options, Outside(flags, os.environ))
+    settings = resolve(flags, os.environ, catalog.settings)
     if options.post is None:
         ignored = [flag for flag in _KSERVE_FLAGS if flags["kserve_" + flag] is not None]
         if ignored:
@@ -192,7 +193,7 @@ async def _supervise(arguments: Sequence[str], settings: Mapping[str, Any]) -> i
     return await Supervisor(command, settings["processes"], port, *limits_s).run()
 
 
-def _catalog(options: argparse.Namespace, outside: Outside, settings: Mapping[str, Any]) -> "Models":
+def _catalog(options: argparse.Namespace, outside: Outside) -> "Models":
     """What there is to serve. Raises SettingError."""
     source = options.model or os.environ.get("TORPOR_MODEL") or str(KSERVE_MODEL_FOLDER)
     name = options.model_name or os.environ.get("TORPOR_MODEL_NAME") or os.environ.get("INFERENCE_SERVICE_NAME")
@@ -207,7 +208,7 @@ def _catalog(options: argparse.Namespace, outside: Outside, settings: Mapping[st
 
         # The service's name is not the model's: paths have the one that the archive, or the snapshot, gives it.
         named = options.model_name or os.environ.get("TORPOR_MODEL_NAME")
-        is_managed = settings["torchserve_management"] != "off"
+        is_managed = outside.settings({})["torchserve_management"] != "off"
         return ArchiveStore.of(root, outside, usable_cores(), named, may_be_empty=is_managed)
     if not root.is_dir():
         raise SettingError(f"{source!r} is neither a folder nor MODULE:CLASS")

@@ -15,7 +15,7 @@ import logging
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 from ..errors import Forbidden, InvalidInput, ModelFailed, NotSupported
 from .data_plane import DataPlane, Served
@@ -46,6 +46,10 @@ class Source(Protocol):
 
 class Catalog(Protocol):
     """All models that there are, served or not."""
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What it says of the server's own settings, by name."""
 
     def names(self) -> list[str]: ...
 

@@ -52,6 +52,7 @@ class Config:
     limit_max_image_pixels: bool = True
     enable_model_api: bool = True
     management_address: str = "http://127.0.0.1:8081"
+    max_request_size: int | None = None
 
     @classmethod
     def read(cls, path: Path, environment: Mapping[str, str] = os.environ) -> "Config":
@@ -123,7 +124,7 @@ _KINDS = {
     "default_workers_per_model": "count", "default_response_timeout": "seconds", "default_startup_timeout": "seconds",
     "job_queue_size": "positive", "number_of_gpu": "count", "service_envelope": "envelope",
     "decode_input_request": "flag", "limit_max_image_pixels": "flag", "enable_model_api": "flag",
-    "management_address": "text",
+    "management_address": "text", "max_request_size": "positive",
 }  # fmt: skip
 _FIELDS = {"model_snapshot": "snapshot"}
 

@@ -110,6 +110,12 @@ class ArchiveStore:
             found = {name: versions}
         return cls(found, config, folder, outside, cores)
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the configuration says of torpor's own settings, by their names."""
+        size = self.config.max_request_size
+        return {} if size is None else {"max_body_bytes": size}
+
     def names(self) -> list[str]:
         return [*self._models]
 

@@ -262,3 +262,13 @@ def test_an_envelope_of_the_configuration_is_that_of_predictions(serve, connect_
     reply = client.request("POST", "/predictions/linear", b'{"instances": [[1, 2]]}', JSON)
     assert (reply.body, "content-type" in reply.headers) == (b'{"predictions":[3]}', False)
     assert client.request("POST", "/v1/models/linear:predict", b'{"instances": [[1, 2]]}', JSON).status == 200
+
+
+def test_a_body_may_be_as_large_as_the_configuration_says(serve, connect_http1, tmp_path: Path) -> None:
+    """Unless a flag says otherwise."""
+    write_mar(tmp_path / "model-store/kinds.mar", {"kinds.py": FUNCTION}, manifest("kinds", "kinds:answer"))
+    root = write_storage(tmp_path, None, "max_request_size=100\ndefault_workers_per_model=1")
+    for options, most in (((), 100), (("--max-body-bytes", "200"), 200)):
+        server = serve(root, *options)
+        for size, status in ((most, 500), (most + 1, 413)):  # a text that the handler does not know
+            assert connect_http1(server).request("POST", "/predictions/kinds", b"x" * size, TEXT).status == status
