@@ -17,7 +17,7 @@ from ..errors import (
 INFERENCES = ("/predictions/", "/explanations/")
 """Paths whose requests are inferences by whatever method."""
 
-PATHS = (*INFERENCES, "/ping")
+_PATHS = (*INFERENCES, "/ping", "/invocations", "/models")
 
 _TYPES: tuple[tuple[type[TorporError], str], ...] = (
     (VersionNotFound, "ModelVersionNotFoundException"),
@@ -29,6 +29,11 @@ _TYPES: tuple[tuple[type[TorporError], str], ...] = (
     (Conflict, "ConflictStatusException"),
     (Forbidden, "InvalidModelVersionException"),
 )
+
+
+def is_archive_path(path: str) -> bool:
+    """Whether it is one of TorchServe's own."""
+    return path.startswith(_PATHS) or path.endswith("/predict")
 
 
 def archive_error_body(status: int, text: str, error: Exception) -> bytes:

@@ -37,13 +37,17 @@ class CallAnswer:
 
 
 class Route(NamedTuple):
-    """What an inference's path says. version: "" for the default. rest: what follows, "" in most protocols."""
+    """What an inference's path says. version: "" for the default. rest: what follows, "" in most protocols.
+
+    has_query: parameters are fields of the request. Then the name may be "": one of them says it, or there is one model.
+    """
 
     protocol: str
     name: str
     version: str = ""
     is_explained: bool = False
     rest: str = ""
+    has_query: bool = False
 
 
 _V1_VERBS = ("predict", "explain")
@@ -52,7 +56,7 @@ _V1_VERBS = ("predict", "explain")
 def read_route(path: str) -> Route | None:
     """The inference that a path names, None for another path.
 
-    TorchServe's own are https://docs.pytorch.org/serve/inference_api.html.
+    TorchServe's own are https://docs.pytorch.org/serve/inference_api.html, and at the end its older ones.
     """
     match [unquote(part) for part in path.rstrip("/").split("/")[1:]]:
         case [("predictions" | "explanations") as verb, name, *more]:
@@ -67,4 +71,10 @@ def read_route(path: str) -> Route | None:
             return Route("v2", name, "", verb == "explain")
         case ["v2", "models", name, "versions", version, ("infer" | "explain") as verb]:
             return Route("v2", name, version, verb == "explain")
+        case ["invocations"]:
+            return Route("predictions", "", has_query=True)
+        case ["models", name, "invoke"] | [name, "predict"]:
+            return Route("predictions", name, has_query=True)
+        case [name, version, "predict"]:
+            return Route("predictions", name, version, has_query=True)
     return None

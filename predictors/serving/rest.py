@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Coroutine, Sequence
 from functools import cached_property, partial
 from typing import Any, Protocol
-from urllib.parse import unquote
+from urllib.parse import parse_qsl, unquote
 
 import orjson
 
@@ -22,7 +22,7 @@ from ..errors import (
 from ..protocol import v1, v2_rest
 from ..protocol.inference import NO_TERMS, InferRequest, InferResponse, Terms
 from . import openapi
-from .archive_errors import INFERENCES, PATHS, archive_error_body
+from .archive_errors import INFERENCES, archive_error_body, is_archive_path
 from .batcher import Outputs
 from .calls import Call, CallAnswer, Route, read_route
 from .content_coding import ContentCoder, Result, is_worth_compressing
@@ -144,7 +144,7 @@ class Rest:
         if isinstance(error, Unavailable) and error.retry_after_s is not None:
             fields.append((b"retry-after", b"%d" % max(1, math.ceil(error.retry_after_s))))
         body = error_body(str(error))
-        if exchange.head.path.startswith(PATHS):
+        if is_archive_path(exchange.head.path):
             body = archive_error_body(error.http_status, error_text(str(error)), error)
         exchange.respond(error.http_status, body, fields)
 
@@ -177,7 +177,7 @@ class Rest:
         """The model and handler of an inference as the models are now, None for another request. Raises NotFound."""
         if VERSION in head.headers:
             return self._pinned(head)
-        return self._inferences.get(head.path) or self._inference(head.path)
+        return self._inferences.get(head.path) or self._inference(head)
 
     def _again(self, exchange: Exchange) -> None:
         """The model was replaced or unloaded after the head had come: what its path leads to now answers."""
@@ -191,22 +191,33 @@ class Rest:
         route = read_route(head.path)
         if route is None:
             return None
-        model = self._data_plane.model(route.name, route.version)
+        name = self._name(route, head)
+        model = self._data_plane.model(name, route.version)
         if route.version and model.version != version:
             raise InvalidInput(f"torpor-model-version = {version[:40]}, must be {model.version} as in the path")
-        model = self._data_plane.model(route.name, version)
+        model = self._data_plane.model(name, version)
         return model, self._handler(route, model)
 
-    def _inference(self, path: str) -> tuple[Served, Handler] | None:
+    def _inference(self, head: Head) -> tuple[Served, Handler] | None:
         """The model and handler of an inference's path, None for another path. Raises NotFound for an unknown model."""
-        route = read_route(path)
+        route = read_route(head.path)
         if route is None:
             return None
-        model = self._data_plane.model(route.name, route.version)
+        model = self._data_plane.model(self._name(route, head), route.version)
         inference = model, self._handler(route, model)
-        if len(self._inferences) < 1024:  # there are as many as models, spelt as callers spell them
-            self._inferences[path] = inference
+        if route.name and len(self._inferences) < 1024:  # there are as many as models, spelt as callers spell them
+            self._inferences[head.path] = inference
         return inference
+
+    def _name(self, route: Route, head: Head) -> str:
+        """The model's, which the query says where the path does not. Raises InvalidInput."""
+        if route.name or not route.has_query:
+            return route.name
+        name = dict(parse_qsl(head.query)).get("model_name", "")
+        names = self._data_plane.names()
+        if not name and len(names) != 1:
+            raise InvalidInput(f"parameter model_name is required, must be one of {', '.join(names)}")
+        return name or names[0]
 
     def _handler(self, route: Route, model: Served) -> Handler:
         """Who answers the inference. Raises NotFound, NotSupported where the model has no such path."""
@@ -413,7 +424,8 @@ class Rest:
             self._infer_v2(model, exchange)
             return
         headers, span = self._data_plane.begin(model, head)
-        call = Call(route.protocol, headers or {}, exchange.body, route.is_explained, route.rest)
+        query = head.query if route.has_query else ""
+        call = Call(route.protocol, headers or {}, exchange.body, route.is_explained, route.rest, query)
         started = model.call(call, head.options.timeout_s, partial(self._forwarded, exchange, route, model))
         exchange.on_leave = self._data_plane.leaving(partial(model.cancel, started), started, span)
 

@@ -272,3 +272,26 @@ def test_a_body_may_be_as_large_as_the_configuration_says(serve, connect_http1, 
         server = serve(root, *options)
         for size, status in ((most, 500), (most + 1, 413)):  # a text that the handler does not know
             assert connect_http1(server).request("POST", "/predictions/kinds", b"x" * size, TEXT).status == status
+
+
+def test_torchserves_older_paths_are_predictions_whose_query_has_fields(client) -> None:
+    """Beside the body; on the others a query says nothing."""
+    bodies = {
+        "/invocations?model_name=echo&a=1": "{'model_name': bytearray(b'echo'), 'a': bytearray(b'1'), 'body': 'x'}",
+        "/models/echo/invoke?a=%20+": "{'a': bytearray(b'  '), 'body': 'x'}",
+        "/echo/predict": "{'body': 'x'}",
+        "/echo/2.0/predict?a": "{'a': bytearray(b''), 'body': 'x'}",
+        "/predictions/echo?a=1": "{'body': 'x'}",
+    }
+    for path, row in bodies.items():
+        assert json.loads(client.request("POST", path, b"x", TEXT).body)["row"] == row
+    assert json.loads(client.request("POST", "/echo/2.0/predict", b"loaded", TEXT).body)["version"] == "2.0"
+    unnamed = client.request("POST", "/invocations", b"x", TEXT).json()
+    assert (unnamed["code"], unnamed["type"]) == (400, "BadRequestException")
+    assert client.request("POST", "/none/predict", b"x").json()["type"] == "ModelNotFoundException"
+
+
+def test_an_invocation_of_the_only_model_need_not_name_it(serve, connect_http1, tmp_path: Path) -> None:
+    """There is no other."""
+    client = connect_http1(serve(write_mar(tmp_path / "kinds.mar", {"kinds.py": FUNCTION}, manifest("kinds", "kinds:answer"))))
+    assert client.request("POST", "/invocations", b"text", TEXT).body == "grüß".encode()
