@@ -247,7 +247,7 @@ async def _run(
     from .serving.data_plane import DataPlane
     from .serving.lifecycle import Lifecycle
     from .serving.repository import Repository
-    from .serving.server import HttpServer, Listener, Port
+    from .serving.server import HttpServer, Listener, Port, Ports
     from .serving.tracing import tracing_from
     from .serving.worker import Colleagues, HandedDown
 
@@ -261,7 +261,9 @@ async def _run(
     phases["start"] = time.perf_counter() - began_s
     repository = Repository(catalog, data_plane, settings["model_control_mode"] == "explicit")
     management, beside = _management(catalog, settings, data_plane, repository)
-    listener: Listener = Port(settings["host"], settings["port"], tls, settings["unix_socket"])
+    own = Port(settings["host"], settings["port"], tls, settings["unix_socket"])
+    others = [Port(host, port, tls) for host, port in _others(catalog, settings)]
+    listener: Listener = Ports([*others, own]) if others else own
     colleagues: Colleagues | None = None
     talk: asyncio.Task[None] | None = None
     if post is not None:
@@ -302,11 +304,22 @@ async def _run(
         return await lifecycle.run(f"ready in {total_s:.2f} s ({detail}): {names} on {{address}}")
     except OSError as error:
         where = "unix_socket" if error.filename else f"port {settings['port']} on {settings['host']}"
-        logger.error("%s: %s", where, error)
+        logger.error("%s: %s", "torchserve_ports" if others else where, error)
         return 1
     except SettingError as error:
         logger.error("%s", error)
         return 1
+
+
+def _others(catalog: "Models", settings: Mapping[str, Any]) -> list[tuple[str, int]]:
+    """Where to listen beside the server's own port. Raises SettingError."""
+    if not settings["torchserve_ports"]:
+        return []
+    from .torchserve.store import ArchiveStore
+
+    if not isinstance(catalog, ArchiveStore):
+        raise SettingError("torchserve_ports = true, must be false where there are no archives of TorchServe's")
+    return [address for address in catalog.config.addresses() if address[1] != settings["port"]]
 
 
 def _management(

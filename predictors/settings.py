@@ -250,6 +250,11 @@ SETTINGS = (
         choices=("off", "loopback", "port"),
     ),
     Setting(
+        "torchserve_ports", bool, False,
+        "listen where config.properties of TorchServe's archives says (inference_address, metrics_address, grpc_inference_port) "
+        "as well; everything is on each of them; with one process only",
+    ),
+    Setting(
         "handler_failure_status", str, "500",
         "status of a request whose handler, of an archive of TorchServe's, raises or gives no answer. 503 is TorchServe's: it "
         "asks clients and proxies to send again what will fail again",
@@ -332,13 +337,15 @@ def resolve(flags: Mapping[str, Any], environment: Mapping[str, str], file: Mapp
         raise SettingError(
             f"unix_socket = {values['unix_socket']!r}, must be left out with processes = {values['processes']}"
         )
-    _check_management(values)
+    _check_torchserve(values)
     return values
 
 
-def _check_management(values: Mapping[str, Any]) -> None:
-    """Whoever reaches it decides what code runs here. Raises SettingError."""
+def _check_torchserve(values: Mapping[str, Any]) -> None:
+    """Who reaches the management API decides what code runs here. Raises SettingError."""
     management, host = values["torchserve_management"], values["host"]
+    if values["torchserve_ports"] and values["processes"] > 1:
+        raise SettingError(f"torchserve_ports = true, must be false with processes = {values['processes']}")
     if management != "off" and values["processes"] > 1:
         raise SettingError(
             f"torchserve_management = {management}, must be off with processes = {values['processes']}"

@@ -9,7 +9,7 @@ import contextlib
 import math
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from email.utils import formatdate
 from typing import Protocol
 
@@ -103,6 +103,28 @@ class Port:
             self._unix_server.close()
         if self._unix_file is not None:
             self._unix_file.remove()
+
+
+class Ports:
+    """Several as one, the last the server's own."""
+
+    most_connections = math.inf
+
+    def __init__(self, ports: Sequence[Port]) -> None:
+        self._ports = ports
+
+    async def start(self, protocol: Callable[[], asyncio.Protocol]) -> str:
+        return " and ".join([await port.start(protocol) for port in self._ports])
+
+    def released(self) -> None:
+        pass
+
+    async def drain(self) -> None:
+        pass
+
+    async def close(self) -> None:
+        for port in self._ports:
+            await port.close()
 
 
 def address_of(listener: socket.socket) -> str:

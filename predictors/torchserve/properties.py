@@ -51,8 +51,23 @@ class Config:
     decode_input_request: bool = True
     limit_max_image_pixels: bool = True
     enable_model_api: bool = True
+    inference_address: str = ""
+    metrics_address: str = ""
+    grpc_inference_address: str = "127.0.0.1"
+    grpc_inference_port: int = 0
     management_address: str = "http://127.0.0.1:8081"
     max_request_size: int | None = None
+
+    def addresses(self) -> list[tuple[str, int]]:
+        """Hosts and ports that it says predictions, metrics and gRPC are at, each once. Raises SettingError."""
+        found = [
+            read_address(key, value)
+            for key, value in (("inference_address", self.inference_address), ("metrics_address", self.metrics_address))
+            if value
+        ]
+        if self.grpc_inference_port:
+            found.append((self.grpc_inference_address, self.grpc_inference_port))
+        return list(dict.fromkeys(found))
 
     @classmethod
     def read(cls, path: Path, environment: Mapping[str, str] = os.environ) -> "Config":
@@ -124,7 +139,8 @@ _KINDS = {
     "default_workers_per_model": "count", "default_response_timeout": "seconds", "default_startup_timeout": "seconds",
     "job_queue_size": "positive", "number_of_gpu": "count", "service_envelope": "envelope",
     "decode_input_request": "flag", "limit_max_image_pixels": "flag", "enable_model_api": "flag",
-    "management_address": "text", "max_request_size": "positive",
+    "inference_address": "text", "metrics_address": "text", "grpc_inference_address": "text",
+    "grpc_inference_port": "count", "management_address": "text", "max_request_size": "positive",
 }  # fmt: skip
 _FIELDS = {"model_snapshot": "snapshot"}
 

@@ -235,11 +235,16 @@ def test_what_the_api_does_not_have_is_refused_in_its_words(manage) -> None:
     assert manage("GET", "/models/a/b/c/d")[1]["type"] == "ResourceNotFoundException"
 
 
-def test_its_own_port_is_on_loopback_and_has_nothing_else(serve, connect_http1, tmp_path: Path) -> None:
-    """Whatever host the configuration gives it."""
+@pytest.fixture
+def free_port() -> int:
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
-        port = one.getsockname()[1]
+        return int(one.getsockname()[1])
+
+
+def test_its_own_port_is_on_loopback_and_has_nothing_else(serve, connect_http1, tmp_path: Path, free_port: int) -> None:
+    """Whatever host the configuration gives it."""
+    port = free_port
     root = write_store(tmp_path, f"management_address=http://0.0.0.0:{port}")
     server = serve(root, "--torchserve-management", "loopback")
     assert f"TorchServe's management on 127.0.0.1:{port}\n" in "".join(server.log)
@@ -250,6 +255,19 @@ def test_its_own_port_is_on_loopback_and_has_nothing_else(serve, connect_http1, 
     assert management.request("POST", "/models?url=thin.mar").status == 200
     assert management.request("POST", "/predictions/echo", b"x").json()["type"] == "ResourceNotFoundException"
     assert client.request("POST", "/predictions/thin", b"x", TEXT).status == 200
+
+
+def test_the_server_listens_where_torchserve_would(serve, connect_http1, tmp_path: Path, free_port: int) -> None:
+    """Everything that it has is there too."""
+    root = write_store(tmp_path)
+    (root / "config/config.properties").write_text(f"inference_address=http://127.0.0.1:{free_port}\nload_models=echo.mar\n")
+    server = serve(root, "--torchserve-ports", "true")
+    assert server.port != free_port
+    assert connect_http1(server).request("GET", "/ping").status == 200
+    server.port = free_port
+    client = connect_http1(server)
+    assert client.request("POST", "/predictions/echo", b"x", TEXT).status == 200
+    assert client.request("GET", "/metrics").status == 200
 
 
 def test_a_configuration_without_the_model_api_leaves_reading_and_scaling(serve, connect_http1, tmp_path: Path) -> None:

@@ -81,3 +81,21 @@ def test_a_snapshot_without_models_loads_none(tmp_path: Path) -> None:
     """TorchServe goes by its modelCount."""
     assert read(tmp_path, 'model_snapshot={"modelCount": 0, "models": {"a": {}}}').snapshot == {}
     assert read(tmp_path, 'model_snapshot={"modelCount": 1, "models": {"a": {}}}').snapshot == {"a": {}}
+
+
+@pytest.mark.parametrize("address", ["https://127.0.0.1:8443", "unix:/tmp/inference.sock", "127.0.0.1:8080", "http://a:65536"])
+def test_an_address_that_nobody_can_listen_at_is_named(address: str) -> None:
+    """When it is to be listened at, and not before: a configuration may have it for TorchServe alone."""
+    with pytest.raises(SettingError, match=r"inference_address = '.*', must be http://HOST:PORT"):
+        Config(inference_address=address).addresses()
+
+
+def test_addresses_are_listened_at_once(tmp_path: Path) -> None:
+    """KServe's samples have one port for two of them."""
+    config = read(
+        tmp_path,
+        "inference_address=http://0.0.0.0:8085\nmanagement_address=http://0.0.0.0:8085\nmetrics_address=http://[::1]:8082\n"
+        "grpc_inference_port=7070",
+    )
+    assert config.addresses() == [("0.0.0.0", 8085), ("::1", 8082), ("127.0.0.1", 7070)]
+    assert read(tmp_path, "").addresses() == []
