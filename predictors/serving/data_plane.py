@@ -305,6 +305,12 @@ class DataPlane:
         there = ", ".join(model.version for model in versions)
         raise VersionNotFound(f"model '{name}' has no version '{version}', must be {there}")
 
+    @property
+    def health(self) -> str:
+        """TorchServe's word for it, of the server and its models together."""
+        is_healthy = self.is_ready and all(model.is_healthy for model in self.models())
+        return "Healthy" if is_healthy else "Unhealthy"
+
     def metadata(self, name: str, version: str = "") -> dict[str, object]:
         """The v2 metadata object of a model. Raises NotFound."""
         versions = [model.version for model in self.versions(name)]

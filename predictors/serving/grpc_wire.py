@@ -1,4 +1,4 @@
-"""gRPC over the server's own HTTP/2: Open Inference, health checking and reflection, without grpcio.
+"""gRPC over the server's own HTTP/2: Open Inference, TorchServe's inference, health checking and reflection, without grpcio.
 
 Wire format: https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md. A message is a byte (compressed or not), its
 length as a big-endian uint32, and the protobuf bytes; the status comes as trailers.
@@ -27,6 +27,7 @@ from ..protocol import v2_grpc
 from ..protocol.inference import Terms
 from ..protocol.messages import FILES, SERVICES, SYMBOLS, message
 from .batcher import Outputs
+from .calls import Call, CallAnswer
 from .content_coding import ContentCoder, Inflation, Result, is_worth_compressing
 from .data_plane import EXTENSIONS, DataPlane, Served
 from .exchange import Exchange, Field
@@ -48,9 +49,16 @@ _MAX_SMALL_BYTES = 64 << 10
 
 _INTERNAL = "internal error; the server's log has the details"
 
+_TORCHSERVE = "org.pytorch.serve.grpc.inference"
+
+_INFERENCES = ("/inference.GRPCInferenceService/ModelInfer", f"/{_TORCHSERVE}.InferenceAPIsService/Predictions")
+
 Trailers = tuple[Field, ...]
 
 Handler = Callable[[Exchange], None]
+Run = Callable[[Exchange, bytes, int], None]
+"""Runs the inference whose message lies in the bytes, from a place on."""
+
 Unary = Callable[[Any], Any]
 Streaming = Callable[[AsyncIterator[Any], str], AsyncIterator[Any]]
 
@@ -64,8 +72,11 @@ class Grpc:
         self._coder = coder
         self._requests = data_plane.metrics.requests
         inference, health = "inference.GRPCInferenceService", "grpc.health.v1.Health"
+        model_infer, predictions = _INFERENCES
         self._unary: dict[str, Handler] = {
-            f"/{inference}/ModelInfer": self._model_infer,
+            model_infer: partial(self._with_message, self._infer),
+            predictions: partial(self._with_message, self._predict),
+            f"/{_TORCHSERVE}.InferenceAPIsService/Ping": partial(self._answer, f"{_TORCHSERVE}.Empty", self._ping),
             f"/{inference}/ServerLive": partial(self._answer, "inference.ServerLiveRequest", self._server_live),
             f"/{inference}/ServerReady": partial(self._answer, "inference.ServerReadyRequest", self._server_ready),
             f"/{inference}/ModelReady": partial(self._answer, "inference.ModelReadyRequest", self._model_ready),
@@ -120,7 +131,7 @@ class Grpc:
                 logger.warning("%s: %s", exchange.head, text)
         else:
             logger.error("%s failed", exchange.head, exc_info=error)
-        if exchange.head.path.endswith("/ModelInfer"):
+        if exchange.head.path in _INFERENCES:
             self._requests["grpc", code.name] += 1
         if model is not None:
             self._data_plane.metrics.failed(model.name, model.version, error)
@@ -147,22 +158,19 @@ class Grpc:
             status = _status(GrpcCode.INTERNAL, _INTERNAL)
         stream.end_grpc(status)
 
-    def _model_infer(self, exchange: Exchange) -> None:
+    def _with_message(self, run: Run, exchange: Exchange) -> None:
+        """Run an inference when its message is there, inflated if it was compressed."""
         body = exchange.body
         refusal = exchange.head.options.refusal
         if refusal is not None:
             raise refusal()
-        if _check_frame(body):
-            self._inflate(exchange)
-        else:
-            self._infer(exchange, body, _PREFIX_BYTES)
-
-    def _inflate(self, exchange: Exchange) -> None:
-        """Infer when the message has been inflated."""
+        if not _check_frame(body):
+            run(exchange, body, _PREFIX_BYTES)
+            return
 
         def inflated(content: Result) -> None:
             try:
-                self._infer(exchange, content(), 0)
+                run(exchange, content(), 0)
             except Exception as error:
                 self.fail(exchange, error)
 
@@ -171,10 +179,7 @@ class Grpc:
     def _infer(self, exchange: Exchange, data: bytes, start: int) -> None:
         """Run the request whose message lies in `data` from `start` on."""
         name, version, request = v2_grpc.decode(data, start)
-        pinned = exchange.head.headers.get(VERSION)
-        if pinned is not None:
-            version = _pinned(pinned.decode("latin-1"), version)
-        model = self._data_plane.model(name, version)
+        model = self._data_plane.model(name, _version(exchange, version))
         answer = partial(self._inferred, _stream(exchange), model, request.terms)
         try:
             self._data_plane.check_accepting(model)
@@ -194,6 +199,10 @@ class Grpc:
         except Exception as error:
             self.fail(stream, error, model)
             return
+        self._send(stream, answer)
+
+    def _send(self, stream: Stream, answer: bytes) -> None:
+        """Answer an inference with a message, compressed where the caller accepts it."""
         self._requests["grpc", "OK"] += 1
         coding = stream.head.options.accepts
         if not coding or not is_worth_compressing(answer):
@@ -203,6 +212,37 @@ class Grpc:
         self._coder.compress(
             stream, answer, coding, lambda content: stream.respond_grpc(_frame(content(), 1), _OK, fields)
         )
+
+    def _predict(self, exchange: Exchange, data: bytes, start: int) -> None:
+        """TorchServe's own, for models that read requests themselves: the answer is what their body is over HTTP."""
+        try:
+            request = message(f"{_TORCHSERVE}.PredictionsRequest").FromString(data[start:])
+        except DecodeError:
+            raise InvalidInput("the message is not a valid PredictionsRequest") from None
+        model = self._data_plane.model(request.model_name, _version(exchange, request.model_version))
+        answer = partial(self._predicted, _stream(exchange), model)
+        try:
+            if not model.takes_calls:
+                raise NotFound(f"model '{model.name}' is none of TorchServe's, must be asked by ModelInfer")
+            self._data_plane.check_accepting(model)
+            headers, span = self._data_plane.begin(model, exchange.head)
+            call = Call("predictions", headers or {}, b"", fields=dict(request.input))
+            started = model.call(call, exchange.head.options.timeout_s, answer)
+        except Exception as error:
+            self.fail(exchange, error, model)
+            return
+        self._data_plane.follow(exchange, model, started, span)
+
+    def _predicted(self, stream: Stream, model: Served, result: CallAnswer | TorporError) -> None:
+        if isinstance(result, TorporError):
+            self.fail(stream, result, model)
+            return
+        response = message(f"{_TORCHSERVE}.PredictionResponse")(prediction=result.body)
+        self._send(stream, response.SerializeToString())
+
+    def _ping(self, request: Any) -> Any:
+        health = f'{{\n  "status": "{self._data_plane.health}"\n}}'
+        return message(f"{_TORCHSERVE}.TorchServeHealthResponse")(health=health)
 
     def _server_live(self, request: Any) -> Any:
         return message("inference.ServerLiveResponse")(live=True)
@@ -327,7 +367,12 @@ def _check_frame(body: bytes) -> bool:
     return body[0] == 1
 
 
-def _pinned(version: str, in_message: str) -> str:
+def _version(exchange: Exchange, in_message: str) -> str:
+    """The version that a call wants, "" for any. Raises InvalidInput if its header and its message want different ones."""
+    pinned = exchange.head.headers.get(VERSION)
+    if pinned is None:
+        return in_message
+    version = pinned.decode("latin-1")
     if in_message and in_message != version:
         raise InvalidInput(f"torpor-model-version = {version[:40]}, must be {in_message[:40]} as in the message")
     return version

@@ -338,9 +338,8 @@ class Rest:
 
     def _ping(self, exchange: Exchange) -> None:
         """TorchServe's word for it; by any method."""
-        ready = self._data_plane.is_ready and all(model.is_healthy for model in self._data_plane.models())
-        text = b'{\n  "status": "%s"\n}\n' % (b"Healthy" if ready else b"Unhealthy")
-        exchange.respond(200 if ready else 500, text, JSON)
+        health = self._data_plane.health
+        exchange.respond(200 if health == "Healthy" else 500, b'{\n  "status": "%s"\n}\n' % health.encode(), JSON)
 
     def _metrics(self, exchange: Exchange) -> None:
         if self._colleagues is None:

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 from archives import entry, manifest, write_mar, write_storage
@@ -295,3 +296,44 @@ def test_an_invocation_of_the_only_model_need_not_name_it(serve, connect_http1, 
     """There is no other."""
     client = connect_http1(serve(write_mar(tmp_path / "kinds.mar", {"kinds.py": FUNCTION}, manifest("kinds", "kinds:answer"))))
     assert client.request("POST", "/invocations", b"text", TEXT).body == "grüß".encode()
+
+
+@pytest.fixture
+def torchserve_call(grpc_channel, server):
+    """Call a method of TorchServe's own gRPC service."""
+    package = "org.pytorch.serve.grpc.inference"
+
+    def call(method: str, request: str, response: str, metadata: Any = (), **fields: Any) -> Any:
+        invoke = grpc_channel(server).unary_unary(
+            f"/{package}.InferenceAPIsService/{method}",
+            lambda sent: sent.SerializeToString(),
+            message(f"{package}.{response}").FromString,
+        )
+        return invoke(message(f"{package}.{request}")(**fields), timeout=20, metadata=metadata)
+
+    return call
+
+
+def test_torchserves_own_grpc_predicts_of_fields(torchserve_call) -> None:
+    """They are what a form's fields are, and the answer is HTTP's body."""
+
+    def predict(name: str, version: str = "", metadata: Any = (), **fields: bytes) -> bytes:
+        more = {"model_name": name, "model_version": version, "input": fields}
+        return torchserve_call("Predictions", "PredictionsRequest", "PredictionResponse", metadata, **more).prediction
+
+    assert json.loads(predict("echo", data=b"\x00"))["row"] == "{'data': bytearray(b'\\x00')}"
+    assert json.loads(predict("echo", "2.0", [("x-mine", "1")], body=b""))["mine"] == "1"
+    for name, version, metadata, code in (
+        ("none", "", (), grpc.StatusCode.NOT_FOUND),
+        ("echo", "9", (), grpc.StatusCode.NOT_FOUND),
+        ("echo", "1.0", [("torpor-model-version", "2.0")], grpc.StatusCode.INVALID_ARGUMENT),
+        ("kinds", "", (), grpc.StatusCode.INTERNAL),
+    ):
+        with pytest.raises(grpc.RpcError) as refused:
+            predict(name, version, metadata, body=b"unknown kind")
+        assert refused.value.code() is code
+
+
+def test_torchserves_own_grpc_says_its_health(torchserve_call) -> None:
+    """As /ping does."""
+    assert torchserve_call("Ping", "Empty", "TorchServeHealthResponse").health == '{\n  "status": "Healthy"\n}'
