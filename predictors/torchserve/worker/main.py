@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import frames, model_config
+from . import unpickling
 from .context import Context
 from .envelopes import Call, Envelope, KServeV1, KServeV2, Plain
 from .handler import HandlerError, load
@@ -57,6 +58,7 @@ def _load(options: dict[str, Any]) -> Service:
     folder = Path(options["folder"])
     os.chdir(folder)
     sys.path.insert(0, str(folder))
+    unpickling.watch(folder)
     system = {
         "model_dir": str(folder),
         "gpu_id": options["gpu_id"],

@@ -337,3 +337,26 @@ def test_torchserves_own_grpc_predicts_of_fields(torchserve_call) -> None:
 def test_torchserves_own_grpc_says_its_health(torchserve_call) -> None:
     """As /ping does."""
     assert torchserve_call("Ping", "Empty", "TorchServeHealthResponse").health == '{\n  "status": "Healthy"\n}'
+
+
+UNPICKLING = """
+import json, pickle
+from collections import OrderedDict
+
+PICKLED = pickle.dumps([OrderedDict(), OrderedDict()])
+
+def handle(data, context):
+    if data is None:
+        json.dumps(pickle.loads(pickle.dumps([1])))  # names nothing, runs nothing
+        return pickle.loads(PICKLED)
+    return ["x" for row in data]
+"""
+
+
+def test_a_handler_that_unpickles_is_named_in_the_log(serve, tmp_path: Path) -> None:
+    """Once, with the place; one that does not is not."""
+    log = "".join(serve(write_mar(tmp_path / "a.mar", {"handler.py": UNPICKLING})).log)
+    (line,) = [line for line in log.splitlines() if "unpickles" in line]
+    assert "WARNING torpor.handler a: handler.py:10 unpickles (collections.OrderedDict): a pickle runs what" in line
+    log = "".join(serve(write_mar(tmp_path / "b.mar", {"kinds.py": FUNCTION}, manifest("b", "kinds:answer"))).log)
+    assert "unpickles" not in log
