@@ -63,7 +63,8 @@ class Histogram:
 class ModelMetrics:
     """One model's counts, and what its policy knows; the batcher's observer.
 
-    memory_bytes: what is allocated on each device that has memory of its own.
+    memory_bytes: what is allocated on each device that has memory of its own. families: what the model counts itself, for
+    labels, as Prometheus's metric families.
     """
 
     def __init__(
@@ -72,10 +73,12 @@ class ModelMetrics:
         model_version: str,
         policy: BatchingPolicy[Bound],
         memory_bytes: Callable[[], Mapping[str, int]] = dict,
+        families: Callable[[Mapping[str, str]], Iterable[Any]] = lambda labels: (),
     ) -> None:
         self.labels = {"model_name": model_name, "model_version": model_version}
         self.policy = policy
         self.memory_bytes = memory_bytes
+        self.families = families
         self.device_seconds = 0.0
         self.answered = 0
         self.predict_seconds = Histogram(_SECONDS)
@@ -237,10 +240,10 @@ class _Collector:
             yield family
 
     def _families(self) -> Iterable[Any]:
-        """What transformers count themselves, each family once for all of them."""
+        """What transformers and handlers count themselves, each family once for all of them."""
         families: dict[str, Any] = {}
-        for step in self._metrics.steps:
-            for family in step.families(step.labels):
+        for one in (*self._metrics.steps, *self._metrics.models):
+            for family in one.families(one.labels):
                 families.setdefault(family.name, family)
                 if families[family.name] is not family:
                     families[family.name].samples += family.samples

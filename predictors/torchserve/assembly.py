@@ -18,6 +18,7 @@ from ..serving.data_plane import DataPlane
 from ..serving.metrics import ModelMetrics
 from ..signature import Bound
 from .archive import Archive
+from .handler_metrics import HandlerMetrics
 from .model_settings import ModelSettings
 from .process import OnEnd, WorkerProcess
 from .properties import Config
@@ -61,18 +62,19 @@ class AssembledArchive:
             with data_plane.metrics.phase("unpack"):
                 folder = await asyncio.to_thread(kept.enter_context, self.archive.unpacked())
             number = self.cores if self.model.workers is None else self.model.workers
-            start = self._start(folder, name, version, number)
+            counted = HandlerMetrics(name)
+            start = self._start(folder, name, version, number, counted)
             failed = HandlerFailed if self.settings["handler_failure_status"] == "503" else ModelFailed
             workers = Workers(name, number, start, self.model.response_timeout_s, failed)
             with data_plane.metrics.phase("load"):
                 await workers.open()
             policy: BatchingPolicy[Bound] = BatchingPolicy(BatchingSettings.of(self.settings), RunTimes())
-            metrics = ModelMetrics(name, version, policy)
+            metrics = ModelMetrics(name, version, policy, families=counted.families)
             batcher = Batcher(policy, workers, data_plane.observer(metrics))
             timeout_s = self.settings["request_timeout_s"]
             return ServedArchive(name, version, self.origin, batcher, workers, metrics, kept.pop_all(), timeout_s)
 
-    def _start(self, folder: Path, name: str, version: str, workers_count: int) -> Start:
+    def _start(self, folder: Path, name: str, version: str, workers_count: int, counted: HandlerMetrics) -> Start:
         """What gives one loaded worker."""
         manifest = self.archive.manifest
         gpus = self._gpus()
@@ -95,7 +97,7 @@ class AssembledArchive:
 
         async def start(on_end: OnEnd) -> WorkerProcess:
             number = next(numbers)
-            worker = WorkerProcess(name, number, on_end)
+            worker = WorkerProcess(name, number, on_end, counted.take)
             gpu = number % gpus if gpus else None
             await worker.load({**options, "gpu_id": gpu}, environment, self.model.startup_timeout_s)
             return worker

@@ -13,6 +13,7 @@ from typing import Any
 
 from ..serving.tasks import Tasks
 from . import frames
+from .handler_metrics import Update
 from .manifest import ArchiveError
 
 logger = logging.getLogger("torpor.torchserve")
@@ -27,15 +28,20 @@ OnEnd = Callable[["WorkerProcess", str, bool], None]
 """Gets the reason, and whether it had begun with what it was asked last."""
 
 
+OnMetrics = Callable[[Sequence[Update]], None]
+"""Gets what its handler has counted."""
+
+
 class WorkerProcess(asyncio.Protocol):
     """Belongs to one event loop."""
 
-    def __init__(self, name: str, number: int, on_end: OnEnd) -> None:
+    def __init__(self, name: str, number: int, on_end: OnEnd, on_metrics: OnMetrics) -> None:
         """number: among all of its model's, in the order of their starts. on_end: called when it ends after it was loaded."""
         self.name = f"{name} worker {number}"
         self.number = number
         self.began_s = time.monotonic()
         self._on_end = on_end
+        self._on_metrics = on_metrics
         self._loop = asyncio.get_running_loop()
         self._parser = frames.Parser()
         self._process: asyncio.subprocess.Process | None = None
@@ -123,6 +129,8 @@ class WorkerProcess(asyncio.Protocol):
     def _receive(self, head: dict[str, Any], parts: list[list[memoryview]]) -> None:
         if "replies" in head and self._done is not None:
             self._stop_timer()
+            if head["metrics"]:
+                self._on_metrics(head["metrics"])
             done, self._done = self._done, None
             done(head["replies"], parts)
         elif self._loaded.done():

@@ -29,10 +29,10 @@ def main() -> int:
     """The arguments end with the descriptor of the socket."""
     connection = socket.socket(fileno=int(sys.argv[-1]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the server says when it is over
-    said = _receive(connection)
-    if said is None:
+    first = _receive(connection)
+    if first is None:
         return 0
-    options = said[0]["load"]
+    options = first[0]["load"]
     logging.basicConfig(
         level=options["log_level"].upper(), format=f"%(asctime)s %(levelname)s %(name)s {options['name']}: %(message)s"
     )
@@ -49,7 +49,8 @@ def main() -> int:
     with contextlib.suppress(ConnectionError):
         while (batch := _receive(connection)) is not None:
             replies = service.run(batch[0]["protocol"], _calls(*batch))
-            _send(connection, {"replies": replies}, [reply.blobs for reply in replies])
+            said = {"replies": replies, "metrics": service.metrics()}
+            _send(connection, said, [reply.blobs for reply in replies])
     return 0
 
 

@@ -1,25 +1,48 @@
-"""`context.metrics`: what handlers count and time, as debug lines of the log in TorchServe's own form."""
+"""`context.metrics`: what handlers count and time. It goes to the server with the next answer, which has it in /metrics.
 
+Each value is a debug line of the log too, in TorchServe's own form.
+"""
+
+import contextlib
 import logging
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 logger = logging.getLogger("torpor.handler.metrics")
+
+_KINDS = ("counter", "gauge", "histogram")
+_MOST_WAITING = 4096
+"""Values that wait for an answer to go with; a handler's own threads may go on without one."""
+
+Key = tuple[str, str, tuple[tuple[str, str], ...]]
+"""Name, kind, labels."""
+
+
+class _Dimension(NamedTuple):
+    """What TorchServe's own is, for the two that it adds."""
+
+    name: str
+    value: str
 
 
 class Metric:
     """One of a name; dimensions are given by value, in the order of their names."""
 
-    def __init__(self, name: str, unit: str, dimension_names: Sequence[str]) -> None:
+    def __init__(
+        self, name: str, unit: str, dimension_names: Sequence[str], kind: str, note: Callable[[Key, float], None]
+    ) -> None:
         self.metric_name = name
         self.unit = unit
         self.dimension_names = list(dimension_names)
+        self.kind = kind
+        self._note = note
 
     def add_or_update(self, value: float, dimension_values: Sequence[str] = (), request_id: str = "", **_: Any) -> None:
-        dimensions = ",".join(
-            f"{name}:{said}" for name, said in zip(self.dimension_names, dimension_values, strict=False)
-        )
+        labels = tuple(zip(self.dimension_names, map(str, dimension_values), strict=False))
+        dimensions = ",".join(f"{name}:{said}" for name, said in labels)
         logger.debug("%s.%s:%s|#%s|requestID:%s", self.metric_name, self.unit, value, dimensions, request_id)
+        with contextlib.suppress(TypeError, ValueError):  # it counts nothing, and costs no answer
+            self._note((self.metric_name, self.kind, labels), float(value))
 
     update = add_or_update
 
@@ -31,11 +54,19 @@ class Metrics:
         self.model_name = model_name
         self.request_ids: dict[int, str] | None = None
         self._metrics: dict[str, Metric] = {}
+        self._waiting: dict[Key, list[float]] = {}
+
+    def take(self) -> list[tuple[str, str, list[tuple[str, str]], list[float]]]:
+        """What was added since the last call: name, kind, labels, values."""
+        waiting, self._waiting = self._waiting, {}
+        return [(name, kind, list(labels), values) for (name, kind, labels), values in waiting.items()]
 
     def add_metric_to_cache(
-        self, metric_name: str, unit: str, dimension_names: Sequence[str] = (), metric_type: Any = None
+        self, metric_name: str, unit: str, dimension_names: Sequence[str] = (), metric_type: Any = "counter"
     ) -> Metric:
-        metric = self._metrics[metric_name] = Metric(metric_name, unit, dimension_names)
+        kind = str(getattr(metric_type, "value", metric_type)).lower()
+        kind = kind if kind in _KINDS else "counter"
+        metric = self._metrics[metric_name] = Metric(metric_name, unit, dimension_names, kind, self._note)
         return metric
 
     def get_metric(self, metric_name: str, metric_type: Any = None) -> Metric:
@@ -49,9 +80,12 @@ class Metrics:
         unit: str = "unit",
         idx: int | None = None,
         dimensions: Sequence[Any] = (),
-        metric_type: Any = None,
+        metric_type: Any = "counter",
     ) -> None:
-        metric = self._metrics.get(name) or self.add_metric_to_cache(name, unit, [one.name for one in dimensions])
+        dimensions = self._with_defaults(idx, dimensions)
+        metric = self._metrics.get(name)
+        if metric is None:
+            metric = self.add_metric_to_cache(name, unit, [one.name for one in dimensions], metric_type)
         request_id = "" if idx is None or self.request_ids is None else self.request_ids.get(idx, "")
         metric.add_or_update(value, [one.value for one in dimensions], request_id)
 
@@ -65,11 +99,11 @@ class Metrics:
         idx: int | None = None,
         unit: str = "ms",
         dimensions: Sequence[Any] = (),
-        metric_type: Any = None,
+        metric_type: Any = "gauge",
     ) -> None:
         if unit not in ("ms", "s"):
             raise ValueError(f"unit = {unit!r}, must be ms or s")
-        self.add_metric(name, value, unit, idx, dimensions)
+        self.add_metric(name, value, unit, idx, dimensions, metric_type)
 
     def add_size(
         self,
@@ -78,11 +112,11 @@ class Metrics:
         idx: int | None = None,
         unit: str = "MB",
         dimensions: Sequence[Any] = (),
-        metric_type: Any = None,
+        metric_type: Any = "gauge",
     ) -> None:
         if unit not in ("MB", "kB", "GB", "B"):
             raise ValueError(f"unit = {unit!r}, must be MB, kB, GB or B")
-        self.add_metric(name, value, unit, idx, dimensions)
+        self.add_metric(name, value, unit, idx, dimensions, metric_type)
 
     def add_percent(
         self,
@@ -90,9 +124,30 @@ class Metrics:
         value: float,
         idx: int | None = None,
         dimensions: Sequence[Any] = (),
-        metric_type: Any = None,
+        metric_type: Any = "gauge",
     ) -> None:
-        self.add_metric(name, value, "percent", idx, dimensions)
+        self.add_metric(name, value, "percent", idx, dimensions, metric_type)
 
     def add_error(self, name: str, value: float, dimensions: Sequence[Any] = ()) -> None:
         self.add_metric(name, value, "unit", None, dimensions)
+
+    def _with_defaults(self, idx: int | None, dimensions: Sequence[Any] | None) -> list[Any]:
+        """With those that TorchServe adds where they are not given: of a request's its model, and whether it is an error."""
+        all_dimensions = [*(dimensions or ())]
+        added = [_Dimension("Level", "Error")]
+        if idx is not None:
+            added = [_Dimension("ModelName", self.model_name), _Dimension("Level", "Model")]
+        given = {one.name for one in all_dimensions}
+        return all_dimensions + [one for one in added if one.name not in given]
+
+    def _note(self, key: Key, value: float) -> None:
+        waiting = self._waiting.get(key)
+        if waiting is None:
+            if len(self._waiting) < _MOST_WAITING:
+                self._waiting[key] = [value]
+        elif key[1] == "counter":
+            waiting[0] += value
+        elif key[1] == "gauge":
+            waiting[0] = value
+        elif len(waiting) < _MOST_WAITING:
+            waiting.append(value)

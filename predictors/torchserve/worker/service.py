@@ -37,6 +37,10 @@ class Service:
         self._context = context
         self._envelopes = envelopes
 
+    def metrics(self) -> list[Any]:
+        """What the handler has counted since the last call."""
+        return self._context.metrics.take()
+
     def run(self, protocol: str, calls: Sequence[Call]) -> list[Reply]:
         """The replies, in the order of the calls. Raises what ends the process alone: SystemExit, KeyboardInterrupt."""
         envelope = self._envelopes[protocol]

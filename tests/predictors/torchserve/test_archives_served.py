@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -360,3 +361,45 @@ def test_a_handler_that_unpickles_is_named_in_the_log(serve, tmp_path: Path) -> 
     assert "WARNING torpor.handler a: handler.py:10 unpickles (collections.OrderedDict): a pickle runs what" in line
     log = "".join(serve(write_mar(tmp_path / "b.mar", {"kinds.py": FUNCTION}, manifest("b", "kinds:answer"))).log)
     assert "unpickles" not in log
+
+
+COUNTING = """
+class Dimension:
+    def __init__(self, name, value):
+        self.name, self.value = name, value
+
+def handle(data, context):
+    if data is None:
+        return None
+    metrics = context.metrics
+    for place, row in enumerate(data):
+        metrics.add_counter("Pots", 2, place)
+        metrics.add_time("Brewing", 7, place, dimensions=[Dimension("Kind", row["body"])])
+        metrics.add_counter("torpor_requests", 1, place)
+        metrics.add_error("Spills", 1)
+        seconds = metrics.add_metric_to_cache("1 wait", "s", ["le"], "histogram")
+        seconds.add_or_update(0.03, ["x"])
+        seconds.add_or_update("much", ["x"])
+    return ["x" for row in data]
+"""
+
+
+def test_what_a_handler_counts_is_in_the_metrics(serve, connect_http1, tmp_path: Path) -> None:
+    """Added up over its workers, by its names where Prometheus and torpor leave them, with TorchServe's dimensions."""
+    write_mar(tmp_path / "model-store/tea.mar", {"handler.py": COUNTING})
+    client = connect_http1(serve(write_storage(tmp_path, {"tea": {"1.0": entry("tea.mar", minWorkers=2, maxWorkers=2)}})))
+    for kind in (b"green", b"black", b"green"):
+        assert client.request("POST", "/predictions/tea", kind, TEXT).status == 200
+    lines = client.request("GET", "/metrics").body.decode().splitlines()
+    model, own = 'model_name="tea",model_version="1.0"', 'ModelName="tea",Level="Model"'
+    expected = {
+        f"Pots_total{{{own},{model}}} 6.0",
+        f'Brewing{{Kind="green",{own},{model}}} 7.0',
+        f'Brewing{{Kind="black",{own},{model}}} 7.0',
+        f"handler_torpor_requests_total{{{own},{model}}} 3.0",
+        f'Spills_total{{Level="Error",{model}}} 3.0',
+        f'handler_1_wait_bucket{{handler_le="x",le="0.05",{model}}} 3.0',
+    }
+    labels = {line: frozenset(re.findall(r'[a-zA-Z_]+="[^"]*"', line)) for line in (*expected, *lines)}
+    found = {(line.partition("{")[0], labels[line], line.rpartition(" ")[2]) for line in lines}
+    assert {(line.partition("{")[0], labels[line], line.rpartition(" ")[2]) for line in expected} <= found
