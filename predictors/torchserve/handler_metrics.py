@@ -41,7 +41,7 @@ class HandlerMetrics:
         for said, kind, labels, values in updates:
             name = _name(said)
             key = name, tuple((_label(label), value) for label, value in labels)
-            if self._kinds.setdefault(name, kind) != kind or not self._has_room(key):
+            if not self._has_room(key) or self._kinds.setdefault(name, kind) != kind:
                 continue
             if kind == "histogram":
                 histogram = self._histograms.setdefault(key, Histogram(_BOUNDS))
@@ -53,22 +53,20 @@ class HandlerMetrics:
                 self._numbers[key] = values[-1]
 
     def families(self, labels: Mapping[str, str]) -> Iterable[Any]:
-        """Prometheus's families, each sample with these labels as well."""
+        """A family of Prometheus's for each series, with these labels as well."""
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
         kinds = {"counter": CounterMetricFamily, "gauge": GaugeMetricFamily, "histogram": HistogramMetricFamily}
-        for name, kind in self._kinds.items():
-            for key in (*self._numbers, *self._histograms):
-                if key[0] != name:
-                    continue
-                all_labels = {**labels, **dict(key[1])}
-                family = kinds[kind](name, "A handler's own.", labels=[*all_labels])
-                if kind == "histogram":
-                    histogram = self._histograms[key]
-                    family.add_metric([*all_labels.values()], histogram.cumulative(), histogram.sum)
-                else:
-                    family.add_metric([*all_labels.values()], self._numbers[key])
-                yield family
+        for key in (*self._numbers, *self._histograms):
+            name, own = key
+            all_labels = {**labels, **dict(own)}
+            family = kinds[self._kinds[name]](name, "A handler's own.", labels=[*all_labels])
+            if key in self._histograms:
+                histogram = self._histograms[key]
+                family.add_metric([*all_labels.values()], histogram.cumulative(), histogram.sum)
+            else:
+                family.add_metric([*all_labels.values()], self._numbers[key])
+            yield family
 
     def _has_room(self, key: _Key) -> bool:
         if key in self._numbers or key in self._histograms:

@@ -5,6 +5,7 @@ Each value is a debug line of the log too, in TorchServe's own form.
 
 import contextlib
 import logging
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -42,7 +43,9 @@ class Metric:
         dimensions = ",".join(f"{name}:{said}" for name, said in labels)
         logger.debug("%s.%s:%s|#%s|requestID:%s", self.metric_name, self.unit, value, dimensions, request_id)
         with contextlib.suppress(TypeError, ValueError):  # it counts nothing, and costs no answer
-            self._note((self.metric_name, self.kind, labels), float(value))
+            number = float(value)
+            if math.isfinite(number):
+                self._note((self.metric_name, self.kind, labels), number)
 
     update = add_or_update
 

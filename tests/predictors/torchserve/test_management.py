@@ -32,6 +32,16 @@ class Echo:
 """
 BROKEN = "class Broken:\n    def initialize(self, context):\n        raise ValueError('no weights')\n"
 BROKEN += "    def handle(self, data, context):\n        return data\n"
+ONLY = """
+import os
+
+class Only:
+    def initialize(self, context):
+        os.mkdir("taken")  # in the folder that all workers of the model share
+
+    def handle(self, data, context):
+        return ["x" for row in data]
+"""
 TEXT, JSON = {"content-type": "text/plain"}, {"content-type": "application/json"}
 
 
@@ -42,6 +52,7 @@ def write_store(root: Path, more: str = "") -> Path:
     for version in ("1.0", "2.0"):
         write_mar(root / f"model-store/two-{version[0]}.mar", {"handler.py": ECHO}, manifest("two", version=version))
     write_mar(root / "model-store/broken.mar", {"handler.py": BROKEN}, manifest("broken"))
+    write_mar(root / "model-store/only.mar", {"handler.py": ONLY}, manifest("only"))
     write_mar(root / "outside.mar", {"handler.py": ECHO}, manifest("outside"))
     return write_storage(root, None, f"load_models=echo.mar\ndefault_workers_per_model=1\n{more}")
 
@@ -184,6 +195,19 @@ def test_scaling_to_nonsense_changes_nothing(manage) -> None:
     assert manage("PUT", "/models/nobody?min_worker=1")[0] == 404
     assert manage("PUT", "/models/echo?min_worker=1") == (202, {"status": "Processing worker updates..."})
     assert len(manage("GET", "/models/echo")[1][0]["workers"]) == 1
+
+
+def test_workers_that_cannot_load_leave_it_as_it_was(manage, client) -> None:
+    """The one that there is goes on, and a registration with two of them is none."""
+    assert manage("POST", "/models?url=only.mar&initial_workers=2")[0] == 500
+    assert manage("GET", "/models/only")[0] == 404
+    assert manage("POST", "/models?url=only.mar&initial_workers=1")[0] == 200
+    status, error = manage("PUT", "/models/only?min_worker=2&synchronous=true")
+    assert (status, error["type"]) == (500, "InternalServerException")
+    assert "FileExistsError" in error["message"]
+    (said,) = manage("GET", "/models/only")[1]
+    assert (said["minWorkers"], len(said["workers"])) == (1, 1)
+    assert client.request("POST", "/predictions/only", b"x", TEXT).status == 200
 
 
 def test_a_worker_that_is_taken_away_answers_what_it_has(manage, predict, server, connect_http1, tmp_path: Path) -> None:

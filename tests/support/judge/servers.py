@@ -59,11 +59,13 @@ def torchserve(scene: Scene, folder: Path, store: Path) -> Iterator[Addresses]:
 
 @contextmanager
 def torpor(scene: Scene, folder: Path, store: Path) -> Iterator[Addresses]:
-    """All on one port."""
+    """All on one port but the management API."""
     port = servers.free_port()
-    scene.write(folder, store, {})
+    management = port + 1
+    scene.write(folder, store, {"management_address": f"http://127.0.0.1:{management}"})
     command = [
         str(Path(sys.executable).with_name("torpor")), "serve", str(folder), "--host", "127.0.0.1", "--port", str(port),
+        "--torchserve-management", "loopback",
     ]  # fmt: skip
     with _running(command, folder, _environment() | archiver.for_torpor(), port) as server:
         limit_s = time.monotonic() + START_S
@@ -71,7 +73,8 @@ def torpor(scene: Scene, folder: Path, store: Path) -> Iterator[Addresses]:
             assert server.process.poll() is None, server.log.read_text()[-3000:]
             assert time.monotonic() < limit_s, server.log.read_text()[-3000:]
             time.sleep(0.1)
-        yield Addresses(*[f"127.0.0.1:{port}"] * 4, "inference")
+        address = f"127.0.0.1:{port}"
+        yield Addresses(address, f"127.0.0.1:{management}", address, address, "inference")
 
 
 def _wait(server: servers.Running, scene: Scene, addresses: Addresses) -> None:
