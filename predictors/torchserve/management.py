@@ -1,6 +1,7 @@
 """What TorchServe's management does: versions of archives are registered, scaled, preferred and unregistered while others serve.
 
-Archives come from the model store alone, by name. A change is made by this process, so there is one.
+Archives come from the model store by name, or from URLs that the configuration allows. A change is made by this process, so
+there is one.
 """
 
 import asyncio
@@ -15,6 +16,7 @@ from ..serving.data_plane import DataPlane
 from ..serving.repository import Repository
 from ..serving.tasks import Tasks, in_daemon
 from ..settings import SettingError
+from .download import download
 from .manifest import ArchiveError
 from .model_settings import ModelSettings
 from .place import is_archive
@@ -71,6 +73,12 @@ class Management:
         Raises NotFound for an archive that is not in the store, InvalidInput for one that is none, Conflict, and for one that
         does not load ModelFailed: then it is as before.
         """
+        if "/" in asked.name or not asked.name.isprintable():
+            raise InvalidInput(f"model_name = {asked.name[:100]!r}, must be printable and without /")
+        try:
+            ModelSettings().changed(asked.settings, "registration")
+        except SettingError as error:
+            raise InvalidInput(str(error)) from None
         name, archive = await in_daemon(partial(self._read, asked))
         self._check_new(name, archive.version)
         if not waits:
@@ -121,14 +129,18 @@ class Management:
 
     def _read(self, asked: Registration) -> tuple[str, ArchiveVersion]:
         folder, config = self._store.folder, self._store.config
-        if "/" in asked.file or "\\" in asked.file or asked.file in ("", ".", ".."):
-            raise NotFound(f"url = {asked.file[:200]!r}, must be the name of an archive in the model store")
-        if folder is None or not is_archive(folder / asked.file):
-            raise NotFound(f"model not found at: {asked.file[:200]}")
+        file, is_new = asked.file, False
+        if folder is not None and "://" in file:
+            file, is_new = download(file, config.allowed_urls, folder), True
+        if "/" in file or "\\" in file or file in ("", ".", ".."):
+            raise NotFound(f"url = {file[:200]!r}, must be the name of an archive in the model store")
+        if folder is None or not is_archive(folder / file):
+            raise NotFound(f"model not found at: {file[:200]}")
         try:
-            ModelSettings().changed(asked.settings, "registration")
-            name, found = named_archive(folder / asked.file, config)
+            name, found = named_archive(folder / file, config)
         except SettingError as error:
+            if is_new:
+                (folder / file).unlink()
             raise InvalidInput(str(error)) from None
         workers = config.default_workers_per_model if asked.workers is None else asked.workers
         entry = {**found.models_entry, "minWorkers": workers}  # the archive's own YAML is before it

@@ -28,6 +28,7 @@ MOST_BODY_BYTES = 1 << 20
 
 _MOST_LISTED = 100
 _MOST = 1 << 31
+_MOST_WORKERS = 1024
 
 _SETTINGS = {
     "batch_size": "batchSize", "max_batch_delay": "maxBatchDelay", "response_timeout": "responseTimeout",
@@ -120,7 +121,7 @@ class ManagementApi:
         if not file:
             raise InvalidInput("parameter url is required")
         settings = {key: said.number(name, 0) for name, key in _SETTINGS.items() if name in said}
-        workers = said.number("initial_workers", 0) if "initial_workers" in said else None
+        workers = said.number("initial_workers", 0, _MOST_WORKERS) if "initial_workers" in said else None
         asked = Registration(file, said.text("model_name"), said.text("handler"), workers, settings)
 
         async def register() -> Answer:
@@ -134,8 +135,8 @@ class ManagementApi:
         self._do(exchange, register())
 
     def _scale(self, query: "_Query", name: str, version: str, exchange: Exchange) -> None:
-        least = query.number("min_worker", 1)
-        most = query.number("max_worker", least)
+        least = query.number("min_worker", 1, _MOST_WORKERS)
+        most = query.number("max_worker", least, _MOST_WORKERS)
         waits = query.flag("synchronous", False)
 
         async def scale() -> Answer:
@@ -226,12 +227,12 @@ class _Query:
             raise InvalidInput(f"{name} is a {type(value).__name__}, must be a text")
         return value
 
-    def number(self, name: str, default: int) -> int:
+    def number(self, name: str, default: int, most: int = _MOST) -> int:
         value = self._said.get(name, default)
         if isinstance(value, str) and value.isdecimal() and len(value) < 20:
             value = int(value)
-        if type(value) is not int or not 0 <= value <= _MOST:
-            raise InvalidInput(f"{name} = {str(value)[:40]!r}, must be an integer in [0, {_MOST}]")
+        if type(value) is not int or not 0 <= value <= most:
+            raise InvalidInput(f"{name} = {str(value)[:40]!r}, must be an integer in [0, {most}]")
         return value
 
     def flag(self, name: str, default: bool) -> bool:

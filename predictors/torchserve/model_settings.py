@@ -30,7 +30,8 @@ _DEVICES = ("cpu", "gpu")
 class ModelSettings:
     """One model's settings. workers: None for as many as there are cores; 0 for none until it is scaled.
 
-    most_workers: up to which it may have been scaled. device_type: "" for a GPU where there is one. client_timeout_ms: of requests without a deadline of their own; 0 for none.
+    most_workers: up to which it may have been scaled. client_timeout_ms: of requests without a deadline of their own; 0 for none.
+    device_type: "" for a GPU where there is one.
     """
 
     workers: int | None = None

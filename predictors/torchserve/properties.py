@@ -8,7 +8,7 @@ one that has, and a value that it cannot have, ends the start.
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,8 @@ class Config:
 
     model_store: where the archives are. load_models: "all", or names with commas. snapshot: of models by name and version,
     None without. models: the same, for models that are loaded by `load_models`. timeouts in seconds. enable_model_api: whether
-    callers of the management API may register and unregister, if there is one.
+    callers of the management API may register and unregister, if there is one. allowed_urls: patterns of those that archives may
+    be registered from; none by default, where TorchServe has any.
     """
 
     model_store: str = ""
@@ -57,6 +58,7 @@ class Config:
     grpc_inference_port: int = 0
     management_address: str = "http://127.0.0.1:8081"
     max_request_size: int | None = None
+    allowed_urls: Sequence[str] = ()
 
     def addresses(self) -> list[tuple[str, int]]:
         """Hosts and ports that it says predictions, metrics and gRPC are at, each once. Raises SettingError."""
@@ -141,6 +143,7 @@ _KINDS = {
     "decode_input_request": "flag", "limit_max_image_pixels": "flag", "enable_model_api": "flag",
     "inference_address": "text", "metrics_address": "text", "grpc_inference_address": "text",
     "grpc_inference_port": "count", "management_address": "text", "max_request_size": "positive",
+    "allowed_urls": "patterns",
 }  # fmt: skip
 _FIELDS = {"model_snapshot": "snapshot"}
 
@@ -163,6 +166,11 @@ def _read(kind: str, key: str, value: str, path: Path) -> Any:
         if value and value not in _ENVELOPES:
             raise refused(f"one of {', '.join(_ENVELOPES)}")
         return value
+    if kind == "patterns":
+        try:
+            return [re.compile(pattern.strip()).pattern for pattern in value.split(",") if pattern.strip()]
+        except re.error as error:
+            raise refused(f"regular expressions with commas ({error})") from None
     if kind in ("object", "snapshot"):
         try:
             content = orjson.loads(value)

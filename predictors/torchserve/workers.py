@@ -139,7 +139,7 @@ class Workers:
 
     def _come(self, worker: WorkerProcess) -> None:
         """It can take a batch, if it is not one too many."""
-        if self.alive >= self.devices:
+        if self._is_closed or self.alive >= self.devices:
             self._leave(worker)
             return
         self._idle.append(worker)

@@ -1,11 +1,13 @@
 """TorchServe's management API: archives of the model store come, are scaled and go while others serve."""
 
 import concurrent.futures
+import http.server
 import json
 import os
 import socket
+import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from archives import manifest, write_mar, write_storage
@@ -157,6 +159,8 @@ def test_an_archive_is_registered_from_the_store(manage, predict) -> None:
         ("url=http://elsewhere/echo.mar", 404, "ModelNotFoundException"),
         ("url=file:///etc/passwd", 404, "ModelNotFoundException"),
         ("url=other.mar&batch_size=0", 400, "BadRequestException"),
+        ("url=other.mar&initial_workers=1025", 400, "BadRequestException"),
+        ("url=other.mar&model_name=a%2Fb", 400, "BadRequestException"),
         ("url=other.mar&synchronous=maybe", 400, "BadRequestException"),
         ("url=broken.mar&initial_workers=1", 500, "InternalServerException"),
     ],
@@ -168,6 +172,48 @@ def test_what_cannot_be_registered_leaves_nothing(manage, query: str, status: in
     assert (found, error["code"], error["type"]) == (status, status, kind)
     assert manage("GET", "/models") == before
     assert manage("GET", "/models/broken")[0] == 404
+
+
+class Elsewhere(http.server.BaseHTTPRequestHandler):
+    """A server of archives, which sends some callers on."""
+
+    archives: ClassVar[dict[str, bytes]] = {}
+
+    def do_GET(self) -> None:
+        content = self.archives.get(self.path)
+        self.send_response(302 if content is None else 200)
+        if content is None:
+            self.send_header("location", self.path.replace("/via", ""))
+        self.end_headers()
+        self.wfile.write(content or b"")
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+def test_archives_come_from_urls_that_are_allowed(serve, connect_http1, tmp_path: Path) -> None:
+    """By any of the patterns, wherever they lead, and only if the store has none of that name."""
+    content = write_mar(tmp_path / "far.mar", {"handler.py": ECHO}, manifest("far")).read_bytes()
+    Elsewhere.archives = {"/open/far.mar": content, "/closed/far.mar": content, "/open/none.mar": b"", "/open/text": b""}
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Elsewhere) as elsewhere:
+        threading.Thread(target=elsewhere.serve_forever).start()
+        base = f"http://127.0.0.1:{elsewhere.server_port}"
+        root = write_store(tmp_path, f"allowed_urls=https://nowhere/.*, {base}(/via)?/open/.*,{base}/via/closed/.*")
+        client = connect_http1(serve(root, "--torchserve-management", "port"))
+        for path, status in (
+            ("/closed/far.mar", 404),
+            ("/via/closed/far.mar", 404),
+            ("/open/text", 400),
+            ("/open/none.mar", 400),
+            ("/open/none.mar", 400),
+            ("/via/open/far.mar", 200),
+            ("/open/far.mar", 409),
+        ):
+            reply = client.request("POST", f"/models?url={base}{path}&initial_workers=1")
+            assert (path, reply.status) == (path, status)
+        elsewhere.shutdown()
+    assert client.request("POST", "/predictions/far", b"x", TEXT).status == 200
+    assert not [*(root / "model-store").glob(".download-*")]
 
 
 def test_a_model_without_workers_is_healthy_and_answers_nobody(manage, predict, client) -> None:
