@@ -341,7 +341,9 @@ def _management(
     if where == "port":
         return api, {}
     _, port = read_address("management_address", catalog.config.management_address)
-    server = HttpServer(ManagementApp(api), Port(_LOOPBACK, port, None), MOST_BODY_BYTES, settings["max_unfinished_bytes"])
+    server = HttpServer(
+        ManagementApp(api), Port(_LOOPBACK, port, None), MOST_BODY_BYTES, settings["max_unfinished_bytes"]
+    )
     return None, {"TorchServe's management": server}
 
 

@@ -251,8 +251,8 @@ SETTINGS = (
     ),
     Setting(
         "torchserve_ports", bool, False,
-        "listen where config.properties of TorchServe's archives says (inference_address, metrics_address, grpc_inference_port) "
-        "as well; everything is on each of them; with one process only",
+        "listen where config.properties of TorchServe's archives says (inference_address, metrics_address, "
+        "grpc_inference_port) as well; everything is on each of them; with one process only",
     ),
     Setting(
         "handler_failure_status", str, "500",
@@ -347,9 +347,7 @@ def _check_torchserve(values: Mapping[str, Any]) -> None:
     if values["torchserve_ports"] and values["processes"] > 1:
         raise SettingError(f"torchserve_ports = true, must be false with processes = {values['processes']}")
     if management != "off" and values["processes"] > 1:
-        raise SettingError(
-            f"torchserve_management = {management}, must be off with processes = {values['processes']}"
-        )
+        raise SettingError(f"torchserve_management = {management}, must be off with processes = {values['processes']}")
     if management == "port" and host != "localhost" and not _is_loopback(host):
         raise SettingError(f"torchserve_management = port: host = {host!r}, must be on loopback, such as 127.0.0.1")
 

@@ -16,8 +16,9 @@ Fields = Iterable[Field]
 class Head:
     """What precedes a request's body. Requests of equal heads share one, so that it is read and checked once.
 
-    path: percent-encoded, without the query. query: what follows its `?`, "" without. headers: by lower-case name; a repeated one's values joined by commas.
-    length: of the body in bytes, None if the head does not say. options: what the headers ask for. The last two are HTTP/1's.
+    path: percent-encoded, without the query. headers: by lower-case name; a repeated one's values joined by commas.
+    length: of the body in bytes, None if the head does not say. options: what the headers ask for.
+    keeps_alive, awaits_continue: HTTP/1's. query: what follows the path's `?`, "" without.
     """
 
     method: str

@@ -242,7 +242,8 @@ class _Collector:
     def _families(self) -> Iterable[Any]:
         """What transformers and handlers count themselves, each family once for all of them."""
         families: dict[str, Any] = {}
-        for one in (*self._metrics.steps, *self._metrics.models):
+        counting: tuple[StepMetrics | ModelMetrics, ...] = (*self._metrics.steps, *self._metrics.models)
+        for one in counting:
             for family in one.families(one.labels):
                 families.setdefault(family.name, family)
                 if families[family.name] is not family:

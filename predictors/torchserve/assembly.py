@@ -37,7 +37,8 @@ _GPUS = Path("/proc/driver/nvidia/gpus")
 class AssembledArchive:
     """A version of an archive, not loaded yet.
 
-    settings: torpor's own, resolved with the model's. cores: that all of its workers may use. is_from_start: nobody registered it.
+    settings: torpor's own, resolved with the model's. cores: that all of its workers may use. is_from_start: nobody has
+    registered it.
     """
 
     archive: Archive

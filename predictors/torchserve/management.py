@@ -1,4 +1,4 @@
-"""What TorchServe's management does: versions of archives are registered, scaled, preferred and unregistered while others serve.
+"""What TorchServe's management does: archives are registered, scaled, preferred and unregistered while others serve.
 
 Archives come from the model store by name, or from URLs that the configuration allows. A change is made by this process, so
 there is one.
@@ -88,7 +88,7 @@ class Management:
         return self.served(name, archive.version)
 
     async def scale(self, name: str, version: str, least: int, most: int, waits: bool) -> None:
-        """Have at least and at most so many workers. Raises NotFound; ModelFailed if one cannot load, and then it is as before."""
+        """Have at least and at most so many workers. Raises NotFound; ModelFailed if one cannot load: then it is as before."""
         if most < least:
             raise InvalidInput(f"max_worker = {most}, must be at least min_worker = {least}")
         served = self.served(name, version)

@@ -92,7 +92,9 @@ class ManagementApi:
         limit = query.number("limit", _MOST_LISTED)
         first = query.number("next_page_token", 0)
         last = first + min(limit, _MOST_LISTED)
-        page = [{"modelName": name, "modelUrl": self._management.served(name).origin.file} for name in names[first:last]]
+        page = [
+            {"modelName": name, "modelUrl": self._management.served(name).origin.file} for name in names[first:last]
+        ]
         # TorchServe has a token after the last page too, if that is full.
         return 200, {**({"nextPageToken": str(last)} if last <= len(names) else {}), "models": page}
 

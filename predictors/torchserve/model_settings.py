@@ -30,8 +30,8 @@ _DEVICES = ("cpu", "gpu")
 class ModelSettings:
     """One model's settings. workers: None for as many as there are cores; 0 for none until it is scaled.
 
-    most_workers: up to which it may have been scaled. client_timeout_ms: of requests without a deadline of their own; 0 for none.
-    device_type: "" for a GPU where there is one.
+    most_workers: up to which it may have been scaled. device_type: "" for a GPU where there is one. client_timeout_ms: of
+    requests without a deadline of their own; 0 for none.
     """
 
     workers: int | None = None
@@ -46,7 +46,12 @@ class ModelSettings:
 
     @classmethod
     def of(
-        cls, config: Config, own: Mapping[str, Any], where: str, snapshot: Mapping[str, Any] | None, asked: Mapping[str, Any]
+        cls,
+        config: Config,
+        own: Mapping[str, Any],
+        where: str,
+        snapshot: Mapping[str, Any] | None,
+        asked: Mapping[str, Any],
     ) -> "ModelSettings":
         """own: the archive's YAML, or the entry in `models=`. asked: what its registration says.
 

@@ -34,9 +34,10 @@ class Config:
     """What config.properties says; `Config()` is what holds without one.
 
     model_store: where the archives are. load_models: "all", or names with commas. snapshot: of models by name and version,
-    None without. models: the same, for models that are loaded by `load_models`. timeouts in seconds. enable_model_api: whether
-    callers of the management API may register and unregister, if there is one. allowed_urls: patterns of those that archives may
-    be registered from; none by default, where TorchServe has any.
+    None without. models: the same, for models that are loaded by `load_models`. timeouts in seconds.
+
+    enable_model_api: whether callers of the management API may register and unregister, if there is one. allowed_urls: patterns
+    of those that archives may be registered from; none by default, where TorchServe has any.
     """
 
     model_store: str = ""

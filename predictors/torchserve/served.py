@@ -118,9 +118,9 @@ class ServedArchive(Batched):
         return row
 
     async def scale(self, least: int, most: int) -> None:
-        """Have that many workers; of those that are too many each answers what it has. Raises ArchiveError, and keeps what it had.
+        """Have so many workers; of those that are too many each answers what it has.
 
-        Returns when those that were missing are loaded.
+        Returns when those that were missing are loaded. Raises ArchiveError if one cannot, and has what it had.
         """
         async with self._scaling:
             count = min(max(self._workers.devices, least), most)

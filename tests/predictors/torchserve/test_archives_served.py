@@ -295,7 +295,9 @@ def test_torchserves_older_paths_are_predictions_whose_query_has_fields(client) 
 
 def test_an_invocation_of_the_only_model_need_not_name_it(serve, connect_http1, tmp_path: Path) -> None:
     """There is no other."""
-    client = connect_http1(serve(write_mar(tmp_path / "kinds.mar", {"kinds.py": FUNCTION}, manifest("kinds", "kinds:answer"))))
+    client = connect_http1(
+        serve(write_mar(tmp_path / "kinds.mar", {"kinds.py": FUNCTION}, manifest("kinds", "kinds:answer")))
+    )
     assert client.request("POST", "/invocations", b"text", TEXT).body == "grüß".encode()
 
 
@@ -355,8 +357,9 @@ def handle(data, context):
 
 
 def test_a_handler_that_unpickles_is_named_in_the_log(serve, tmp_path: Path) -> None:
-    """Once, with the place; one that does not is not."""
-    log = "".join(serve(write_mar(tmp_path / "a.mar", {"handler.py": UNPICKLING})).log)
+    """Once a worker, with the place; one that does not is not."""
+    write_mar(tmp_path / "model-store/a.mar", {"handler.py": UNPICKLING})
+    log = "".join(serve(write_storage(tmp_path, {"a": {"1.0": entry("a.mar")}})).log)
     (line,) = [line for line in log.splitlines() if "unpickles" in line]
     assert "WARNING torpor.handler a: handler.py:10 unpickles (collections.OrderedDict): a pickle runs what" in line
     log = "".join(serve(write_mar(tmp_path / "b.mar", {"kinds.py": FUNCTION}, manifest("b", "kinds:answer"))).log)
@@ -387,7 +390,9 @@ def handle(data, context):
 def test_what_a_handler_counts_is_in_the_metrics(serve, connect_http1, tmp_path: Path) -> None:
     """Added up over its workers, by its names where Prometheus and torpor leave them, with TorchServe's dimensions."""
     write_mar(tmp_path / "model-store/tea.mar", {"handler.py": COUNTING})
-    client = connect_http1(serve(write_storage(tmp_path, {"tea": {"1.0": entry("tea.mar", minWorkers=2, maxWorkers=2)}})))
+    client = connect_http1(
+        serve(write_storage(tmp_path, {"tea": {"1.0": entry("tea.mar", minWorkers=2, maxWorkers=2)}}))
+    )
     for kind in (b"green", b"black", b"green"):
         assert client.request("POST", "/predictions/tea", kind, TEXT).status == 200
     lines = client.request("GET", "/metrics").body.decode().splitlines()

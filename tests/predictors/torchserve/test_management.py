@@ -194,7 +194,12 @@ class Elsewhere(http.server.BaseHTTPRequestHandler):
 def test_archives_come_from_urls_that_are_allowed(serve, connect_http1, tmp_path: Path) -> None:
     """By any of the patterns, wherever they lead, and only if the store has none of that name."""
     content = write_mar(tmp_path / "far.mar", {"handler.py": ECHO}, manifest("far")).read_bytes()
-    Elsewhere.archives = {"/open/far.mar": content, "/closed/far.mar": content, "/open/none.mar": b"", "/open/text": b""}
+    Elsewhere.archives = {
+        "/open/far.mar": content,
+        "/closed/far.mar": content,
+        "/open/none.mar": b"",
+        "/open/text": b"",
+    }
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Elsewhere) as elsewhere:
         threading.Thread(target=elsewhere.serve_forever).start()
         base = f"http://127.0.0.1:{elsewhere.server_port}"
@@ -256,7 +261,9 @@ def test_workers_that_cannot_load_leave_it_as_it_was(manage, client) -> None:
     assert client.request("POST", "/predictions/only", b"x", TEXT).status == 200
 
 
-def test_a_worker_that_is_taken_away_answers_what_it_has(manage, predict, server, connect_http1, tmp_path: Path) -> None:
+def test_a_worker_that_is_taken_away_answers_what_it_has(
+    manage, predict, server, connect_http1, tmp_path: Path
+) -> None:
     """What waits behind it is refused, since nobody is left."""
     gate = tmp_path / "gate"
     os.mkfifo(gate)
@@ -330,7 +337,9 @@ def test_its_own_port_is_on_loopback_and_has_nothing_else(serve, connect_http1, 
 def test_the_server_listens_where_torchserve_would(serve, connect_http1, tmp_path: Path, free_port: int) -> None:
     """Everything that it has is there too."""
     root = write_store(tmp_path)
-    (root / "config/config.properties").write_text(f"inference_address=http://127.0.0.1:{free_port}\nload_models=echo.mar\n")
+    (root / "config/config.properties").write_text(
+        f"inference_address=http://127.0.0.1:{free_port}\nload_models=echo.mar\n"
+    )
     server = serve(root, "--torchserve-ports", "true")
     assert server.port != free_port
     assert connect_http1(server).request("GET", "/ping").status == 200
@@ -361,7 +370,10 @@ def test_a_server_may_begin_with_no_model(serve, connect_http1, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        (("--host", "0.0.0.0"), "torchserve_management = port: host = '0.0.0.0', must be on loopback, such as 127.0.0.1"),
+        (
+            ("--host", "0.0.0.0"),
+            "torchserve_management = port: host = '0.0.0.0', must be on loopback, such as 127.0.0.1",
+        ),
         (("--processes", "2"), "torchserve_management = port, must be off with processes = 2"),
     ],
 )

@@ -83,7 +83,9 @@ def test_a_snapshot_without_models_loads_none(tmp_path: Path) -> None:
     assert read(tmp_path, 'model_snapshot={"modelCount": 1, "models": {"a": {}}}').snapshot == {"a": {}}
 
 
-@pytest.mark.parametrize("address", ["https://127.0.0.1:8443", "unix:/tmp/inference.sock", "127.0.0.1:8080", "http://a:65536"])
+@pytest.mark.parametrize(
+    "address", ["https://127.0.0.1:8443", "unix:/tmp/inference.sock", "127.0.0.1:8080", "http://a:65536"]
+)
 def test_an_address_that_nobody_can_listen_at_is_named(address: str) -> None:
     """When it is to be listened at, and not before: a configuration may have it for TorchServe alone."""
     with pytest.raises(SettingError, match=r"inference_address = '.*', must be http://HOST:PORT"):

@@ -77,7 +77,7 @@ def test_kserves_storage_is_served_by_its_snapshot(tmp_path: Path) -> None:
         ({"marName": "none.mar"}, r"marName = 'none\.mar', must be an archive in "),
         ({"marName": "../a.mar"}, r"marName = '\.\./a\.mar', must be a file's name"),
         ({"batchSize": "four"}, r"batchSize = 'four', must be an integer in \[1, 2147483648\]"),
-        ({"minWorkers": 0}, r"minWorkers = 0, must be an integer in \[1, 2147483648\]"),
+        ({"minWorkers": -1}, r"minWorkers = -1, must be an integer in \[0, 2147483648\]"),
     ],
 )
 def test_a_wrong_snapshot_is_named(tmp_path: Path, said: dict[str, object], reason: str) -> None:
@@ -136,6 +136,13 @@ def test_settings_come_from_flags_snapshot_yaml_models_and_defaults(tmp_path: Pa
     assert (found.model.batch_size, found.model.response_timeout_s) == (2, 9)
     settings = found.settings
     assert (settings["max_batch_size"], settings["batch_timeout_micros"], settings["max_queue_rows"]) == (2, 10_000, 9)
+
+
+def test_a_snapshot_may_leave_a_model_without_workers(tmp_path: Path) -> None:
+    """Until it is scaled."""
+    write_mar(tmp_path / "model-store/a.mar", CODE)
+    found = assembled(write_storage(tmp_path, {"a": {"1.0": entry("a.mar", minWorkers=0, maxWorkers=4)}}), "a")
+    assert (found.model.workers, found.model.most_workers) == (0, 4)
 
 
 def test_what_nobody_says_is_torchserves_default(tmp_path: Path) -> None:
