@@ -89,7 +89,7 @@ class Rest:
         coder: ContentCoder,
         colleagues: Colleagues | None,
         open_receiver: Callable[[Fail], Receiver] | None,
-        management: Management | None,
+        management: Management | None = None,
     ) -> None:
         self._management = management
         self._data_plane = data_plane

@@ -24,7 +24,8 @@ DIFFERENCES = [
         {"v1*/*": "content type, spacing, error object", "v2/*": "content type, spacing, error object"},
     ),
     Difference(
-        "A handler that fails, or whose answer is none, is 500 on every path: TorchServe's 503 asks a client to try again",
+        "A handler that fails, or whose answer is none, is 500 on every path: TorchServe's 503 asks a client to try again; "
+        "`--handler-failure-status 503` has it",
         dict.fromkeys(
             [
                 *(
@@ -60,7 +61,8 @@ DIFFERENCES = [
                 "body-envelope/integers",
             ],
             "status",
-        ),
+        )
+        | {"bare/gRPC exception": "status, body", "bare/gRPC wrong type": "status, body"},
     ),
     Difference(
         "A body that is no JSON, or lacks `instances` or `inputs`, is the caller's fault: 400",
@@ -105,7 +107,7 @@ DIFFERENCES = [
         {"bare/at load and at a request": "body"},
     ),
     Difference(
-        "Limits of bodies are torpor's own (`--max-body-bytes`), not `max_request_size`",
+        "A body may have 64 MiB where nobody says otherwise (`max_request_size`, `--max-body-bytes`)",
         {"bare/too large": "status, body"},
     ),
     Difference(
@@ -117,27 +119,39 @@ DIFFERENCES = [
         {"bare/openapi of the api": "status, body", "bare/openapi of a model": "content type, body"},
     ),
     Difference(
-        "Not there: TorchServe's older paths",
-        {
-            "bare/invocations": "status, content type, body",
-            "bare/invocations without a name": "status, error object",
-            "bare/invoke": "status, content type, body",
-            "bare/older predict": "status, content type, body",
-        },
+        "Not there yet: answers in chunks",
+        {"bare/chunks, then an exception": "status, content type, body"}
+        | dict.fromkeys(
+            ["bare/gRPC chunks", "bare/gRPC stream of one", "bare/gRPC exception in a stream"],
+            "status, body",
+        ),
     ),
     Difference(
-        "Not there yet: answers in chunks",
-        {"bare/chunks": "status, content type, body", "bare/chunks, then an exception": "status, content type, body"},
+        "Not there: the management API over gRPC",
+        dict.fromkeys(
+            [f"managed/gRPC {name}" for name in ("describe", "describe nobody", "list", "unregister")], "status, body"
+        ),
     ),
-    Difference("Not there yet: TorchServe's own gRPC services", {"bare/gRPC *": "status, body"}),
-    Difference("Not there yet: the management API", {"managed/*": "status, content type, body, error object, message"}),
     Difference(
         "To be mended: a form without `=` is empty, a part without a type has an empty one, the `json` envelope writes blanks",
         {"bare/curl's json without a type": "body", "bare/parts' types": "body", "json-envelope/instances": "spacing"},
     ),
     Difference(
         "What is unknown over gRPC is NOT_FOUND everywhere, in other words",
-        {"v2-grpc/unknown model ready": "body", "v2-grpc/unknown model": "status, body"},
+        {
+            "v2-grpc/unknown model ready": "body",
+            "v2-grpc/unknown model": "status, body",
+            "bare/gRPC unknown version": "status, body",
+            "bare/gRPC unknown model": "status, body",
+        },
+    ),
+    Difference(
+        "Over gRPC an error names no Java class, want of memory is RESOURCE_EXHAUSTED, and fields have no order",
+        {
+            "bare/gRPC PredictionException": "body",
+            "bare/gRPC out of memory": "status, body",
+            "bare/gRPC several fields": "spacing",
+        },
     ),
     Difference(
         "A text in a tensor is the text; TorchServe's gRPC has it as JSON, with its quotes",
