@@ -54,6 +54,8 @@ def write_store(root: Path, more: str = "") -> Path:
     for version in ("1.0", "2.0"):
         write_mar(root / f"model-store/two-{version[0]}.mar", {"handler.py": ECHO}, manifest("two", version=version))
     write_mar(root / "model-store/broken.mar", {"handler.py": BROKEN}, manifest("broken"))
+    yaml = {"handler.py": ECHO, "config.yaml": "minWorkers: 2\nmaxWorkers: 3\nbatchSize: 4\n"}
+    write_mar(root / "model-store/many.mar", yaml, manifest("many", configFile="config.yaml"))
     write_mar(root / "model-store/only.mar", {"handler.py": ONLY}, manifest("only"))
     write_mar(root / "outside.mar", {"handler.py": ECHO}, manifest("outside"))
     return write_storage(root, None, f"load_models=echo.mar\ndefault_workers_per_model=1\n{more}")
@@ -286,7 +288,15 @@ def test_a_worker_that_is_taken_away_answers_what_it_has(
     assert predict("busy")[0] == 503
 
 
-def test_versions_come_are_preferred_and_go(manage, predict) -> None:
+def test_an_archives_own_number_of_workers_is_before_the_registrations(manage) -> None:
+    """As for TorchServe."""
+    pytest.importorskip("yaml")
+    assert manage("POST", "/models?url=many.mar&initial_workers=1&batch_size=5")[0] == 200
+    (said,) = manage("GET", "/models/many")[1]
+    assert (said["minWorkers"], said["maxWorkers"], len(said["workers"]), said["batchSize"]) == (2, 3, 2, 5)
+
+
+def test_versions_come_are_preferred_and_go(manage, predict, client) -> None:
     """The first is the default until another is; a default goes last."""
     assert manage("POST", "/models?url=two-1.mar")[0] == manage("POST", "/models?url=two-2.mar")[0] == 200
     assert [said["modelVersion"] for said in manage("GET", "/models/two/all")[1]] == ["1.0", "2.0"]
@@ -302,6 +312,7 @@ def test_versions_come_are_preferred_and_go(manage, predict) -> None:
     assert manage("DELETE", "/models/two") == (200, {"status": 'Model "two" unregistered'})
     assert predict("two")[0] == 404
     assert manage("DELETE", "/models/two")[0] == 404
+    assert "two" not in [model["name"] for model in client.request("POST", "/v2/repository/index").json()]
     assert manage("POST", "/models?url=two-2.mar")[0] == 200
     assert predict("two")[1]["version"] == "2.0"
 
