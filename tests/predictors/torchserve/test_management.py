@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -193,7 +194,16 @@ class Elsewhere(http.server.BaseHTTPRequestHandler):
         pass
 
 
-def test_archives_come_from_urls_that_are_allowed(serve, connect_http1, tmp_path: Path) -> None:
+@pytest.fixture
+def elsewhere() -> Iterator[str]:
+    """Its address."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Elsewhere) as server:
+        threading.Thread(target=server.serve_forever).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_archives_come_from_urls_that_are_allowed(serve, connect_http1, tmp_path: Path, elsewhere: str) -> None:
     """By any of the patterns, wherever they lead, and only if the store has none of that name."""
     content = write_mar(tmp_path / "far.mar", {"handler.py": ECHO}, manifest("far")).read_bytes()
     Elsewhere.archives = {
@@ -202,24 +212,21 @@ def test_archives_come_from_urls_that_are_allowed(serve, connect_http1, tmp_path
         "/open/none.mar": b"",
         "/open/text": b"",
     }
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Elsewhere) as elsewhere:
-        threading.Thread(target=elsewhere.serve_forever).start()
-        base = f"http://127.0.0.1:{elsewhere.server_port}"
-        root = write_store(tmp_path, f"allowed_urls=https://nowhere/.*, {base}(/via)?/open/.*,{base}/via/closed/.*")
-        client = connect_http1(serve(root, "--torchserve-management", "port"))
-        for path, status in (
-            ("/closed/far.mar", 404),
-            ("/via/closed/far.mar", 404),
-            ("/open/text", 400),
-            ("/open/none.mar", 400),
-            ("/open/none.mar", 400),
-            ("/via/open/far.mar", 200),
-            ("/open/far.mar", 409),
-        ):
-            reply = client.request("POST", f"/models?url={base}{path}&initial_workers=1")
-            assert (path, reply.status) == (path, status)
-        elsewhere.shutdown()
+    patterns = f"https://nowhere/.*, {elsewhere}(/via)?/open/.*,{elsewhere}/via/closed/.*"
+    root = write_store(tmp_path, f"allowed_urls={patterns}")
+    client = connect_http1(serve(root, "--torchserve-management", "port"))
+
+    def register(url: str) -> int:
+        return client.request("POST", f"/models?url={url}&initial_workers=1").status
+
+    assert register(f"{elsewhere}/closed/far.mar") == register(f"{elsewhere}/via/closed/far.mar") == 404
+    assert register(f"{elsewhere}/open/text") == 400
+    assert register(f"{elsewhere}/open/none.mar") == register(f"{elsewhere}/open/none.mar") == 400
+    assert register(f"{elsewhere}/via/open/far.mar") == 200
     assert client.request("POST", "/predictions/far", b"x", TEXT).status == 200
+    assert client.request("DELETE", "/models/far").status == 200
+    assert register(f"{elsewhere}/open/far.mar") == 409
+    assert register("far.mar") == 200
     assert not [*(root / "model-store").glob(".download-*")]
 
 
@@ -285,6 +292,7 @@ def test_a_worker_that_is_taken_away_answers_what_it_has(
             assert waiting.result(20)[0] == 503
             assert not held.done()
         assert held.result(20) == (200, b"waited")
+    assert manage("GET", "/models/busy")[1][0]["workers"] == []
     assert predict("busy")[0] == 503
 
 
