@@ -168,13 +168,14 @@ def test_an_archive_is_registered_from_the_store(manage, predict) -> None:
         ("url=broken.mar&initial_workers=1", 500, "InternalServerException"),
     ],
 )
-def test_what_cannot_be_registered_leaves_nothing(manage, query: str, status: int, kind: str) -> None:
+def test_what_cannot_be_registered_leaves_nothing(manage, client, query: str, status: int, kind: str) -> None:
     """Its error is TorchServe's."""
     before = manage("GET", "/models")
     found, error = manage("POST", f"/models?{query}")
     assert (found, error["code"], error["type"]) == (status, status, kind)
     assert manage("GET", "/models") == before
     assert manage("GET", "/models/broken")[0] == 404
+    assert "broken" not in [model["name"] for model in client.request("POST", "/v2/repository/index").json()]
 
 
 class Elsewhere(http.server.BaseHTTPRequestHandler):
@@ -265,6 +266,7 @@ def test_workers_that_cannot_load_leave_it_as_it_was(manage, client) -> None:
     status, error = manage("PUT", "/models/only?min_worker=2&synchronous=true")
     assert (status, error["type"]) == (500, "InternalServerException")
     assert "FileExistsError" in error["message"]
+    assert manage("PUT", "/models/only?min_worker=2&synchronous=true")[0] == 500
     (said,) = manage("GET", "/models/only")[1]
     assert (said["minWorkers"], len(said["workers"])) == (1, 1)
     assert client.request("POST", "/predictions/only", b"x", TEXT).status == 200
@@ -315,7 +317,13 @@ def test_versions_come_are_preferred_and_go(manage, predict, client) -> None:
     assert manage("PUT", "/models/two/9/set-default")[1]["type"] == "ModelVersionNotFoundException"
     status, error = manage("DELETE", "/models/two/2.0")
     assert (status, error["type"]) == (403, "InvalidModelVersionException")
+    pid = predict("two/1.0")[1]["pid"]
     assert manage("DELETE", "/models/two/1.0") == (200, {"status": 'Model "two" unregistered'})
+    for _ in range(2000):  # its process leaves when it has answered everybody
+        if not Path(f"/proc/{pid}").exists():
+            break
+        client.request("GET", "/ping")
+    assert not Path(f"/proc/{pid}").exists()
     assert predict("two/1.0")[0] == 404
     assert manage("DELETE", "/models/two") == (200, {"status": 'Model "two" unregistered'})
     assert predict("two")[0] == 404
@@ -366,6 +374,26 @@ def test_the_server_listens_where_torchserve_would(serve, connect_http1, tmp_pat
     client = connect_http1(server)
     assert client.request("POST", "/predictions/echo", b"x", TEXT).status == 200
     assert client.request("GET", "/metrics").status == 200
+
+
+def test_the_servers_own_port_is_not_taken_twice(serve, connect_http1, tmp_path: Path, free_port: int) -> None:
+    """Where the configuration has the same."""
+    root = write_store(tmp_path)
+    (root / "config/config.properties").write_text(
+        f"inference_address=http://127.0.0.1:{free_port}\nload_models=echo.mar\n"
+    )
+    server = serve(root, "--torchserve-ports", "true", "--port", str(free_port))
+    assert connect_http1(server).request("GET", "/ping").status == 200
+
+
+def test_what_the_repository_api_has_unloaded_may_be_registered(serve, connect_http1, tmp_path: Path) -> None:
+    """It is one model, by either API."""
+    options = ("--torchserve-management", "port", "--model-control-mode", "explicit")
+    client = connect_http1(serve(write_store(tmp_path), *options))
+    assert client.request("POST", "/v2/repository/models/echo/unload").status == 200
+    assert client.request("POST", "/models?url=echo.mar").status == 200
+    assert client.request("POST", "/v2/repository/models/echo/load").status == 200
+    assert client.request("POST", "/predictions/echo", b"x", TEXT).status == 200
 
 
 def test_a_configuration_without_the_model_api_leaves_reading_and_scaling(serve, connect_http1, tmp_path: Path) -> None:
