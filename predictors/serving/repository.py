@@ -135,8 +135,9 @@ class Repository:
         async with self._changing:
             source = self._catalog.model(name)
             try:
-                assembled = await in_daemon(partial(source.assemble, version))
-                model = await assembled.load(self._data_plane, name, version)
+                async with _in_time(source, version):
+                    assembled = await in_daemon(partial(source.assemble, version))
+                    model = await assembled.load(self._data_plane, name, version)
             except (Exception, SystemExit) as error:
                 logger.error("model %s version %s failed to load: %s", name, version, error)
                 raise ModelFailed(f"model '{name}' version {version} failed to load: {error}") from error
