@@ -231,7 +231,7 @@ class Grpc:
         except Exception as error:
             self.fail(exchange, error, model)
             return
-        self._data_plane.follow(exchange, model, started, span)
+        exchange.on_leave = self._data_plane.leaving(partial(model.cancel, started), started, span)
 
     def _predicted(self, stream: Stream, model: Served, result: CallAnswer | TorporError) -> None:
         if isinstance(result, TorporError):
