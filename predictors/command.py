@@ -99,6 +99,7 @@ def main(arguments: Sequence[str] | None = None, post: _Post | None = None) -> i
 
 
 def _parser() -> argparse.ArgumentParser:
+    from torpor.edge.command import add_command as add_edge
     from torpor.knative.up_command import add_command as add_up
     from torpor.transformers.events_command import add_command as add_events
 
@@ -141,6 +142,7 @@ def _parser() -> argparse.ArgumentParser:
     add_events(commands)
     add_up(commands)
     add_plan(commands)
+    add_edge(commands)
 
     completion = commands.add_parser("completion", help="print a shell's completion script")
     completion.add_argument("shell", choices=("bash", "zsh", "tcsh"))

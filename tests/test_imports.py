@@ -19,6 +19,7 @@ FORBIDDEN = {
     "predictors/torchserve": {*HEAVY, "runtime", "ts"},
     "predictors/torchserve/worker": {"asyncio", *HEAVY, "runtime", "serving", "ts"},
     "predictors/runtime": {"kserve", "kubernetes", "hpack", "serving"},
+    "edge": {"asyncio", *HEAVY, "serving", "runtime"},
     "knative": {"torch", "runtime", "kserve", "pandas", "fastapi", "transformers", "uvicorn"},
     "transformers": {"torch", "kubernetes", "pandas", "fastapi", "transformers", "uvicorn"},
 }

@@ -1,0 +1,13 @@
+"""Bundles for edge nodes: one file or folder that a node without a network can check, install and take back.
+
+    inputs ──bundle──► OCI image layout ──sign──► + TUF metadata ──medium──► verify ──install──► generations/8
+     (models, images,   (`bundle.py`,             (`repository.py`)          (`trust.py`)        current ─► 8
+      manifests)         `pieces.py`)                                                            (`node.py`)
+
+- `layout.py` reads a bundle from a folder or from one file (`archive.py`); nothing that it reads is trusted.
+- `contents.py` is what a bundle holds: files, each a row of parts by digest. Weights have a part for each tensor.
+- `trust.py` decides what is accepted, by python-tuf and with a time that never goes back.
+- `node.py` installs and takes back; every change goes through `disk.py`, which tests replace by one that fails.
+
+Whatever is refused is a `Refused` with its reason in a word.
+"""

@@ -1,0 +1,402 @@
+"""`torpor edge`: bundles, from their making to a node that serves them."""
+
+import argparse
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .bundle import Input
+    from .node import Generation, Node
+    from .trust import Accepted
+
+DONE, REFUSED, WRONG = 0, 1, 2
+
+NODE_ROOT = "/var/lib/torpor/edge"
+ROLES = ("root", "targets", "snapshot", "timestamp")
+
+
+def add_command(commands: Any) -> None:
+    """Add `edge` to the sub-commands of `torpor`."""
+    edge: argparse.ArgumentParser = commands.add_parser(
+        "edge",
+        help="bundles for edge nodes: make, sign, check, install, take back",
+        description="Bundles for edge nodes: one signed file or folder with models, images and manifests.",
+        epilog="Exit status: 0 done; 1 refused, with the reason in brackets, and nothing has changed; 2 a wrong argument.",
+    )
+    kinds = edge.add_subparsers(metavar="COMMAND", required=True)
+
+    bundle = _add(kinds, "bundle", _bundle, "make a bundle: the same inputs and build time give the same bytes")
+    bundle.add_argument("out", type=Path, metavar="OUT", help="a folder, or one file by the name NAME.tar")
+    bundle.add_argument("--name", required=True, help="of the bundle; a node takes those of one name")
+    bundle.add_argument("--release", required=True, metavar="VERSION", help="what people call it")
+    bundle.add_argument("--platform", default="any", help="linux/amd64, linux/arm64, linux/arm, or any (default)")
+    text = "such as 2026-01-31T12:00:00Z (default: $SOURCE_DATE_EPOCH, else now)"
+    bundle.add_argument("--built", metavar="TIME", help=text)
+    for kind, what in (
+        ("model", "a model's folder"),
+        ("image", "a container image as a tar archive"),
+        ("manifest", "YAML, a file or a folder"),
+        ("profile", "what the node is like"),
+        ("sbom", "an SBOM of an input"),
+    ):
+        bundle.add_argument(
+            f"--{kind}", action="append", default=[], metavar="[NAME=]PATH", help=f"{what}; may be repeated"
+        )
+
+    keys = _add(kinds, "keys", _keys, "make the keys and the first root, or replace a key")
+    keys.add_argument("keys", type=Path, metavar="KEYS", help="the folder of private keys, ROLE.pem; keep root.pem elsewhere")
+    keys.add_argument("--repository", type=Path, required=True, metavar="FOLDER", help="of TUF's metadata")
+    text = "make a new key for this role, and a root that names it; takes root.pem"
+    keys.add_argument("--replace", choices=ROLES, metavar="ROLE", help=text)
+
+    sign = _add(kinds, "sign", _sign, "put a bundle in force")
+    sign.add_argument("bundle", type=Path, metavar="BUNDLE")
+    sign.add_argument("--keys", type=Path, required=True, metavar="KEYS", help="with targets.pem, snapshot.pem, timestamp.pem")
+    sign.add_argument("--repository", type=Path, required=True, metavar="FOLDER", help="of TUF's metadata")
+    text = "until it may not be installed any more (default 90); what is installed goes on"
+    sign.add_argument("--days", type=int, default=90, metavar="N", help=text)
+
+    verify = _add(kinds, "verify", _verify, "check signatures, times and every byte of a bundle")
+    verify.add_argument("bundle", type=Path, metavar="BUNDLE")
+    from_where = verify.add_mutually_exclusive_group(required=True)
+    from_where.add_argument("--root", type=Path, metavar="FILE", help="the root to trust: N.root.json")
+    from_where.add_argument("--node", type=Path, metavar="FOLDER", help="as this node would, with what it has accepted")
+
+    diff = _add(kinds, "diff", _diff, "what an update moves")
+    diff.add_argument("old", type=Path, metavar="OLD")
+    diff.add_argument("new", type=Path, metavar="NEW")
+    text = "write NEW without what OLD has, as one file, for nodes that have OLD"
+    diff.add_argument("--out", type=Path, metavar="FILE", help=text)
+    diff.add_argument("--json", action="store_true", help="print an object")
+
+    install = _add(kinds, "install", _install, "serve a bundle on this node")
+    install.add_argument("bundle", type=Path, metavar="BUNDLE")
+    install.add_argument("--root", type=Path, metavar="FILE", help="the first root to trust, on a node that has none")
+    text = "install although metadata has expired; TEXT is recorded, and says who decided so and why"
+    install.add_argument("--accept-expired", default="", metavar="TEXT", help=text)
+    rollback = _add(kinds, "rollback", _rollback, "serve what was served before")
+    status = _add(kinds, "status", _status, "what is served, what was before, until when updates are taken")
+    doctor = _add(kinds, "doctor", _doctor, "check every file of what is served, and the node's state")
+    for parser in (install, rollback, status, doctor):
+        text = f"the folder of the node's bundles (default {NODE_ROOT})"
+        parser.add_argument("--node", type=Path, default=Path(NODE_ROOT), metavar="FOLDER", help=text)
+    for parser in (status, install):
+        parser.add_argument("--json", action="store_true", help="print an object")
+
+
+def _add(kinds: Any, name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = kinds.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+
+    def guarded(options: argparse.Namespace, began_s: float) -> int:
+        from .refused import Refused
+
+        try:
+            return run(options)
+        except Refused as refused:
+            print(f"torpor: {refused}", file=sys.stderr)
+            return REFUSED
+        except ModuleNotFoundError as error:
+            if (error.name or "").split(".")[0] not in ("tuf", "securesystemslib", "cryptography"):
+                raise
+            print(f"torpor: the package {error.name} is missing: pip install torpor[edge]", file=sys.stderr)
+            return WRONG
+        except OSError as error:
+            print(f"torpor: {error.filename}: {error.strerror}", file=sys.stderr)
+            return WRONG
+
+    parser.set_defaults(run=guarded)
+    return parser
+
+
+def _now() -> datetime:
+    return datetime.now(UTC).replace(microsecond=0)
+
+
+def _bundle(options: argparse.Namespace) -> int:
+    from .bundle import make_bundle
+    from .contents import time_of
+    from .layout import Layout
+
+    if options.built:
+        built = time_of(options.built, "--built")
+    else:
+        epoch = os.environ.get("SOURCE_DATE_EPOCH")
+        built = datetime.fromtimestamp(int(epoch), UTC) if epoch else _now()
+    inputs = [given for kind in ("model", "image", "manifest", "profile", "sbom") for given in _inputs(options, kind)]
+    if options.out.exists():
+        print(f"torpor: {options.out} exists", file=sys.stderr)
+        return WRONG
+    beside = options.out.with_name(options.out.name + ".folder")
+    shutil.rmtree(beside, ignore_errors=True)
+    try:
+        blob, contents = make_bundle(beside, options.name, options.release, options.platform, built, inputs)
+        if options.out.suffix == ".tar":
+            with Layout.at(beside) as layout:
+                layout.pack(options.out, {})
+        else:
+            beside.rename(options.out)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    parts = contents.parts().values()
+    print(f"{contents.target} {contents.version}: {len(parts)} parts, {sum(part.size for part in parts)} bytes")
+    print(f"index {blob.digest}")
+    return DONE
+
+
+def _inputs(options: argparse.Namespace, kind: str) -> "list[Input]":
+    from .bundle import Input
+
+    inputs = []
+    for given in getattr(options, kind):
+        name, equals, path = given.rpartition("=")
+        inputs.append(Input(kind, name if equals else Path(path).resolve().stem.lower(), Path(path)))
+    return inputs
+
+
+def _keys(options: argparse.Namespace) -> int:
+    from .repository import begin, make_key, read_key, replace_key
+
+    if options.replace is None:
+        begin(options.repository, {role: make_key(options.keys / f"{role}.pem") for role in ROLES}, _now())
+        print(f"{options.repository / '1.root.json'} is what nodes trust first; keep {options.keys / 'root.pem'} offline")
+        return DONE
+    root_key = read_key(options.keys / "root.pem")
+    new = make_key(options.keys / f"{options.replace}.pem.new")
+    replace_key(options.repository, options.replace, new, root_key, _now())
+    (options.keys / f"{options.replace}.pem.new").replace(options.keys / f"{options.replace}.pem")
+    print(f"{options.replace} has a new key; bundles that are signed from now on carry the new root")
+    return DONE
+
+
+def _sign(options: argparse.Namespace) -> int:
+    from .contents import time_text
+    from .layout import Layout
+    from .repository import read_key, sign
+
+    if options.days < 1:
+        print(f"torpor: --days = {options.days}, must be at least 1", file=sys.stderr)
+        return WRONG
+    keys = {role: read_key(options.keys / f"{role}.pem") for role in ROLES[1:]}
+    with Layout.at(options.bundle) as layout:
+        contents = layout.contents(layout.index())
+        metadata = sign(options.repository, layout.index(), keys, _now(), options.days)
+        if not options.bundle.is_dir():
+            layout.pack(options.bundle, metadata)
+    if options.bundle.is_dir():
+        folder = options.bundle / "tuf"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        for name, data in metadata.items():
+            (folder / name).write_bytes(data)
+    print(f"{contents.target} {contents.version} is in force, and may be installed for {options.days} days")
+    print(f"built {time_text(contents.built)}")
+    return DONE
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from .contents import time_text
+    from .layout import Layout
+    from .node import Node
+    from .refused import Refused
+    from .trust import accept, first_trust
+
+    if options.node:
+        state = Node(options.node).state()
+        if state is None:
+            raise Refused("state", f"{options.node} trusts no root yet")
+        trust = state.trust
+    else:
+        trust = first_trust(options.root.read_bytes())
+    with Layout.at(options.bundle) as layout:
+        index = layout.index()
+        accepted = accept(trust, layout.metadata(), index, _now())
+        contents = layout.contents(index)
+        parts = list(contents.parts().values())
+        there = [part for part in parts if layout.has(part)]
+        for part in there:
+            for _ in layout.chunks(part):
+                pass
+    print(f"{contents.target} {contents.version}, built {time_text(contents.built)}: {len(there)} parts are as signed")
+    if len(there) < len(parts):
+        print(f"thin: {len(parts) - len(there)} parts are not in it")
+    for line in _ends(accepted):
+        print(line)
+    return REFUSED if accepted.expired else DONE
+
+
+def _ends(accepted: "Accepted") -> list[str]:
+    from .contents import time_text
+
+    return [
+        f"{role}: {'EXPIRED' if role in accepted.expired else 'valid until'} {time_text(end)}"
+        for role, end in accepted.ends.items()
+    ]
+
+
+def _diff(options: argparse.Namespace) -> int:
+    from .difference import difference, unneeded
+    from .layout import Layout
+
+    with Layout.at(options.old) as old, Layout.at(options.new) as new:
+        found = difference(old.contents(old.index()), new.contents(new.index()))
+        if options.out:
+            new.pack(options.out, new.metadata(), without=unneeded(new, found))
+    if options.json:
+        print(
+            json.dumps(
+                {
+                    "added": found.added,
+                    "removed": found.removed,
+                    "changed": found.changed,
+                    "moved_parts": len(found.moved),
+                    "moved_bytes": found.moved_bytes,
+                }
+            )
+        )
+        return DONE
+    for path in found.added:
+        print(f"+ {path}")
+    for path in found.removed:
+        print(f"- {path}")
+    for path, moved in found.changed.items():
+        print(f"~ {path}: {moved} bytes")
+    print(f"{len(found.moved)} parts, {found.moved_bytes} bytes are moved; {len(found.shared)} parts are there already")
+    return DONE
+
+
+def _install(options: argparse.Namespace) -> int:
+    from .layout import Layout
+    from .node import Node
+
+    with Layout.at(options.bundle) as layout:
+        root = options.root.read_bytes() if options.root else None
+        done = Node(options.node).install(layout, _now(), root, options.accept_expired)
+    if options.json:
+        value = {
+            **_value(done.generation), "new": done.is_new, "moved_bytes": done.moved_bytes,
+            "found_bytes": done.found_bytes, "kept_bytes": done.kept_bytes, "expired": done.accepted.expired,
+        }  # fmt: skip
+        print(json.dumps(value))
+        return DONE
+    if not done.is_new:
+        print(f"{_named(done.generation)} is what is served already")
+        return DONE
+    print(
+        f"{_named(done.generation)} is served from {options.node / 'current'}: {done.moved_bytes} bytes moved, "
+        f"{done.found_bytes} were on the node, {done.kept_bytes} were left by an installation that was broken off"
+    )
+    return DONE
+
+
+def _rollback(options: argparse.Namespace) -> int:
+    from .node import Node
+
+    print(f"{_named(Node(options.node).roll_back())} is served again")
+    return DONE
+
+
+def _status(options: argparse.Namespace) -> int:
+    from .contents import time_text
+    from .node import Node
+    from .refused import Refused
+    from .trust import ends
+
+    node = Node(options.node)
+    current = node.current()
+    before = _before(node, current)
+    value: dict[str, Any] = {
+        "current": _value(current) if current else None,
+        "before": _value(before) if before else None,
+    }
+    # What is served does not depend on what is trusted.
+    try:
+        state = node.state()
+    except Refused as refused:
+        state = None
+        value["state"] = str(refused)
+    if state:
+        value["time"] = time_text(state.trust.time)
+        value["ends"] = {role: time_text(end) for role, end in ends(state.trust).items()}
+        value["history"] = state.history
+    if options.json:
+        print(json.dumps(value))
+        return DONE
+    print(f"current: {_named(current) if current else 'nothing'}")
+    print(f"before: {_named(before) if before else 'nothing'}")
+    if "state" in value:
+        print(value["state"])
+    for role, end in value.get("ends", {}).items():
+        print(f"{role}: {'EXPIRED' if end <= time_text(_now()) else 'valid until'} {end}")
+    for record in value.get("history", ()):
+        word = f", although {', '.join(record['expired'])} had expired: {record['word']}" if "word" in record else ""
+        print(f"{record['at']} {record['version']}{word}")
+    return DONE
+
+
+def _before(node: "Node", current: "Generation | None") -> "Generation | None":
+    from .refused import Refused
+
+    if current is None or current.before is None:
+        return None
+    try:
+        return node.generation(current.before)
+    except Refused:
+        return None
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from .contents import time_text
+    from .node import Node
+    from .refused import Refused
+    from .trust import ends
+
+    node = Node(options.node)
+    findings = []
+    current: Generation | None = None
+    try:
+        current = node.current()
+        if current is None:
+            findings.append("nothing is served yet")
+        else:
+            node.check(current)
+    except Refused as refused:
+        findings.append(str(refused))
+    if before := _before(node, current):
+        try:
+            node.check(before)
+        except Refused as refused:
+            findings.append(f"no rollback: {refused}")
+    try:
+        state = node.state()
+    except Refused as refused:
+        findings.append(f"no update: {refused}")
+    else:
+        if state is not None:
+            if state.trust.time > _now():
+                findings.append(f"the clock is behind the last accepted time, {time_text(state.trust.time)}")
+            time = max(_now(), state.trust.time)
+            expired = [role for role, end in ends(state.trust).items() if end <= time]
+            if expired:
+                findings.append(f"the last accepted metadata has expired ({', '.join(expired)}); a newer bundle brings its own")
+    for finding in findings:
+        print(finding)
+    if not findings:
+        print("all is well")
+    return REFUSED if findings else DONE
+
+
+def _named(generation: "Generation") -> str:
+    return f"{generation.bundle} {generation.version} (generation {generation.number})"
+
+
+def _value(generation: "Generation") -> dict[str, Any]:
+    return {
+        "generation": generation.number, "bundle": generation.bundle, "version": generation.version,
+        "index": generation.index,
+    }  # fmt: skip

@@ -1,0 +1,90 @@
+"""Bundles for tests: small ones with every kind of component, and whoever signs them."""
+
+import shutil
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save_file
+from securesystemslib.signer import CryptoSigner
+from torpor.edge.bundle import Input, make_bundle
+from torpor.edge.layout import Layout
+from torpor.edge.repository import ROLES, begin, sign
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+DAY = timedelta(days=1)
+NAME = "sentences"
+
+
+def inputs(folder: Path, last: float = 0.0, text: str = "one") -> list[Input]:
+    """A model of eight tensors, the last of them full of `last`; a manifest with `text`; an image; a profile."""
+    for name in ("model", "image", "manifest", "profile"):
+        (folder / name).mkdir(parents=True)
+    tensors = {f"layer{n}": np.full((16, 16), float(n), np.float32) for n in range(7)}
+    save_file(tensors | {"layer7": np.full((16, 16), last, np.float32)}, folder / "model" / "model.safetensors")
+    (folder / "model" / "model.toml").write_text("[model]\n")
+    (folder / "manifest" / "service.yaml").write_text(f"text: {text}\n")
+    (folder / "image" / "runtime.tar").write_bytes(b"no tar, and so one piece" * 40)
+    (folder / "profile" / "node.toml").write_text("memory = 1\n")
+    return [
+        Input("model", "minilm", folder / "model"),
+        Input("image", "runtime", folder / "image" / "runtime.tar"),
+        Input("manifest", NAME, folder / "manifest"),
+        Input("profile", "node", folder / "profile" / "node.toml"),
+    ]
+
+
+@dataclass
+class Publisher:
+    """Who makes and signs bundles, in a folder of its own."""
+
+    folder: Path
+    keys: dict[str, CryptoSigner] = field(default_factory=lambda: {r: CryptoSigner.generate_ed25519() for r in ROLES})
+
+    def __post_init__(self) -> None:
+        self.repository = self.folder / "repository"
+        self.root = begin(self.repository, self.keys, NOW)
+
+    def bundle(
+        self,
+        version: str,
+        last: float = 0.0,
+        *,
+        name: str = NAME,
+        platform: str = "any",
+        built: datetime = NOW,
+        now: datetime = NOW,
+        days: int = 90,
+    ) -> Path:
+        """Made and signed: a folder."""
+        out = self.folder / f"{name}-{version}"
+        given = inputs(self.folder / f"inputs-{name}-{version}", last, version)
+        make_bundle(out, name, version, platform, built, given)
+        return self.sign(out, now, days)
+
+    def sign(self, bundle: Path, now: datetime = NOW, days: int = 90) -> Path:
+        with Layout.at(bundle) as layout:
+            metadata = sign(self.repository, layout.index(), self.keys, now, days)
+        shutil.rmtree(bundle / "tuf", ignore_errors=True)
+        (bundle / "tuf").mkdir()
+        for file, data in metadata.items():
+            (bundle / "tuf" / file).write_bytes(data)
+        return bundle
+
+
+def packed(bundle: Path, out: Path) -> Path:
+    """The same bundle as one file."""
+    with Layout.at(bundle) as layout:
+        layout.pack(out, layout.metadata())
+    return out
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """What a node serves."""
+    served = folder / "current"
+    return {
+        path.relative_to(served).as_posix(): path.read_bytes()
+        for path in served.rglob("*")
+        if path.is_file() and path.name != "seal.json"
+    }
