@@ -11,6 +11,7 @@ from archived import ArchivedTorchServe, ArchivedTorpor, ArchiveMemory, ArchiveS
 from beginnings import BusyProbe, FirstRequests, Memory, Start
 from chain import ChainLatency
 from chained import Chained
+from edge import Installation, Moved
 from features import LookedUp
 from jetstream import JetStream
 from losses import HAPPENINGS, Losses
@@ -430,6 +431,26 @@ def up() -> Figure:
     )
 
 
+def edge_update() -> Figure:
+    return Figure(
+        "edge-update",
+        "an update of MiniLM's last layer to an edge node: bytes of the thin bundle less 100 kB, for each byte of the changed tensors",
+        "bytes/byte",
+        [Moved("torpor")],
+        [Claim(1.2, "", at_most=True)],
+    )
+
+
+def edge_install() -> Figure:
+    return Figure(
+        "edge-install",
+        "verify and install a bundle of 200 MB on an edge node, beside sha256sum and cp of the same blobs, all to the disk",
+        "s",
+        [Installation("torpor"), Installation("sha256sum and cp", is_torpor=False)],
+        [Claim(2, "sha256sum and cp", at_most=True)],
+    )
+
+
 def features() -> Figure:
     return Figure(
         "features",
@@ -500,5 +521,5 @@ FIGURES = {"v2-binary": v2_binary, "json": json_bodies, "grpc": grpc, "minilm": 
            "start": start, "first-requests": first_requests, "memory": memory, "busy": busy, "large": large,
            "open-loop": open_loop, "simulated": simulated, "sharing": sharing, "chain": chain,
            "chain-throughput": chain_throughput, "losses": losses, "tokenise": tokenise, "features": features,
-           "jetstream": jetstream, "events": events, "up": up, "torchserve": torchserve,
+           "jetstream": jetstream, "events": events, "up": up, "edge-update": edge_update, "edge-install": edge_install, "torchserve": torchserve,
            "torchserve-start": torchserve_start, "torchserve-memory": torchserve_memory}  # fmt: skip

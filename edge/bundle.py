@@ -60,7 +60,10 @@ def make_bundle(
     names = [(each.kind, checked_name(each.name, f"the name of a {each.kind}")) for each in inputs]
     names += [("sbom", name), ("provenance", name)]
     if twice := {each for each in names if names.count(each) > 1}:
-        raise Refused("malformed", f"{'/'.join(min(twice))} is there twice; torpor writes an SBOM and a provenance of the bundle's name")
+        raise Refused(
+            "malformed",
+            f"{'/'.join(min(twice))} is there twice; torpor writes an SBOM and a provenance of the bundle's name",
+        )
     if unknown := {kind for kind, _ in names} - set(KINDS):
         raise Refused("malformed", f"kind = {min(unknown)!r}, must be one of {', '.join(KINDS)}")
     blobs = out / "blobs" / "sha256"

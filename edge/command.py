@@ -50,14 +50,18 @@ def add_command(commands: Any) -> None:
         )
 
     keys = _add(kinds, "keys", _keys, "make the keys and the first root, or replace a key")
-    keys.add_argument("keys", type=Path, metavar="KEYS", help="the folder of private keys, ROLE.pem; keep root.pem elsewhere")
+    keys.add_argument(
+        "keys", type=Path, metavar="KEYS", help="the folder of private keys, ROLE.pem; keep root.pem elsewhere"
+    )
     keys.add_argument("--repository", type=Path, required=True, metavar="FOLDER", help="of TUF's metadata")
     text = "make a new key for this role, and a root that names it; takes root.pem"
     keys.add_argument("--replace", choices=ROLES, metavar="ROLE", help=text)
 
     sign = _add(kinds, "sign", _sign, "put a bundle in force")
     sign.add_argument("bundle", type=Path, metavar="BUNDLE")
-    sign.add_argument("--keys", type=Path, required=True, metavar="KEYS", help="with targets.pem, snapshot.pem, timestamp.pem")
+    sign.add_argument(
+        "--keys", type=Path, required=True, metavar="KEYS", help="with targets.pem, snapshot.pem, timestamp.pem"
+    )
     sign.add_argument("--repository", type=Path, required=True, metavar="FOLDER", help="of TUF's metadata")
     text = "until it may not be installed any more (default 90); what is installed goes on"
     sign.add_argument("--days", type=int, default=90, metavar="N", help=text)
@@ -144,7 +148,7 @@ def _bundle(options: argparse.Namespace) -> int:
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     parts = contents.parts().values()
-    print(f"{contents.target} {contents.version}: {len(parts)} parts, {sum(part.size for part in parts)} bytes")
+    print(f"{contents.name} {contents.version} for {contents.platform}: {len(parts)} parts, {sum(part.size for part in parts)} bytes")
     print(f"index {blob.digest}")
     return DONE
 
@@ -160,16 +164,25 @@ def _inputs(options: argparse.Namespace, kind: str) -> "list[Input]":
 
 
 def _keys(options: argparse.Namespace) -> int:
+    from .refused import Refused
     from .repository import begin, make_key, read_key, replace_key
 
     if options.replace is None:
         begin(options.repository, {role: make_key(options.keys / f"{role}.pem") for role in ROLES}, _now())
-        print(f"{options.repository / '1.root.json'} is what nodes trust first; keep {options.keys / 'root.pem'} offline")
+        print(
+            f"{options.repository / '1.root.json'} is what nodes trust first; keep {options.keys / 'root.pem'} offline"
+        )
         return DONE
     root_key = read_key(options.keys / "root.pem")
-    new = make_key(options.keys / f"{options.replace}.pem.new")
-    replace_key(options.repository, options.replace, new, root_key, _now())
-    (options.keys / f"{options.replace}.pem.new").replace(options.keys / f"{options.replace}.pem")
+    beside = options.keys / f"{options.replace}.pem.new"
+    new = make_key(beside)
+    # The key is on the disk before a root names it.
+    try:
+        replace_key(options.repository, options.replace, new, root_key, _now())
+    except Refused:
+        beside.unlink()
+        raise
+    beside.replace(options.keys / f"{options.replace}.pem")
     print(f"{options.replace} has a new key; bundles that are signed from now on carry the new root")
     return DONE
 
@@ -194,7 +207,7 @@ def _sign(options: argparse.Namespace) -> int:
         folder.mkdir()
         for name, data in metadata.items():
             (folder / name).write_bytes(data)
-    print(f"{contents.target} {contents.version} is in force, and may be installed for {options.days} days")
+    print(f"{contents.name} {contents.version} for {contents.platform} is in force, and may be installed for {options.days} days")
     print(f"built {time_text(contents.built)}")
     return DONE
 
@@ -222,7 +235,7 @@ def _verify(options: argparse.Namespace) -> int:
         for part in there:
             for _ in layout.chunks(part):
                 pass
-    print(f"{contents.target} {contents.version}, built {time_text(contents.built)}: {len(there)} parts are as signed")
+    print(f"{contents.name} {contents.version} for {contents.platform}, built {time_text(contents.built)}: {len(there)} parts are as signed")
     if len(there) < len(parts):
         print(f"thin: {len(parts) - len(there)} parts are not in it")
     for line in _ends(accepted):
@@ -383,7 +396,9 @@ def _doctor(options: argparse.Namespace) -> int:
             time = max(_now(), state.trust.time)
             expired = [role for role, end in ends(state.trust).items() if end <= time]
             if expired:
-                findings.append(f"the last accepted metadata has expired ({', '.join(expired)}); a newer bundle brings its own")
+                findings.append(
+                    f"the last accepted metadata has expired ({', '.join(expired)}); a newer bundle brings its own"
+                )
     for finding in findings:
         print(finding)
     if not findings:

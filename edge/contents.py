@@ -88,21 +88,12 @@ class Contents:
     built: datetime
     components: tuple[Component, ...]
 
-    @property
-    def target(self) -> str:
-        """The name of this bundle in TUF's metadata: each platform is a target of its own."""
-        return target_of(self.name, self.platform)
-
     def files(self) -> list[File]:
         return [file for component in self.components for file in component.placed()]
 
     def parts(self) -> dict[str, Blob]:
         """By digest."""
         return {part.digest: part for file in self.files() for part in file.parts}
-
-
-def target_of(name: str, platform: str) -> str:
-    return f"{name}/{platform.replace('/', '-')}"
 
 
 def canonical(value: Any) -> bytes:
@@ -192,6 +183,11 @@ class Heading:
             if (kind, name) in self.manifests:
                 raise Refused("malformed", f"component {title!r} is there twice")
             self.manifests[kind, name] = blob_of(entry, f"component {title}")
+
+    @property
+    def target(self) -> str:
+        """The name of this bundle in TUF's metadata: each platform is a target of its own."""
+        return f"{self.name}/{self.platform.replace('/', '-')}"
 
     def contents(self, components: Iterable[Component]) -> Contents:
         return Contents(self.name, self.version, self.platform, self.built, tuple(components))

@@ -26,7 +26,9 @@ LARGEST_LIST_BYTES = 64 << 20
 """Of a manifest, or of a list of files: some 200 000 parts."""
 
 OCI_LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
-_NAME = re.compile(r"oci-layout|index\.json|blobs/sha256/[0-9a-f]{64}|tuf/([1-9]\d{0,8}\.root|timestamp|snapshot|targets)\.json")
+_NAME = re.compile(
+    r"oci-layout|index\.json|blobs/sha256/[0-9a-f]{64}|tuf/([1-9]\d{0,8}\.root|timestamp|snapshot|targets)\.json"
+)
 
 
 class Medium(Protocol):

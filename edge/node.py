@@ -14,13 +14,12 @@ mapped. The generation before stays for `roll_back`.
 import errno
 import fcntl
 import hashlib
-import json
 import os
 import platform
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -94,7 +93,9 @@ class State:
         value = parsed(data, "node.json")
         trust = value.get("trust", {})
         try:
-            files = {role: trust[role].encode() for role in ("root", "timestamp", "snapshot", "targets") if role in trust}
+            files = {
+                role: trust[role].encode() for role in ("root", "timestamp", "snapshot", "targets") if role in trust
+            }
             return cls(
                 value["name"], Trust(**files, time=time_of(value["time"], "node.json: time")), tuple(value["history"])
             )
@@ -129,7 +130,7 @@ class _Work:
     """Of one installation."""
 
     layout: Layout
-    places: dict[str, _Place] = field(default_factory=dict)
+    places: dict[str, _Place]
 
 
 class Node:
@@ -209,6 +210,7 @@ class Node:
         whom; it is recorded. Raises Refused, also where the disk is full; then the same call goes on later.
         """
         try:
+            self._disk.need_folder(self.root)
             with self._alone():
                 return self._install(layout, clock, root, word)
         except OSError as error:
@@ -218,6 +220,8 @@ class Node:
 
     def roll_back(self) -> Generation:
         """Serve the generation before. Raises Refused."""
+        if self.current() is None:
+            raise Refused("state", f"{self.root} serves nothing")
         with self._alone():
             current = self.current()
             if current is None or current.before is None:
@@ -230,7 +234,6 @@ class Node:
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """The lock goes with the process, however that ends."""
-        self._disk.need_folder(self.root)
         lock = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             try:
@@ -351,7 +354,10 @@ class Node:
         generation = installed.generation
         disk = self._disk
         wanted = {self._staging / file.path for file in generation.files}
-        folders = {self._staging, *(folder for path in wanted for folder in path.parents if self._staging in folder.parents)}
+        folders = {
+            self._staging,
+            *(folder for path in wanted for folder in path.parents if self._staging in folder.parents),
+        }
         if self._staging.is_dir():
             self._clear(self._staging, wanted, folders)
         for folder in sorted(folders):

@@ -14,12 +14,12 @@ from typing import TypeVar
 
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from securesystemslib.signer import CryptoSigner
-from tuf.api.metadata import Metadata, MetaFile, Root, Signed, Snapshot, TargetFile, Targets, Timestamp
+from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp
 
 from .contents import Blob, Heading
 from .refused import Refused
 
-T = TypeVar("T", bound=Signed)
+T = TypeVar("T", Snapshot, Targets, Timestamp)
 
 ROLES = ("root", "targets", "snapshot", "timestamp")
 ROOT_DAYS = 3650
@@ -38,7 +38,7 @@ def make_key(file: Path) -> CryptoSigner:
 def read_key(file: Path) -> CryptoSigner:
     """Raises Refused."""
     try:
-        return CryptoSigner(load_pem_private_key(file.read_bytes(), None))  # type: ignore[arg-type]
+        return CryptoSigner(load_pem_private_key(file.read_bytes(), None))
     except FileNotFoundError:
         raise Refused("missing", f"{file} does not exist, must be a private key") from None
     except (ValueError, TypeError) as error:
@@ -66,6 +66,7 @@ def replace_key(folder: Path, role: str, new: CryptoSigner, root_key: CryptoSign
     """
     metadata = _last_root(folder)
     root = metadata.signed
+    _check_key(root, "root", root_key)
     for keyid in list(root.roles[role].keyids):
         root.revoke_key(keyid, role)
     root.add_key(new.public_key, role)
@@ -84,8 +85,7 @@ def sign(folder: Path, index: bytes, keys: Mapping[str, CryptoSigner], now: date
     """
     root = _last_root(folder).signed
     for role in ROLES[1:]:
-        if keys[role].public_key.keyid not in root.roles[role].keyids:
-            raise Refused("signature", f"the key for {role} is not the one that the root names")
+        _check_key(root, role, keys[role])
     heading, blob = Heading(index), Blob.of(index)
     end = _days(now, days)
     targets = _next(folder, "targets", Targets())
@@ -108,6 +108,12 @@ def sign(folder: Path, index: bytes, keys: Mapping[str, CryptoSigner], now: date
     return roots | {"targets.json": targets_bytes, "snapshot.json": snapshot_bytes, "timestamp.json": timestamp_bytes}
 
 
+def _check_key(root: Root, role: str, key: CryptoSigner) -> None:
+    """What another key signs, no node would take."""
+    if key.public_key.keyid not in root.roles[role].keyids:
+        raise Refused("signature", f"the key for {role} is not the one that the root names")
+
+
 def _next(folder: Path, role: str, first: T) -> T:
     """The role's last state with the next version number."""
     numbers = [int(path.name.split(".")[0]) for path in folder.glob(f"*.{role}.json")]
@@ -119,7 +125,7 @@ def _next(folder: Path, role: str, first: T) -> T:
     return signed
 
 
-def _signed(signed: Signed, key: CryptoSigner, end: datetime) -> bytes:
+def _signed(signed: T, key: CryptoSigner, end: datetime) -> bytes:
     signed.expires = end
     metadata = Metadata(signed)
     metadata.sign(key)

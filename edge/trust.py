@@ -78,7 +78,9 @@ def accept(trust: Trust, metadata: dict[str, bytes], index: bytes, clock: dateti
             # The one that is kept stays in force, so that two of one version cannot be told apart by an attacker.
             timestamp = trust.timestamp or data
             if timestamp != data:
-                raise Refused("version", f"timestamp.json: another one of version {trusted.timestamp.version}") from None
+                raise Refused(
+                    "version", f"timestamp.json: another one of version {trusted.timestamp.version}"
+                ) from None
     with suppress(RepositoryError):
         if trust.snapshot:
             trusted.update_snapshot(trust.snapshot, trusted=True)
@@ -100,7 +102,7 @@ def accept(trust: Trust, metadata: dict[str, bytes], index: bytes, clock: dateti
 def ends(trust: Trust) -> dict[str, datetime]:
     """When each role that was accepted expires."""
     files = {"root": trust.root, "timestamp": trust.timestamp, "snapshot": trust.snapshot, "targets": trust.targets}
-    return {role: Metadata.from_bytes(data).signed.expires for role, data in files.items() if data}  # type: ignore[attr-defined]
+    return {role: Metadata.from_bytes(data).signed.expires for role, data in files.items() if data}
 
 
 def first_trust(root: bytes) -> Trust:
@@ -121,7 +123,7 @@ def _newest_root(root: bytes, metadata: dict[str, bytes]) -> tuple[TrustedMetada
     # The older ones are not needed; yet a bundle in which one is forged is none of ours.
     if chain[here] != root:
         raise Refused("signature", f"{here}.root.json is not the root that is trusted")
-    if min(chain) != here and here - 1 not in chain or max(chain) != here and here + 1 not in chain:
+    if (min(chain) != here and here - 1 not in chain) or (max(chain) != here and here + 1 not in chain):
         raise Refused("version", f"root.json: the bundle's versions do not go on from the trusted one, {here}")
     first, *later = sorted(chain)
     with _role(f"{first}.root"):
@@ -159,7 +161,7 @@ def _given(metadata: dict[str, bytes], role: str) -> bytes:
 
 def _check_form(data: bytes) -> None:
     """As python-tuf writes it, to the byte: what is beside the signed part would be free to change otherwise."""
-    metadata = Metadata.from_bytes(data)  # type: ignore[var-annotated]
+    metadata = Metadata.from_bytes(data)
     texts = [signature.signature for signature in metadata.signatures.values()]
     if metadata.to_bytes() != data or metadata.unrecognized_fields or [text.lower() for text in texts] != texts:
         raise RepositoryError("is not in the form that python-tuf writes")
@@ -178,5 +180,3 @@ def _role(role: str) -> Iterator[None]:
         raise Refused("digest", f"{role}.json: {error}") from None
     except (RepositoryError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise Refused("malformed", f"{role}.json: {error}") from None
-
-

@@ -18,11 +18,11 @@ NAME = "sentences"
 
 
 def inputs(folder: Path, last: float = 0.0, text: str = "one") -> list[Input]:
-    """A model of eight tensors, the last of them full of `last`; a manifest with `text`; an image; a profile."""
+    """A model of eight tensors, the last of them of its own for each `last`; a manifest with `text`; an image; a profile."""
     for name in ("model", "image", "manifest", "profile"):
         (folder / name).mkdir(parents=True)
     tensors = {f"layer{n}": np.full((16, 16), float(n), np.float32) for n in range(7)}
-    save_file(tensors | {"layer7": np.full((16, 16), last, np.float32)}, folder / "model" / "model.safetensors")
+    save_file(tensors | {"layer7": np.full((16, 16), -1 - last, np.float32)}, folder / "model" / "model.safetensors")
     (folder / "model" / "model.toml").write_text("[model]\n")
     (folder / "manifest" / "service.yaml").write_text(f"text: {text}\n")
     (folder / "image" / "runtime.tar").write_bytes(b"no tar, and so one piece" * 40)

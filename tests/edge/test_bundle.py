@@ -1,0 +1,342 @@
+"""Bundles as they are made and read: the same bytes each time, weights by tensor, one form for the file."""
+
+import io
+import json
+import os
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from edge_bundles import NAME, NOW, Publisher, inputs, packed
+from safetensors.numpy import save_file
+from torpor.edge.archive import header
+from torpor.edge.bundle import Input, make_bundle
+from torpor.edge.contents import Blob, files_of
+from torpor.edge.difference import difference, unneeded
+from torpor.edge.layout import Layout
+from torpor.edge.pieces import pieces
+from torpor.edge.refused import Refused
+
+
+def made(folder: Path, last: float = 0.0) -> Path:
+    make_bundle(folder / "bundle", NAME, "1", "any", NOW, inputs(folder, last))
+    return folder / "bundle"
+
+
+def rebuilt(bundle: Path, path: str) -> bytes:
+    with Layout.at(bundle) as layout:
+        file = next(file for file in layout.contents(layout.index()).files() if file.path == path)
+        return b"".join(chunk for part in file.parts for chunk in layout.chunks(part))
+
+
+def test_the_same_inputs_give_the_same_bytes(tmp_path: Path) -> None:
+    """Whenever and wherever it is made: a digest then says what was built."""
+    archives = []
+    for place in ("here", "there"):
+        bundle = made(tmp_path / place)
+        os.utime(bundle / "index.json", (0, 0))
+        archives.append(packed(bundle, tmp_path / f"{place}.tar").read_bytes())
+    assert archives[0] == archives[1]
+
+
+def test_any_tar_reads_the_file(tmp_path: Path) -> None:
+    """The strict form is plain POSIX."""
+    archive = packed(made(tmp_path), tmp_path / "b.tar")
+    with tarfile.open(archive) as tar:
+        index = tar.extractfile("index.json")
+        assert index is not None
+        assert index.read() == (tmp_path / "bundle" / "index.json").read_bytes()
+
+
+def test_weights_have_a_part_for_each_tensor_and_come_back_byte_for_byte(tmp_path: Path) -> None:
+    bundle = made(tmp_path)
+    weights = tmp_path / "model" / "model.safetensors"
+    assert rebuilt(bundle, "model/minilm/model.safetensors") == weights.read_bytes()
+    assert len(pieces(weights)) == 1 + 8
+
+
+def test_a_changed_tensor_moves_alone(tmp_path: Path) -> None:
+    """And the version's own text, SBOM and provenance."""
+    old, new = made(tmp_path / "old"), made(tmp_path / "new", last=1.0)
+    with Layout.at(old) as before, Layout.at(new) as after:
+        found = difference(before.contents(before.index()), after.contents(after.index()))
+        assert found.changed["model/minilm/model.safetensors"] == 16 * 16 * 4
+        assert sorted(found.changed) == [
+            "model/minilm/model.safetensors", f"provenance/{NAME}/statement.json", f"sbom/{NAME}/bom.cdx.json",
+        ]  # fmt: skip
+        assert len(found.moved) == 3
+        after.pack(tmp_path / "thin.tar", {}, without=unneeded(after, found))
+    with Layout.at(tmp_path / "thin.tar") as thin:
+        contents = thin.contents(thin.index())
+        assert [part for part in contents.parts().values() if thin.has(part)] == list(
+            part for part in contents.parts().values() if part in found.moved
+        )
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"1234567", b"\xff" * 64, (200).to_bytes(8, "little") + b"{}", (2).to_bytes(8, "little") + b'{"a":3}'],
+)
+def test_what_is_no_safetensors_file_is_carried_as_it_is(tmp_path: Path, content: bytes) -> None:
+    """Nothing that makes a bundle judges a model."""
+    file = tmp_path / "x.safetensors"
+    file.write_bytes(content)
+    assert sum(pieces(file)) == len(content)
+    make_bundle(tmp_path / "bundle", NAME, "1", "any", NOW, [Input("model", "m", tmp_path / "x.safetensors")])
+    assert rebuilt(tmp_path / "bundle", "model/m/x.safetensors") == content
+
+
+def test_a_tar_is_cut_at_its_members(tmp_path: Path) -> None:
+    """So that an image moves only the layers that changed."""
+    file = tmp_path / "image.tar"
+    with tarfile.open(file, "w") as tar:
+        for name in ("layer1", "layer2"):
+            entry = tarfile.TarInfo(name)
+            entry.size = 3000
+            tar.addfile(entry, io.BytesIO(name.encode() * 500))
+    sizes = pieces(file)
+    assert sizes[:4] == [512, 3072, 512, 3072]
+    assert sum(sizes) == file.stat().st_size
+
+
+def test_gaps_and_shared_bytes_of_tensors_are_carried_too(tmp_path: Path) -> None:
+    """A header may name ranges in any order, with holes, or twice."""
+    table = {"a": {"dtype": "U8", "shape": [4], "data_offsets": [8, 12]}, "b": {"data_offsets": [0, 4]}}
+    text = json.dumps(table).encode()
+    file = tmp_path / "x.safetensors"
+    file.write_bytes(len(text).to_bytes(8, "little") + text + bytes(range(20)))
+    assert pieces(file) == [8 + len(text), 4, 4, 4, 8]
+
+
+def test_the_sbom_names_each_file_by_its_digest(tmp_path: Path) -> None:
+    bundle = made(tmp_path)
+    sbom = json.loads(rebuilt(bundle, f"sbom/{NAME}/bom.cdx.json"))
+    model = next(each for each in sbom["components"] if each["type"] == "machine-learning-model")
+    weights = next(each for each in model["components"] if each["name"].endswith(".safetensors"))
+    digest = Blob.of((tmp_path / "model" / "model.safetensors").read_bytes()).digest
+    assert weights["hashes"] == [{"alg": "SHA-256", "content": digest.removeprefix("sha256:")}]
+    assert "sentences" in sbom["metadata"]["component"]["name"]
+    statement = json.loads(rebuilt(bundle, f"provenance/{NAME}/statement.json"))
+    assert str(tmp_path) not in json.dumps(statement)
+
+
+def test_a_linked_folder_is_not_left_out_silently(tmp_path: Path) -> None:
+    given = inputs(tmp_path)
+    (tmp_path / "model" / "more").symlink_to(tmp_path / "manifest")
+    with pytest.raises(Refused, match=r"more must be a file") as refused:
+        make_bundle(tmp_path / "bundle", NAME, "1", "any", NOW, given)
+    assert refused.value.reason == "link"
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "platform"),
+    [
+        ("Sentences", "1", "any"),
+        ("../x", "1", "any"),
+        (NAME, "", "any"),
+        (NAME, "a b", "any"),
+        (NAME, "1", "linux/riscv"),
+    ],
+)
+def test_a_bundle_has_a_name_a_version_and_a_known_platform(
+    tmp_path: Path, name: str, version: str, platform: str
+) -> None:
+    with pytest.raises(Refused, match="must be") as refused:
+        make_bundle(tmp_path / "bundle", name, version, platform, NOW, inputs(tmp_path))
+    assert refused.value.reason == "malformed"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "",
+        "/etc/passwd",
+        "../x",
+        "a/../../x",
+        "a//b",
+        "./a",
+        "a/",
+        "a\\b",
+        "a\nb",
+        "a\0b",
+        "a" * 256,
+        "a/" * 600 + "a",
+        "\udc80",
+        3,
+    ],
+)
+def test_a_path_that_leads_elsewhere_is_refused(path: object) -> None:
+    """Also by who may sign."""
+    with pytest.raises(Refused, match="path = ") as refused:
+        files_of({"files": [{"path": path, "parts": []}]}, "x")
+    assert refused.value.reason == "malformed"
+
+
+@pytest.mark.parametrize("paths", [["a", "a"], ["a", "a/b"], ["a/b/c", "a/b"]])
+def test_two_files_in_one_place_are_refused(paths: list[str]) -> None:
+    with pytest.raises(Refused, match="twice|a file and a folder"):
+        files_of({"files": [{"path": path, "parts": []} for path in paths]}, "x")
+
+
+@pytest.mark.parametrize(
+    "part", [["sha256:" + "0" * 63, 1], ["md5:" + "0" * 32, 1], ["sha256:" + "0" * 64, -1], ["sha256:" + "0" * 64, 1 << 40],
+             ["sha256:" + "0" * 64, True], ["sha256:" + "0" * 64, "1"], ["sha256:" + "0" * 64], 1]
+)  # fmt: skip
+def test_a_part_has_a_digest_and_a_bounded_size(part: object) -> None:
+    with pytest.raises(Refused) as refused:
+        files_of({"files": [{"path": "a", "parts": [part]}]}, "x")
+    assert refused.value.reason == "malformed"
+
+
+def opened(path: Path) -> None:
+    with Layout.at(path) as layout:
+        contents = layout.contents(layout.index())
+        for part in contents.parts().values():
+            for _ in layout.chunks(part):
+                pass
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        (tarfile.SYMTYPE, "link"), (tarfile.LNKTYPE, "link"), (tarfile.CHRTYPE, "link"), (tarfile.BLKTYPE, "link"),
+        (tarfile.DIRTYPE, "link"), (tarfile.FIFOTYPE, "link"), (tarfile.XHDTYPE, "malformed"),
+        (tarfile.GNUTYPE_LONGNAME, "malformed"), (tarfile.GNUTYPE_SPARSE, "malformed"), (b"\0", "malformed"),
+    ],
+)  # fmt: skip
+def test_an_archive_has_plain_files_only(tmp_path: Path, kind: bytes, reason: str) -> None:
+    entry = tarfile.TarInfo("blobs/sha256/" + "0" * 64)
+    entry.type = kind
+    entry.linkname = "/etc/passwd"
+    archive = packed(made(tmp_path), tmp_path / "b.tar")
+    archive.write_bytes(entry.tobuf(tarfile.USTAR_FORMAT) + archive.read_bytes())
+    with pytest.raises(Refused) as refused:
+        opened(archive)
+    assert refused.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    "name", ["../x", "/x", "blobs/sha256/../../x", "a", "blobs/sha256/zz", "tuf/0.root.json", "tuf/x.json"]
+)
+def test_an_archive_has_a_bundles_files_only(tmp_path: Path, name: str) -> None:
+    """Nothing is ever unpacked by a member's name; it is refused all the same."""
+    members = [(name, b"x"), ("index.json", b"{}"), ("oci-layout", b"{}")]
+    data = b"".join(header(n, len(d)) + d.ljust(512, b"\0") for n, d in sorted(members)) + bytes(1024)
+    (tmp_path / "b.tar").write_bytes(data)
+    with pytest.raises(Refused) as refused:
+        opened(tmp_path / "b.tar")
+    assert refused.value.reason == "unexpected"
+
+
+def doubled(data: bytes) -> bytes:
+    return data[: 512 * 2] * 2 + data[512 * 2 :]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda data: data[:-1], "two blocks of zeros"),
+        (lambda data: data[:-1024], "no header|cut off|another header"),
+        (lambda data: data + b"\0", "two blocks of zeros"),
+        (lambda data: data[:700], "ends within|padding"),
+        (lambda data: b"", "no header"),
+        (doubled, "no header|ascending|another header"),
+        (lambda data: data[:124] + b"77777777777\0" + data[136:], "another header"),
+        (lambda data: header("blobs/sha256/" + "0" * 64, 1 << 30) + data, "ends within"),
+    ],
+)
+def test_an_archive_that_is_cut_or_lies_about_sizes_is_refused(
+    tmp_path: Path, change: Callable[[bytes], bytes], said: str
+) -> None:
+    """A bomb among them: what is declared must be there, and nothing is compressed."""
+    archive = packed(made(tmp_path), tmp_path / "b.tar")
+    archive.write_bytes(change(archive.read_bytes()))
+    with pytest.raises(Refused, match=said) as refused:
+        opened(archive)
+    assert refused.value.reason == "malformed"
+
+
+def test_an_archive_repacked_by_another_program_is_told_so(tmp_path: Path) -> None:
+    bundle = made(tmp_path)
+    with tarfile.open(tmp_path / "b.tar", "w") as tar:
+        for path in sorted(bundle.rglob("*")):
+            if path.is_file():
+                tar.add(path, path.relative_to(bundle).as_posix())
+    with pytest.raises(Refused, match="another header than torpor writes"):
+        opened(tmp_path / "b.tar")
+
+
+def test_a_folder_with_a_link_is_refused(tmp_path: Path) -> None:
+    """Whether or not it leads to the right bytes."""
+    bundle = made(tmp_path)
+    (bundle / "index.json").rename(tmp_path / "index.json")
+    (bundle / "index.json").symlink_to(tmp_path / "index.json")
+    with pytest.raises(Refused) as refused:
+        opened(bundle)
+    assert refused.value.reason == "link"
+
+
+@pytest.mark.parametrize("name", ["oci-layout", "index.json"])
+def test_a_bundle_that_lacks_its_head_is_refused(tmp_path: Path, name: str) -> None:
+    bundle = made(tmp_path)
+    (bundle / name).unlink()
+    with pytest.raises(Refused, match=name) as refused:
+        opened(bundle)
+    assert refused.value.reason == "missing"
+
+
+def test_a_blob_of_no_component_is_refused(tmp_path: Path) -> None:
+    bundle = made(tmp_path)
+    (bundle / Blob.of(b"x").path).write_bytes(b"x")
+    with pytest.raises(Refused) as refused:
+        opened(bundle)
+    assert refused.value.reason == "unexpected"
+
+
+def test_a_list_of_files_that_does_not_match_its_layers_is_refused(tmp_path: Path) -> None:
+    """Else a registry's tools would copy a bundle without its parts."""
+    bundle = made(tmp_path)
+    index = json.loads((bundle / "index.json").read_bytes())
+    entry = index["manifests"][0]
+    manifest = json.loads((bundle / "blobs/sha256" / entry["digest"][7:]).read_bytes())
+    manifest["layers"] = manifest["layers"][1:]
+    data = json.dumps(manifest).encode()
+    blob = Blob.of(data)
+    (bundle / blob.path).write_bytes(data)
+    entry.update(digest=blob.digest, size=blob.size)
+    (bundle / "index.json").write_text(json.dumps(index))
+    with pytest.raises(Refused, match="other parts than its manifest has layers"):
+        opened(bundle)
+
+
+def test_a_deep_json_is_refused_and_not_a_crash(tmp_path: Path) -> None:
+    bundle = made(tmp_path)
+    (bundle / "index.json").write_bytes(b"[" * 100_000)
+    with pytest.raises(Refused, match="no JSON"):
+        opened(bundle)
+
+
+def test_a_real_models_file_is_read_back_by_the_library(tmp_path: Path) -> None:
+    """With names, metadata and dtypes as the library writes them."""
+    given = tmp_path / "m"
+    given.mkdir()
+    tensors = {
+        "b": np.arange(5, dtype=np.int64),
+        "a": np.ones((3, 2), np.float16),
+        "empty": np.zeros((0, 2), np.float32),
+    }
+    save_file(tensors, given / "w.safetensors", metadata={"format": "pt"})
+    make_bundle(tmp_path / "bundle", NAME, "1", "any", NOW, [Input("model", "m", given)])
+    assert rebuilt(tmp_path / "bundle", "model/m/w.safetensors") == (given / "w.safetensors").read_bytes()
+
+
+def test_signing_leaves_the_index_as_it_was(tmp_path: Path) -> None:
+    """The digest that is signed is the digest that a registry shows."""
+    publisher = Publisher(tmp_path)
+    bundle = publisher.bundle("1")
+    before = (bundle / "index.json").read_bytes()
+    publisher.sign(bundle)
+    assert (bundle / "index.json").read_bytes() == before
+    opened(packed(bundle, tmp_path / "b.tar"))
