@@ -434,7 +434,7 @@ def up() -> Figure:
 def edge_update() -> Figure:
     return Figure(
         "edge-update",
-        "an update of MiniLM's last layer to an edge node: bytes of the thin bundle less 100 kB, for each byte of the changed tensors",
+        "an update of MiniLM's last layer to an edge node: bytes of the thin bundle less 100 kB, by the changed tensors' bytes",
         "bytes/byte",
         [Moved("torpor")],
         [Claim(1.2, "", at_most=True)],
@@ -521,5 +521,6 @@ FIGURES = {"v2-binary": v2_binary, "json": json_bodies, "grpc": grpc, "minilm": 
            "start": start, "first-requests": first_requests, "memory": memory, "busy": busy, "large": large,
            "open-loop": open_loop, "simulated": simulated, "sharing": sharing, "chain": chain,
            "chain-throughput": chain_throughput, "losses": losses, "tokenise": tokenise, "features": features,
-           "jetstream": jetstream, "events": events, "up": up, "edge-update": edge_update, "edge-install": edge_install, "torchserve": torchserve,
-           "torchserve-start": torchserve_start, "torchserve-memory": torchserve_memory}  # fmt: skip
+           "jetstream": jetstream, "events": events, "up": up, "edge-update": edge_update,
+           "edge-install": edge_install, "torchserve": torchserve, "torchserve-start": torchserve_start,
+           "torchserve-memory": torchserve_memory}  # fmt: skip

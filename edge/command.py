@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .bundle import Input
+    from .contents import Contents
     from .node import Generation, Node
     from .trust import Accepted
 
@@ -148,7 +149,7 @@ def _bundle(options: argparse.Namespace) -> int:
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     parts = contents.parts().values()
-    print(f"{contents.name} {contents.version} for {contents.platform}: {len(parts)} parts, {sum(part.size for part in parts)} bytes")
+    print(f"{_titled(contents)}: {len(parts)} parts, {sum(part.size for part in parts)} bytes")
     print(f"index {blob.digest}")
     return DONE
 
@@ -207,7 +208,7 @@ def _sign(options: argparse.Namespace) -> int:
         folder.mkdir()
         for name, data in metadata.items():
             (folder / name).write_bytes(data)
-    print(f"{contents.name} {contents.version} for {contents.platform} is in force, and may be installed for {options.days} days")
+    print(f"{_titled(contents)} is in force, and may be installed for {options.days} days")
     print(f"built {time_text(contents.built)}")
     return DONE
 
@@ -235,7 +236,7 @@ def _verify(options: argparse.Namespace) -> int:
         for part in there:
             for _ in layout.chunks(part):
                 pass
-    print(f"{contents.name} {contents.version} for {contents.platform}, built {time_text(contents.built)}: {len(there)} parts are as signed")
+    print(f"{_titled(contents)}, built {time_text(contents.built)}: {len(there)} parts are as signed")
     if len(there) < len(parts):
         print(f"thin: {len(parts) - len(there)} parts are not in it")
     for line in _ends(accepted):
@@ -404,6 +405,10 @@ def _doctor(options: argparse.Namespace) -> int:
     if not findings:
         print("all is well")
     return REFUSED if findings else DONE
+
+
+def _titled(contents: "Contents") -> str:
+    return f"{contents.name} {contents.version} for {contents.platform}"
 
 
 def _named(generation: "Generation") -> str:

@@ -85,6 +85,13 @@ class Layout:
         """Raises Refused."""
         self._medium = medium
         self._names = set(medium.names())
+        try:
+            self._check_names()
+        except Refused:
+            medium.close()
+            raise
+
+    def _check_names(self) -> None:
         for name in self._names:
             if not _NAME.fullmatch(name):
                 raise Refused("unexpected", f"{name!r} has no place in a bundle")

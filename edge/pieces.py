@@ -51,6 +51,10 @@ def _tensor_ends(path: Path) -> list[int]:
 def _member_ends(path: Path) -> list[int]:
     try:
         with tarfile.open(path, "r:") as archive:
-            return [bound for member in archive for bound in (member.offset, member.offset_data)]
+            return [bound for member in archive for bound in (member.offset, member.offset_data, _end(member))]
     except (tarfile.TarError, ValueError):
         return []
+
+
+def _end(member: tarfile.TarInfo) -> int:
+    return member.offset_data + member.size + -member.size % tarfile.BLOCKSIZE

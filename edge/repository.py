@@ -1,7 +1,7 @@
 """Keys, and the TUF repository that says which bundles are in force: a folder of files, as any TUF client reads it.
 
-Four keys, one for each of TUF's roles. The root's is needed to begin and to replace a key, never to sign a bundle, so that it can
-lie in a safe. A bundle gets a copy of the metadata, and is whole without the repository.
+Four keys, one for each of TUF's roles. The root's is needed to begin and to replace a key, never to sign a bundle, so that it
+can lie in a safe. A bundle gets a copy of the metadata, and is whole without the repository.
 
     1.root.json …  N.targets.json  N.snapshot.json  timestamp.json
 """

@@ -51,7 +51,8 @@ class Trust:
 class Accepted:
     """A bundle whose index is signed.
 
-    trust: what to keep, once it is installed. time: the latest of the three. ends: when each role expires; expired: those that have.
+    trust: what to keep, once it is installed. time: the latest of the three. ends: when each role expires. expired: those
+    that have.
     """
 
     heading: Heading
@@ -162,8 +163,11 @@ def _given(metadata: dict[str, bytes], role: str) -> bytes:
 def _check_form(data: bytes) -> None:
     """As python-tuf writes it, to the byte: what is beside the signed part would be free to change otherwise."""
     metadata = Metadata.from_bytes(data)
-    texts = [signature.signature for signature in metadata.signatures.values()]
-    if metadata.to_bytes() != data or metadata.unrecognized_fields or [text.lower() for text in texts] != texts:
+    is_plain = metadata.to_bytes() == data and not metadata.unrecognized_fields
+    for signature in metadata.signatures.values():
+        text = signature.signature
+        is_plain = is_plain and text == text.lower() and not signature.unrecognized_fields
+    if not is_plain:
         raise RepositoryError("is not in the form that python-tuf writes")
 
 

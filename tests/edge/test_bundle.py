@@ -70,9 +70,9 @@ def test_a_changed_tensor_moves_alone(tmp_path: Path) -> None:
         after.pack(tmp_path / "thin.tar", {}, without=unneeded(after, found))
     with Layout.at(tmp_path / "thin.tar") as thin:
         contents = thin.contents(thin.index())
-        assert [part for part in contents.parts().values() if thin.has(part)] == list(
+        assert [part for part in contents.parts().values() if thin.has(part)] == [
             part for part in contents.parts().values() if part in found.moved
-        )
+        ]
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def test_a_path_that_leads_elsewhere_is_refused(path: object) -> None:
 
 @pytest.mark.parametrize("paths", [["a", "a"], ["a", "a/b"], ["a/b/c", "a/b"]])
 def test_two_files_in_one_place_are_refused(paths: list[str]) -> None:
-    with pytest.raises(Refused, match="twice|a file and a folder"):
+    with pytest.raises(Refused, match=r"twice|a file and a folder"):
         files_of({"files": [{"path": path, "parts": []} for path in paths]}, "x")
 
 

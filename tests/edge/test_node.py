@@ -63,7 +63,7 @@ def test_a_bundle_is_installed_updated_and_taken_back(publisher: Publisher, tmp_
     assert serves(root, publisher, "1")
     done = install(publisher, "2", root)
     assert serves(root, publisher, "2")
-    assert done.found_bytes > 10 * 1024 > done.moved_bytes
+    assert done.found_bytes > 8 * 1024 > done.moved_bytes
     assert Node(root, Unsynced()).roll_back().version == "1"
     assert serves(root, publisher, "1")
     assert Node(root).state() is not None
@@ -272,13 +272,15 @@ def test_a_disk_that_is_full_at_any_step_changes_nothing(publisher: Publisher, t
     for at in range(1000):
         root = tmp_path / str(at)
         shutil.copytree(first, root, symlinks=True)
+        reason = ""
         try:
             install(publisher, "2", root, FullDisk(at))
         except Refused as refused:
-            assert refused.reason == "space"
-            assert serves(root, publisher, "1") or serves(root, publisher, "2")
-        else:
+            reason = refused.reason
+        if not reason:
             break
+        assert reason == "space"
+        assert serves(root, publisher, "1") or serves(root, publisher, "2")
         install(publisher, "2", root)
         assert serves(root, publisher, "2")
         shutil.rmtree(root)

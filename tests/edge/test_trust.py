@@ -287,7 +287,7 @@ def test_a_replaced_key_signs_nothing_any_more(tmp_path: Path, role: str) -> Non
     replace_key(publisher.repository, role, publisher.keys[role], publisher.keys["root"], NOW)
     trust = check(publisher.bundle("2", last=1.0), trust).trust
     assert json.loads(trust.root)["signed"]["version"] == 2
-    assert reason(first, trust) == "signature"
+    assert reason(first, Trust(trust.root)) == "signature"
     thief = {**publisher.keys, role: stolen}
     with Layout.at(first) as layout, pytest.raises(Refused, match="not the one that the root names"):
         sign(publisher.repository, layout.index(), thief, NOW, 90)
