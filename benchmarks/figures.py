@@ -444,7 +444,7 @@ def edge_update() -> Figure:
 def edge_install() -> Figure:
     return Figure(
         "edge-install",
-        "verify and install a bundle of 200 MB on an edge node, beside sha256sum and cp of the same blobs, all to the disk",
+        "verify and install a bundle of 200 MB on an edge node, on the disk, beside sha256sum and cp, which wait for no disk",
         "s",
         [Installation("torpor"), Installation("sha256sum and cp", is_torpor=False)],
         [Claim(2, "sha256sum and cp", at_most=True)],
