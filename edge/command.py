@@ -112,7 +112,8 @@ def _add(kinds: Any, name: str, run: Callable[[argparse.Namespace], int], text: 
             print(f"torpor: the package {error.name} is missing: pip install torpor[edge]", file=sys.stderr)
             return WRONG
         except OSError as error:
-            print(f"torpor: {error.filename}: {error.strerror}", file=sys.stderr)
+            where = f"{error.filename}: " if error.filename else ""
+            print(f"torpor: {where}{error.strerror}", file=sys.stderr)
             return WRONG
 
     parser.set_defaults(run=guarded)

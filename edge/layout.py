@@ -22,6 +22,9 @@ from .refused import Refused
 CHUNK_BYTES = 1 << 20
 LARGEST_INDEX_BYTES = 4 << 20
 LARGEST_METADATA_BYTES = 1 << 20
+MOST_METADATA = 256 + 3
+"""As many roots as python-tuf's client follows, and the other roles."""
+
 LARGEST_LIST_BYTES = 64 << 20
 """Of a manifest, or of a list of files: some 200 000 parts."""
 
@@ -68,8 +71,8 @@ class Folder:
         return self._sizes[name]
 
     def read(self, name: str, offset: int, size: int) -> bytes:
-        # The folder may be another's meanwhile; a link in it still leads nowhere.
-        file = os.open(self._path / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        # The folder may be another's meanwhile; a link in it still leads nowhere, and a pipe keeps nobody waiting.
+        file = os.open(self._path / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             return os.pread(file, size, offset)
         finally:
@@ -120,6 +123,8 @@ class Layout:
     def metadata(self) -> dict[str, bytes]:
         """TUF's files by their names without the folder. Raises Refused."""
         names = sorted(name for name in self._names if name.startswith("tuf/"))
+        if len(names) > MOST_METADATA:
+            raise Refused("malformed", f"tuf has {len(names)} files, must have at most {MOST_METADATA}")
         return {name.removeprefix("tuf/"): self._small(name, LARGEST_METADATA_BYTES) for name in names}
 
     def contents(self, index: bytes) -> Contents:

@@ -130,7 +130,7 @@ class _Work:
     """Of one installation."""
 
     layout: Layout
-    places: dict[str, _Place]
+    places: dict[str, list[_Place]]
 
 
 class Node:
@@ -338,15 +338,16 @@ class Node:
         if need > free:
             raise Refused("space", f"{self.root} has {free} bytes free, must have {need}")
 
-    def _places(self) -> dict[str, _Place]:
+    def _places(self) -> dict[str, list[_Place]]:
         """Where the whole generations have which part; whoever reads there checks it."""
-        places = {}
+        places: dict[str, list[_Place]] = {}
         for number in self.numbers():
             with suppress(Refused):
                 for file in self.generation(number).files:
                     offset = 0
                     for part in file.parts:
-                        places[part.digest] = _Place(self._generations / str(number) / file.path, offset)
+                        place = _Place(self._generations / str(number) / file.path, offset)
+                        places.setdefault(part.digest, []).append(place)
                         offset += part.size
         return places
 
@@ -391,7 +392,7 @@ class Node:
             for part in file.parts:
                 if part.size and offset + part.size <= size and _holds(target, offset, part):
                     installed.kept_bytes += part.size
-                elif self._found(work, target, offset, part):
+                elif any(self._found(place, target, offset, part) for place in work.places.get(part.digest, ())):
                     installed.found_bytes += part.size
                 else:
                     self._write(target, offset, work.layout.chunks(part))
@@ -403,11 +404,8 @@ class Node:
         finally:
             disk.close(target)
 
-    def _found(self, work: _Work, target: int, offset: int, part: Blob) -> bool:
+    def _found(self, place: _Place, target: int, offset: int, part: Blob) -> bool:
         """Whether a generation has given the part; one whose file is damaged has not."""
-        place = work.places.get(part.digest)
-        if place is None:
-            return False
         try:
             source = os.open(place.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError:

@@ -121,6 +121,18 @@ def test_the_codec_of_events_imports_nothing_heavy() -> None:
     assert importers == {"transformers/events/python_sdk.py"}
 
 
+def test_who_makes_or_reads_a_bundle_needs_no_tuf() -> None:
+    """It comes with the first signature, by two modules; no other command waits for it."""
+    modules = loaded_by("import torpor.edge.command, torpor.edge.bundle, torpor.edge.difference, torpor.edge.layout")
+    assert not modules & (HEAVY | {"tuf", "securesystemslib", "cryptography", "numpy", "asyncio"})
+    importers = {
+        str(file.relative_to(ROOT))
+        for file in (ROOT / "edge").rglob("*.py")
+        if imported(file) & {"tuf", "cryptography"}
+    }
+    assert importers == {"edge/repository.py", "edge/trust.py"}
+
+
 def test_the_authors_import_is_nearly_free() -> None:
     """`import torpor.predictors`, in a model's file, brings the errors and nothing else."""
     assert not loaded_by("import torpor.predictors") & (HEAVY | {"numpy", "asyncio", "orjson", "hpack"})

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from edge_bundles import NAME, NOW, Publisher, inputs, packed
 from safetensors.numpy import save_file
+from torpor.edge import archive as archive_module
 from torpor.edge.archive import header
 from torpor.edge.bundle import Input, make_bundle
 from torpor.edge.contents import Blob, files_of
@@ -256,6 +257,28 @@ def test_an_archive_that_is_cut_or_lies_about_sizes_is_refused(
     with pytest.raises(Refused, match=said) as refused:
         opened(archive)
     assert refused.value.reason == "malformed"
+
+
+def test_a_list_of_members_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is held in memory before anything is known to be signed."""
+    monkeypatch.setattr(archive_module, "MOST_MEMBERS", 3)
+    with pytest.raises(Refused, match="at most 3 members"):
+        opened(packed(made(tmp_path), tmp_path / "b.tar"))
+
+
+def test_metadata_without_end_is_refused(tmp_path: Path) -> None:
+    """It is read before anything is known to be signed."""
+    bundle = made(tmp_path)
+    (bundle / "tuf").mkdir()
+    for version in range(1, 300):
+        (bundle / "tuf" / f"{version}.root.json").write_text("{}")
+    with Layout.at(bundle) as layout, pytest.raises(Refused, match="must have at most 259"):
+        layout.metadata()
+    (bundle / "tuf" / "1.root.json").write_bytes(bytes(2 << 20))
+    for version in range(2, 300):
+        (bundle / "tuf" / f"{version}.root.json").unlink()
+    with Layout.at(bundle) as layout, pytest.raises(Refused, match="must have at most 1048576"):
+        layout.metadata()
 
 
 def test_an_archive_repacked_by_another_program_is_told_so(tmp_path: Path) -> None:

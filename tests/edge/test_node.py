@@ -142,6 +142,26 @@ def test_a_thin_bundle_needs_what_it_was_made_against(publisher: Publisher, tmp_
     assert serves(root, publisher, "2")
 
 
+def test_a_part_that_one_generation_has_lost_comes_from_the_other(publisher: Publisher, tmp_path: Path) -> None:
+    """A thin bundle has it not."""
+    with (
+        Layout.at(publisher.folder / f"{NAME}-2") as old,
+        Layout.at(publisher.folder / f"{NAME}-3") as new,
+    ):
+        found = difference(old.contents(old.index()), new.contents(new.index()))
+        new.pack(tmp_path / "thin.tar", new.metadata(), without=unneeded(new, found))
+    root = tmp_path / "node"
+    for version in ("1", "2"):
+        install(publisher, version, root)
+    weights = [root / "generations" / number / "model" / "minilm" / "model.safetensors" for number in ("1", "2")]
+    for file, at in zip(weights, (1500, 3500), strict=True):
+        data = bytearray(file.read_bytes())
+        data[at] ^= 1
+        file.write_bytes(data)
+    install(publisher, "", root, bundle=tmp_path / "thin.tar")
+    assert serves(root, publisher, "3")
+
+
 def test_a_file_is_never_changed_in_place(publisher: Publisher, tmp_path: Path) -> None:
     """A process that has its weights mapped keeps them, also when its generation has gone."""
     root = tmp_path / "node"

@@ -293,6 +293,20 @@ def test_a_replaced_key_signs_nothing_any_more(tmp_path: Path, role: str) -> Non
         sign(publisher.repository, layout.index(), thief, NOW, 90)
 
 
+def test_numbers_that_a_thief_has_driven_up_go_with_the_keys(tmp_path: Path) -> None:
+    """Or nothing of the publisher's would be new enough ever after."""
+    publisher = Publisher(tmp_path)
+    bundle = publisher.bundle("1")
+    index = (bundle / "index.json").read_bytes()
+    driven = in_force(publisher, index, timestamp=9000, snapshot=9000, targets=9000)
+    trust = accept(first_trust(publisher.root), driven, index, NOW).trust
+    assert reason(bundle, trust) == "version"
+    for role in ("timestamp", "snapshot"):
+        publisher.keys[role] = CryptoSigner.generate_ed25519()
+        replace_key(publisher.repository, role, publisher.keys[role], publisher.keys["root"], NOW)
+    check(publisher.sign(bundle), trust)
+
+
 def test_the_roots_own_key_is_replaced_by_both_hands(tmp_path: Path) -> None:
     """A root that its predecessor has not signed is a stranger's."""
     publisher = Publisher(tmp_path)
