@@ -122,8 +122,8 @@ class Installation:
                 with Layout.at(bundle) as layout:
                     done = Node(folder / "node").install(layout, BUILT, root)
                 spent_s = time.perf_counter() - began_s
-                if done.moved_bytes < TENSORS * TENSOR_BYTES:
-                    raise BadAnswerError(f"{done.moved_bytes} bytes were moved, must be {TENSORS * TENSOR_BYTES}")
+                if done.bytes.moved < TENSORS * TENSOR_BYTES:
+                    raise BadAnswerError(f"{done.bytes.moved} bytes were moved, must be {TENSORS * TENSOR_BYTES}")
             else:
                 blobs = bundle / "blobs/sha256"
                 names = sorted(path.name for path in blobs.iterdir())

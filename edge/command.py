@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .bundle import Input
     from .contents import Contents
-    from .node import Generation, Node
+    from .generations import Generation
+    from .node import Node
     from .trust import Accepted
 
 DONE, REFUSED, WRONG = 0, 1, 2
@@ -294,8 +295,8 @@ def _install(options: argparse.Namespace) -> int:
         done = Node(options.node).install(layout, _now(), root, options.accept_expired)
     if options.json:
         value = {
-            **_value(done.generation), "new": done.is_new, "moved_bytes": done.moved_bytes,
-            "found_bytes": done.found_bytes, "kept_bytes": done.kept_bytes, "expired": done.accepted.expired,
+            **_value(done.generation), "new": done.is_new, "moved_bytes": done.bytes.moved,
+            "found_bytes": done.bytes.found, "kept_bytes": done.bytes.kept, "expired": done.accepted.expired,
         }  # fmt: skip
         print(json.dumps(value))
         return DONE
@@ -303,8 +304,8 @@ def _install(options: argparse.Namespace) -> int:
         print(f"{_named(done.generation)} is what is served already")
         return DONE
     print(
-        f"{_named(done.generation)} is served from {options.node / 'current'}: {done.moved_bytes} bytes moved, "
-        f"{done.found_bytes} were on the node, {done.kept_bytes} were left by an installation that was broken off"
+        f"{_named(done.generation)} is served from {options.node / 'current'}: {done.bytes.moved} bytes moved, "
+        f"{done.bytes.found} were on the node, {done.bytes.kept} were left by an installation that was broken off"
     )
     return DONE
 
@@ -360,7 +361,7 @@ def _before(node: "Node", current: "Generation | None") -> "Generation | None":
     if current is None or current.before is None:
         return None
     try:
-        return node.generation(current.before)
+        return node.generations.read(current.before)
     except Refused:
         return None
 
@@ -379,12 +380,12 @@ def _doctor(options: argparse.Namespace) -> int:
         if current is None:
             findings.append("nothing is served yet")
         else:
-            node.check(current)
+            node.generations.check(current)
     except Refused as refused:
         findings.append(str(refused))
     if before := _before(node, current):
         try:
-            node.check(before)
+            node.generations.check(before)
         except Refused as refused:
             findings.append(f"no rollback: {refused}")
     try:

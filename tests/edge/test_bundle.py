@@ -191,6 +191,15 @@ def test_a_part_has_a_digest_and_a_bounded_size(part: object) -> None:
     assert refused.value.reason == "malformed"
 
 
+@pytest.mark.parametrize(
+    "value", [{}, {"files": 3}, {"files": [3]}, {"files": {"path": "a"}}, {"files": [{"path": "a"}]}]
+)
+def test_a_list_of_files_has_its_form(value: dict[str, object]) -> None:
+    with pytest.raises(Refused) as refused:
+        files_of(value, "x")
+    assert refused.value.reason == "malformed"
+
+
 def opened(path: Path) -> None:
     with Layout.at(path) as layout:
         contents = layout.contents(layout.index())

@@ -51,7 +51,7 @@ def serves(root: Path, publisher: Publisher, version: str) -> bool:
     current = node.current()
     if current is None or current.version != version:
         return False
-    node.check(current)
+    node.generations.check(current)
     found = files(root)
     return all(found[path] == data for path, data in given(publisher, version).items())
 
@@ -63,7 +63,7 @@ def test_a_bundle_is_installed_updated_and_taken_back(publisher: Publisher, tmp_
     assert serves(root, publisher, "1")
     done = install(publisher, "2", root)
     assert serves(root, publisher, "2")
-    assert done.found_bytes > 8 * 1024 > done.moved_bytes
+    assert done.bytes.found > 8 * 1024 > done.bytes.moved
     assert Node(root, Unsynced()).roll_back().version == "1"
     assert serves(root, publisher, "1")
     assert Node(root).state() is not None
@@ -73,7 +73,7 @@ def test_what_is_neither_served_nor_before_is_removed(publisher: Publisher, tmp_
     root = tmp_path / "node"
     for version in ("1", "2", "3"):
         install(publisher, version, root)
-    assert Node(root).numbers() == [2, 3]
+    assert Node(root).generations.numbers() == [2, 3]
     assert not (root / "staging").exists()
 
 
@@ -99,8 +99,26 @@ def test_a_damaged_generation_is_mended_by_the_same_bundle(publisher: Publisher,
     file.write_bytes(data)
     done = install(publisher, "1", root)
     assert done.is_new
-    assert done.moved_bytes == 1024
+    assert done.bytes.moved == 1024
     assert serves(root, publisher, "1")
+
+
+def test_a_generation_without_its_seal_is_replaced(publisher: Publisher, tmp_path: Path) -> None:
+    """An update mends it; the way back is gone, since nothing says what was before."""
+    root = tmp_path / "node"
+    install(publisher, "1", root)
+    for text in ("", "{}", '{"before": null, "installed": "2026-01-01T00:00:00Z"}'):
+        (root / "current" / "seal.json").write_text(text)
+        with pytest.raises(Refused):
+            Node(root).current()
+        assert install(publisher, "1", root).generation.before is None
+        assert serves(root, publisher, "1")
+    (root / "current").unlink()
+    (root / "current").symlink_to("elsewhere")
+    with pytest.raises(Refused, match="must lead to a generation"):
+        Node(root).current()
+    install(publisher, "2", root)
+    assert serves(root, publisher, "2")
 
 
 def test_no_way_back_to_what_is_damaged_or_not_there(publisher: Publisher, tmp_path: Path) -> None:
@@ -138,7 +156,7 @@ def test_a_thin_bundle_needs_what_it_was_made_against(publisher: Publisher, tmp_
     # The repository has gone on since, so that the first one is installed as of its own time.
     install(publisher, "1", root)
     done = install(publisher, "", root, bundle=tmp_path / "thin.tar")
-    assert done.moved_bytes == found.moved_bytes
+    assert done.bytes.moved == found.moved_bytes
     assert serves(root, publisher, "2")
 
 
@@ -257,7 +275,7 @@ def test_a_part_that_is_damaged_on_the_medium_stops_it_before_anything_is_served
     (bundle / weights.parts[-1].path).write_bytes(bytes(weights.parts[-1].size))
     assert refusal(publisher, root, bundle) == "digest"
     done = install(publisher, "3", root)
-    assert done.kept_bytes > 7 * 1024
+    assert done.bytes.kept > 7 * 1024
     assert serves(root, publisher, "3")
 
 
@@ -417,8 +435,8 @@ def test_an_installation_that_was_broken_off_moves_nothing_twice(publisher: Publ
         install(publisher, "1", root, Stops())
     done = install(publisher, "1", root)
     whole = sum(map(len, files(root).values()))
-    assert done.moved_bytes + done.kept_bytes == whole
-    assert done.kept_bytes >= 3 * 1024
+    assert done.bytes.moved + done.bytes.kept == whole
+    assert done.bytes.kept >= 3 * 1024
 
 
 def test_a_history_has_an_end(publisher: Publisher, tmp_path: Path) -> None:
