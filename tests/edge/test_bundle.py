@@ -6,6 +6,7 @@ import os
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from safetensors.numpy import save_file
 from torpor.edge import archive as archive_module
 from torpor.edge.archive import header
 from torpor.edge.bundle import Input, make_bundle
-from torpor.edge.contents import Blob, files_of
+from torpor.edge.contents import CREATED, PLATFORM, TITLE, VERSION, Blob, Heading, files_of
 from torpor.edge.difference import difference, unneeded
 from torpor.edge.layout import Layout
 from torpor.edge.pieces import pieces
@@ -197,6 +198,39 @@ def test_a_part_has_a_digest_and_a_bounded_size(part: object) -> None:
 def test_a_list_of_files_has_its_form(value: dict[str, object]) -> None:
     with pytest.raises(Refused) as refused:
         files_of(value, "x")
+    assert refused.value.reason == "malformed"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda index: index.update(artifactType="x"), "artifactType = 'x'"),
+        (lambda index: index.update(schemaVersion=1), "artifactType"),
+        (lambda index: index.pop("annotations"), "annotations are missing"),
+        (lambda index: index["annotations"].clear(), "name = None"),
+        (lambda index: index["annotations"].update({VERSION: 3}), "version = 3"),
+        (lambda index: index["annotations"].update({PLATFORM: "windows"}), "platform = 'windows'"),
+        (lambda index: index["annotations"].update({CREATED: "2026-01-01"}), "build time = '2026-01-01'"),
+        (lambda index: index["annotations"].update({CREATED: 1}), "build time = 1"),
+        (lambda index: index.update(manifests=None), "manifests must be a list"),
+        (lambda index: index["manifests"][0].pop("annotations"), "component None"),
+        (lambda index: index["manifests"][0]["annotations"].update({TITLE: "shell/x"}), "component 'shell/x'"),
+        (
+            lambda index: index["manifests"][0]["annotations"].update({TITLE: "model/../x"}),
+            r"name of a model = '\.\./x'",
+        ),
+        (lambda index: index["manifests"].append(index["manifests"][0]), "is there twice"),
+        (lambda index: index["manifests"][0].update(digest="sha512:0"), "digest = 'sha512:0'"),
+        (lambda index: index["manifests"][0].update(size=-1), "size = -1"),
+    ],
+)
+def test_an_index_has_its_form(tmp_path: Path, change: Callable[[dict[str, Any]], None], said: str) -> None:
+    """Also one that is signed."""
+    index = json.loads((made(tmp_path) / "index.json").read_bytes())
+    Heading(json.dumps(index).encode())
+    change(index)
+    with pytest.raises(Refused, match=said) as refused:
+        Heading(json.dumps(index).encode())
     assert refused.value.reason == "malformed"
 
 
