@@ -8,7 +8,7 @@
 - `contents.py` is what a bundle holds: files, each a row of parts by digest. Weights have a part for each tensor.
 - `trust.py` decides what is accepted, by python-tuf and with a time that never goes back.
 - `node.py` installs and takes back: `staging.py` grows what becomes one of the `generations.py`; `state.py` is what was
-  accepted. Every change goes through `disk.py`, which tests replace by one that fails.
+  accepted. `k3s.py` puts it where K3s looks. Every change goes through `disk.py`, which tests replace by one that fails.
 
 Whatever is refused is a `Refused` with its reason in a word.
 """

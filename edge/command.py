@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .bundle import Input
     from .contents import Contents
     from .generations import Generation
+    from .k3s import K3s
     from .node import Node
     from .trust import Accepted
 
@@ -87,9 +88,17 @@ def add_command(commands: Any) -> None:
     text = "install although metadata has expired; TEXT is recorded, and says who decided so and why"
     install.add_argument("--accept-expired", default="", metavar="TEXT", help=text)
     rollback = _add(kinds, "rollback", _rollback, "serve what was served before")
+    place = _add(
+        kinds, "place", _place, "put what is served where K3s looks for it, as install and rollback do with --k3s"
+    )
+    for parser in (install, rollback, place):
+        parser.add_argument(
+            "--k3s", type=Path, metavar="FOLDER", required=parser is place,
+            help="K3s's data folder, /var/lib/rancher/k3s: images and manifests are put there",
+        )  # fmt: skip
     status = _add(kinds, "status", _status, "what is served, what was before, until when updates are taken")
     doctor = _add(kinds, "doctor", _doctor, "check every file of what is served, and the node's state")
-    for parser in (install, rollback, status, doctor):
+    for parser in (install, rollback, place, status, doctor):
         text = f"the folder of the node's bundles (default {NODE_ROOT})"
         parser.add_argument("--node", type=Path, default=Path(NODE_ROOT), metavar="FOLDER", help=text)
     for parser in (status, install):
@@ -290,9 +299,12 @@ def _install(options: argparse.Namespace) -> int:
     from .layout import Layout
     from .node import Node
 
+    k3s = _k3s(options)
     with Layout.at(options.bundle) as layout:
         root = options.root.read_bytes() if options.root else None
         done = Node(options.node).install(layout, _now(), root, options.accept_expired)
+    if k3s:
+        k3s.place(options.node / "current", done.generation.files)
     if options.json:
         value = {
             **_value(done.generation), "new": done.is_new, "moved_bytes": done.bytes.moved,
@@ -313,8 +325,33 @@ def _install(options: argparse.Namespace) -> int:
 def _rollback(options: argparse.Namespace) -> int:
     from .node import Node
 
-    print(f"{_named(Node(options.node).roll_back())} is served again")
+    k3s = _k3s(options)
+    generation = Node(options.node).roll_back()
+    if k3s:
+        k3s.place(options.node / "current", generation.files)
+    print(f"{_named(generation)} is served again")
     return DONE
+
+
+def _place(options: argparse.Namespace) -> int:
+    from .k3s import K3s
+    from .node import Node
+    from .refused import Refused
+
+    k3s = K3s(options.k3s)
+    current = Node(options.node).current()
+    if current is None:
+        raise Refused("state", f"{options.node} serves nothing")
+    for name in k3s.place(options.node / "current", current.files):
+        print(name)
+    return DONE
+
+
+def _k3s(options: argparse.Namespace) -> "K3s | None":
+    """Before anything is changed: a folder that is not there is a wrong one."""
+    from .k3s import K3s
+
+    return K3s(options.k3s) if options.k3s else None
 
 
 def _status(options: argparse.Namespace) -> int:

@@ -157,13 +157,10 @@ class Layout:
         """A blob's bytes; with the last of them Refused, if they were others than its digest says."""
         if not self.has(blob):
             raise Refused("missing", f"{blob.digest} is not in the bundle")
-        return checked(self._read(blob.path, self._sized(blob)), blob, f"{blob.path} of the bundle")
-
-    def _sized(self, blob: Blob) -> int:
         size = self._medium.size(blob.path)
         if size != blob.size:
             raise Refused("digest", f"{blob.path} of the bundle has {size} bytes, must have {blob.size}")
-        return size
+        return checked(self._read(blob.path, blob.size), blob, f"{blob.path} of the bundle")
 
     def _listing(self, blob: Blob, what: str) -> bytes:
         if blob.size > LARGEST_LIST_BYTES:

@@ -13,6 +13,7 @@ import pytest
 from edge_bundles import NAME, NOW, Publisher, inputs, packed
 from safetensors.numpy import save_file
 from torpor.edge import archive as archive_module
+from torpor.edge import layout as layout_module
 from torpor.edge.archive import header
 from torpor.edge.bundle import Input, make_bundle
 from torpor.edge.contents import CREATED, PLATFORM, TITLE, VERSION, Blob, Heading, files_of
@@ -375,6 +376,13 @@ def test_a_list_of_files_that_does_not_match_its_layers_is_refused(tmp_path: Pat
     (bundle / "index.json").write_text(json.dumps(index))
     with pytest.raises(Refused, match="other parts than its manifest has layers"):
         opened(bundle)
+
+
+def test_a_list_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is read into memory."""
+    monkeypatch.setattr(layout_module, "LARGEST_LIST_BYTES", 100)
+    with pytest.raises(Refused, match="must have at most 100"):
+        opened(made(tmp_path))
 
 
 def test_a_deep_json_is_refused_and_not_a_crash(tmp_path: Path) -> None:

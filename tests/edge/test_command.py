@@ -74,6 +74,28 @@ def test_from_keys_to_rollback(here: Path) -> None:
     assert "[version]" in old.stderr
 
 
+def test_with_k3s_its_folders_follow(here: Path) -> None:
+    """Installation, the way back, and again by itself."""
+    done("keys", "keys", "--repository", "repository", folder=here)
+    sign = ("--keys", "keys", "--repository", "repository")
+    places = ("--node", "node", "--k3s", "k3s")
+    refused = edge("place", *places, folder=here)
+    assert "k3s does not exist" in refused.stderr
+    (here / "k3s").mkdir()
+    assert "node serves nothing" in edge("place", *places, folder=here).stderr
+    placed = here / "k3s" / "server" / "manifests" / "torpor-sentences-service.yaml"
+    for version in ("1", "2"):
+        bundle(here, version, f"bundle{version}")
+        done("sign", f"bundle{version}", *sign, folder=here)
+        done("install", f"bundle{version}", "--root", "repository/1.root.json", *places, folder=here)
+        assert placed.read_text() == f"text: {version}\n"
+    done("rollback", *places, folder=here)
+    assert placed.read_text() == "text: 1\n"
+    placed.unlink()
+    assert done("place", *places, folder=here) == "torpor-sentences-service.yaml\n"
+    assert placed.read_text() == "text: 1\n"
+
+
 def test_a_replaced_key_comes_with_the_next_bundle(here: Path) -> None:
     done("keys", "keys", "--repository", "repository", folder=here)
     done("keys", "keys", "--repository", "repository", "--replace", "timestamp", folder=here)
