@@ -369,23 +369,27 @@ SHARES = (0.0, 1.0, 0.3, 0.5, 0.5, 0.8)
 
 
 def cut_everywhere(publisher: Publisher, tmp_path: Path, start: Path, version: str, before: str | None) -> int:
-    """Install with a cut before each change; the number of states that were looked at."""
+    """Install into start/node with a cut before each change, and after the last; the number of states that were looked at."""
     work = tmp_path / "work"
     shutil.copytree(start, work, symlinks=True)
     disk = RecordedDisk(work)
-    install(publisher, version, work, disk)
+    install(publisher, version, work / "node", disk)
     looked = 0
     for at in steps(disk):
         for number, share in enumerate(SHARES):
-            place = tmp_path / "after"
             chance = random.Random(at * 100 + number) if 0 < share < 1 else None
-            disk.after_cut(at, chance, share, place)
-            if before is not None:
-                assert serves(place, publisher, before) or serves(place, publisher, version), (at, share)
-            Node(place).state()
-            install(publisher, version, place)
-            assert serves(place, publisher, version), (at, share)
-            shutil.rmtree(place)
+            disk.after_cut(at, chance, share, tmp_path / "after")
+            node = tmp_path / "after" / "node"
+            is_new = serves(node, publisher, version)
+            assert is_new or at < len(disk.changes), "the installation had returned"
+            assert is_new or before is None or serves(node, publisher, before), (at, share)
+            state = Node(node).state()
+            if is_new:
+                assert state is not None, "or an older one would be accepted again"
+                assert state.history[-1]["version"] == version
+            install(publisher, version, node)
+            assert serves(node, publisher, version), (at, share)
+            shutil.rmtree(tmp_path / "after")
             looked += 1
     return looked
 
@@ -393,7 +397,8 @@ def cut_everywhere(publisher: Publisher, tmp_path: Path, start: Path, version: s
 def test_no_power_cut_leaves_a_node_without_a_working_version(publisher: Publisher, tmp_path: Path) -> None:
     """At every write of an update; what was not synced is dropped, torn and reordered. The same call then goes on."""
     start = tmp_path / "start"
-    install(publisher, "1", start)
+    start.mkdir()
+    install(publisher, "1", start / "node")
     assert cut_everywhere(publisher, tmp_path, start, "2", "1") > 200
 
 

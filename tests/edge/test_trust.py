@@ -332,6 +332,9 @@ def test_a_root_may_not_be_skipped(tmp_path: Path) -> None:
         replace_key(publisher.repository, "timestamp", publisher.keys["timestamp"], publisher.keys["root"], NOW)
     bundle = publisher.bundle("1")
     latest = check(bundle, first_trust(publisher.root)).trust
+    (bundle / "tuf" / "1.root.json").write_bytes(publisher.root + b"\n")
+    assert reason(bundle, latest) == "malformed"
+    (bundle / "tuf" / "1.root.json").write_bytes(publisher.root)
     (bundle / "tuf" / "2.root.json").unlink()
     assert reason(bundle, first_trust(publisher.root)) == "malformed"
     (bundle / "tuf" / "1.root.json").unlink()
