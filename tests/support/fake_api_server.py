@@ -17,8 +17,9 @@ _KINDS = {"/apis/serving.knative.dev/v1": {"Service": "services", "Revision": "r
 class FakeApiServer:
     """away: answers 503 to everything. refusal: of the webhook, for every apply and patch of a spec; None for none.
 
-    ready: whether new revisions become ready. events: warnings that it has. errors: a request of the newest revision fails.
-    unready: the status and the reason of those that do not. manager: who owns the service's fields. restarts: of each pod's container.
+    ready: whether new revisions become ready. unready: the status and the reason of those that do not. events: warnings that it
+    has. errors: a request of the newest revision fails. manager: who owns the service's fields. restarts: of each pod's
+    container.
     """
 
     def __init__(self) -> None:
