@@ -227,6 +227,8 @@ def test_a_list_of_files_has_its_form(value: dict[str, object]) -> None:
 )
 def test_an_index_has_its_form(tmp_path: Path, change: Callable[[dict[str, Any]], None], said: str) -> None:
     """Also one that is signed."""
+    with pytest.raises(Refused, match="must be a JSON object"):
+        Heading(b"[]")
     index = json.loads((made(tmp_path) / "index.json").read_bytes())
     Heading(json.dumps(index).encode())
     change(index)

@@ -86,5 +86,6 @@ def test_no_power_cut_leaves_half_a_file(tmp_path: Path, data: Path) -> None:
             disk.after_cut(at, random.Random(at) if share == 0.5 else None, share, place)
             seen = found(place)
             assert all(text in whole for name, text in seen.items() if not name.endswith(".new")), at
+            assert seen == found(data) or at < len(disk.changes), "the call had returned"
             K3s(place, Unsynced()).place(tmp_path / "2", two)
             assert found(place) == found(data)

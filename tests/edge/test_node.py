@@ -409,6 +409,15 @@ def test_no_power_cut_spoils_a_first_installation(publisher: Publisher, tmp_path
     assert cut_everywhere(publisher, tmp_path, start, "1", None) > 200
 
 
+def test_a_file_that_was_put_stays(tmp_path: Path) -> None:
+    """With its name, and not only its bytes."""
+    (tmp_path / "work").mkdir()
+    disk = RecordedDisk(tmp_path / "work")
+    disk.put(tmp_path / "work" / "a", b"new")
+    disk.after_cut(len(disk.changes), None, 0.0, tmp_path / "after")
+    assert (tmp_path / "after" / "a").read_bytes() == b"new"
+
+
 def test_no_power_cut_spoils_the_way_back(publisher: Publisher, tmp_path: Path) -> None:
     work = tmp_path / "work"
     for version in ("1", "2"):
