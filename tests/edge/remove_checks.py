@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 CALLS = {"_check_form", "_check_key", "_check_apart", "_check_names", "_check_parts", "_check_space", "check", "sync",
          "sync_folder", "update_root"}  # fmt: skip
-TESTS = ("test_bundle.py", "test_trust.py", "test_node.py", "test_command.py")
+TESTS = ("test_bundle.py", "test_trust.py", "test_node.py", "test_k3s.py", "test_command.py")
 
 
 def checks(tree: ast.Module) -> Iterator[tuple[list[ast.stmt], int, str]]:
