@@ -19,4 +19,8 @@ def bench() -> Iterator[Callable[..., Bench]]:
         return Bench(protocol, application)
 
     yield lambda protocol, application=None: loop.run_until_complete(make(protocol, application))
+    for task in (left := asyncio.all_tasks(loop)):
+        task.cancel()
+    if left:
+        loop.run_until_complete(asyncio.wait(left))
     loop.close()
