@@ -151,6 +151,15 @@ def test_a_bundle_has_a_name_a_version_and_a_known_platform(
     assert refused.value.reason == "malformed"
 
 
+def test_two_components_of_one_name_are_refused(tmp_path: Path) -> None:
+    """Before anything is written; an SBOM of the bundle's name is torpor's own."""
+    given = inputs(tmp_path)
+    for twice in (given[0], Input("sbom", NAME, given[0].path)):
+        with pytest.raises(Refused, match=rf"{twice.kind}/{twice.name} is there twice"):
+            make_bundle(tmp_path / "bundle", NAME, "1", "any", NOW, [*given, twice])
+    assert not (tmp_path / "bundle").exists()
+
+
 @pytest.mark.parametrize(
     "path",
     [

@@ -113,6 +113,10 @@ def test_a_generation_without_its_seal_is_replaced(publisher: Publisher, tmp_pat
             Node(root).current()
         assert install(publisher, "1", root).generation.before is None
         assert serves(root, publisher, "1")
+    (root / "current" / "seal.json").unlink()
+    with pytest.raises(Refused, match="its seal cannot be read: No such file"):
+        Node(root).current()
+    assert install(publisher, "1", root).generation.before is None
     (root / "current").unlink()
     (root / "current").symlink_to("elsewhere")
     with pytest.raises(Refused, match="must lead to a generation"):
