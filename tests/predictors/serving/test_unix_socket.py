@@ -95,6 +95,19 @@ def test_a_successors_file_is_not_removed(tmp_path: Path) -> None:
     successor.close()
 
 
+def test_an_inode_of_another_file_system_is_another_file(tmp_path: Path, monkeypatch) -> None:
+    """As where a volume was mounted over the path: numbers of inodes are each file system's own."""
+    path = tmp_path / "torpor.sock"
+    listener, file = bound_unix_socket(str(path))
+    there = os.stat(path)
+    elsewhere = os.stat_result((*there[:2], there.st_dev + 1, *there[3:]))
+    with monkeypatch.context() as mounted:
+        mounted.setattr(os, "stat", lambda *_: elsewhere)
+        file.remove()
+    assert path.exists()
+    listener.close()
+
+
 def test_a_path_that_is_too_long_is_named(tmp_path: Path) -> None:
     """The kernel has 108 bytes for it."""
     with pytest.raises(OSError, match="too long: .*" + "x" * 100):
