@@ -6,7 +6,7 @@ import re
 
 import httptools
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from torpor.predictors.errors import HeadTooLarge, InvalidInput, TorporError
 from torpor.predictors.serving.http1_head import MAX_FIELDS, MAX_HEAD_BYTES, ChunkedBody, read_head, read_length
@@ -112,6 +112,9 @@ def test_chunks_are_put_together_wherever_they_are_cut(body: bytes, sizes: list[
         st.sampled_from([b"5", b"\r\n", b"hello", b"0", b"\n", b";", b"x: y", b"g", b" ", b"-1", b"\r"]), max_size=9
     )
 )
+@example([b"0", b";", b"\r\n", b"\r\n"])
+@example([b"0", b" ", b"\r\n", b"\r\n"])
+@example([b"0", b";", b"g", b" ", b"\r\n", b"\r\n"])
 def test_any_chunks_are_refused_or_read_as_llhttp_does(pieces: list[bytes]) -> None:
     """A body that we call whole is whole for llhttp, and the same."""
     sent = b"".join(pieces)
@@ -127,9 +130,15 @@ def test_any_chunks_are_refused_or_read_as_llhttp_does(pieces: list[bytes]) -> N
     assert (seen.complete, seen.body) == (True, b"".join(read))
 
 
-@pytest.mark.parametrize("size", [b"%016x" % 5, b"5;a\x7f", b"10000000000000000", b"-5", b"0x5", b"5 5", b""])
+@pytest.mark.parametrize(
+    "size",
+    [
+        *(b"%016x" % 5, b"10000000000000000", b"-5", b"0x5", b"5 5", b"", b"5 ", b"5\t", b" 5"),
+        *(b"5;", b"5 ;a", b"5; a", b"5;a ", b"5;a\x7f", b"5;a b", b"5;;a", b"5;=a", b"5;a=", b'5;a="b', b'5;a="b"c'),
+    ],
+)
 def test_a_size_that_is_none_is_refused(size: bytes) -> None:
-    """Hexadecimal digits, fifteen at most."""
+    """Hexadecimal digits, fifteen at most, and behind them whole extensions alone."""
     with pytest.raises(TorporError, match="must be its size in hexadecimal"):
         ChunkedBody().feed(size + b"\r\nhello\r\n0\r\n\r\n")
 
@@ -165,8 +174,8 @@ def test_a_method_has_32_letters_at_most() -> None:
         read_head(b"%b / HTTP/1.1\r\nHost: h\r\n\r\n" % (b"M" * 33))
 
 
-@pytest.mark.parametrize("line", [b"%015x" % 5, b"5 \t", b"5;a=\xe9\t\x80", b"5 ;", b"5;"])
-def test_a_size_may_have_zeros_spaces_and_extensions(line: bytes) -> None:
+@pytest.mark.parametrize("line", [b"%015x" % 5, b"5;a", b"5;a=b;c=d", b'5;a=" ;\\"\xe9\t";b'])
+def test_a_size_may_have_zeros_and_extensions(line: bytes) -> None:
     """Which mean nothing here (RFC 9112, 7.1.1)."""
     assert ChunkedBody().feed(line + b"\r\nhello\r\n0\r\n\r\n") == ([b"hello"], b"")
 
