@@ -4,7 +4,7 @@ Source: https://spec.openapis.org/oas/v3.1.0. Binary tensors (application/octet-
 and so is what an archive's handler reads.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -87,6 +87,7 @@ _TEXT: Schema = {"text/plain": {"schema": {"type": "string"}}}
 _ANYTHING: Schema = {"*/*": _BYTES}
 
 _PINNED = "torpor-model-version"
+_BY_PARAMETER = "As predictions, of the model that the parameter model_name names, or of the only one."
 
 
 def document(data_plane: DataPlane, may_change: bool, takes_events: bool) -> Schema:
@@ -118,9 +119,12 @@ def document(data_plane: DataPlane, may_change: bool, takes_events: bool) -> Sch
         for model in versions:
             paths |= _model_paths(model, f"{name}.{model.version}", f"{part}/versions/{model.version}", events)
             if model.takes_calls:
-                paths |= _call_paths(f"{name}.{model.version}", f"{part}/{model.version}")
+                older = {"predict": f"/{part}/{model.version}/predict"}
+                paths |= _call_paths(f"{name}.{model.version}", f"{part}/{model.version}", older)
         if versions[0].takes_calls:
-            paths |= _call_paths(name, part)
+            older = {"invoke": f"/models/{part}/invoke", "predict": f"/{part}/predict"}
+            paths |= _call_paths(name, part, older)
+            paths |= _handler_paths("any", {"invocations": "/invocations"}, _BY_PARAMETER, ["post"])
         if takes_events and len(data_plane.names()) == 1:
             paths["/"] |= _event_path(pinned)
     return {
@@ -166,19 +170,25 @@ def _event_path(parameters: Sequence[Schema]) -> Schema:
     return {"post": operation}
 
 
-def _call_paths(name: str, part: str) -> Schema:
-    """TorchServe's routes of one version, which are answered by any method."""
+def _call_paths(name: str, part: str, older: Mapping[str, str]) -> Schema:
+    """TorchServe's routes of one version. older: those that it has from before, by their word."""
+    both = ["get", "post"]
     return {
-        f"/{word}/{part}": {
+        **_handler_paths(name, {"predictions": f"/predictions/{part}"}, "What the archive's handler answers.", both),
+        **_handler_paths(name, {"explanations": f"/explanations/{part}"}, "What it explains.", both),
+        **_handler_paths(name, older, "As predictions; parameters of the query are fields.", ["post"]),
+    }
+
+
+def _handler_paths(name: str, paths: Mapping[str, str], summary: str, methods: Sequence[str]) -> Schema:
+    return {
+        path: {
             method: _operation(
                 f"{name}.{word}.{method}", summary, _ANYTHING, (), _ANYTHING if method == "post" else None
             )
-            for method in ("get", "post")
+            for method in methods
         }
-        for word, summary in (
-            ("predictions", "What the archive's handler answers."),
-            ("explanations", "What it explains."),
-        )
+        for word, path in paths.items()
     }
 
 

@@ -74,9 +74,11 @@ def paths(function: Callable[..., object]) -> Iterator[tuple[str, ...]]:
     """Paths, in parts, of all kinds that the function's `match` tells apart."""
     tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
     for case in (node for node in ast.walk(tree) if isinstance(node, ast.match_case)):
-        assert isinstance(case.pattern, ast.MatchSequence)
-        for choice in itertools.product(*map(words, case.pattern.patterns)):
-            yield tuple(itertools.chain(*choice))
+        choices = case.pattern.patterns if isinstance(case.pattern, ast.MatchOr) else [case.pattern]
+        for sequence in choices:
+            assert isinstance(sequence, ast.MatchSequence)
+            for choice in itertools.product(*map(words, sequence.patterns)):
+                yield tuple(itertools.chain(*choice))
 
 
 @pytest.mark.parametrize("takes_calls", [False, True], ids=["model", "archive"])
