@@ -130,6 +130,13 @@ def test_any_chunks_are_refused_or_read_as_llhttp_does(pieces: list[bytes]) -> N
     assert (seen.complete, seen.body) == (True, b"".join(read))
 
 
+@pytest.mark.parametrize("version", [b"HTTP/1.2", b"HTTP/1.9", b"HTTP/0.9", b"HTTP/2.0", b"HTTP/1.10", b"http/1.1"])
+def test_other_versions_are_refused(version: bytes) -> None:
+    """There is no HTTP/1.2, so nobody who says so is a client of ours."""
+    with pytest.raises(InvalidInput, match="request line"):
+        read_head(b"GET / %b\r\nHost: h\r\n\r\n" % version)
+
+
 @pytest.mark.parametrize(
     "size",
     [
