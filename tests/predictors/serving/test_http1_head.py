@@ -187,6 +187,13 @@ def test_a_size_may_have_zeros_and_extensions(line: bytes) -> None:
     assert ChunkedBody().feed(line + b"\r\nhello\r\n0\r\n\r\n") == ([b"hello"], b"")
 
 
+@pytest.mark.parametrize(("expected", "awaits"), [(b"100-Continue", True), (b"100", False), (b"tea", False)])
+def test_only_100_continue_is_waited_for(expected: bytes, awaits: bool) -> None:
+    """Another expectation is passed over, as RFC 9110, 10.1.1, allows."""
+    block = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nExpect: %b\r\n\r\n" % expected
+    assert read_head(block).awaits_continue is awaits
+
+
 @pytest.mark.parametrize(("minor", "awaits"), [(1, True), (0, False)])
 def test_who_speaks_http10_does_not_wait_to_continue(minor: int, awaits: bool) -> None:
     """It knows no interim answers, so its expectation is passed over (RFC 9110, 10.1.1)."""

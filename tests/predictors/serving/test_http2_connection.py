@@ -614,3 +614,9 @@ def test_a_goodbye_without_halves_closes_both(at) -> None:
     at.transport.has_halves = False
     at.connection.shutdown()
     assert at.later(ROUND_TRIP_S).transport.ended == "closed"
+
+
+def test_a_ping_is_answered_once_and_its_acknowledgement_never(at: Bench) -> None:
+    """Else two peers would go on for ever (RFC 9113, 6.7)."""
+    at.frames(PingFrame(0, b"nobody's", flags=["ACK"]), PingFrame(0, b"tell me."))
+    assert [(type(frame), frame.flags, frame.opaque_data) for frame in at.sent()] == [(PingFrame, {"ACK"}, b"tell me.")]
