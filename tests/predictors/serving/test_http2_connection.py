@@ -620,3 +620,29 @@ def test_a_ping_is_answered_once_and_its_acknowledgement_never(at: Bench) -> Non
     """Else two peers would go on for ever (RFC 9113, 6.7)."""
     at.frames(PingFrame(0, b"nobody's", flags=["ACK"]), PingFrame(0, b"tell me."))
     assert [(type(frame), frame.flags, frame.opaque_data) for frame in at.sent()] == [(PingFrame, {"ACK"}, b"tell me.")]
+
+
+def test_trailers_end_an_answer_that_a_window_has_held_back(at: Bench) -> None:
+    """The DATA before them do not (RFC 9113, 8.1)."""
+    at.frames(window(0), at.post(1, b"/call", ends=True))
+    at.sent()
+    (call,) = at.app.asked
+    assert isinstance(call, Stream)
+    call.respond_grpc(b"message", ((b"grpc-status", b"0"),))
+    at.sent()
+    at.frames(WindowUpdateFrame(1, 100))
+    message, trailers = at.sent()
+    assert (type(message), message.flags) == (DataFrame, set())
+    assert (type(trailers), trailers.flags) == (HeadersFrame, {"END_HEADERS", "END_STREAM"})
+
+
+def test_who_sends_messages_goes_on_when_the_window_has_taken_them(at: Bench) -> None:
+    at.frames(window(0))
+    call = watch(at)
+    sending = at.server.loop.create_task(call.send_message(b"message"))
+    at.sent()
+    assert not sending.done()
+    at.frames(WindowUpdateFrame(1, 100))
+    assert body(at.sent(), 1) == b"message"
+    at.sent()
+    assert sending.done()
