@@ -20,9 +20,10 @@ import numpy as np
 from securesystemslib.signer import CryptoSigner
 from torpor.edge.bundle import Input, make_bundle
 from torpor.edge.difference import difference, unneeded
-from torpor.edge.layout import Layout
+from torpor.edge.layout import Layout, put_metadata
 from torpor.edge.node import Node
-from torpor.edge.repository import ROLES, begin, sign
+from torpor.edge.repository import begin, sign
+from torpor.edge.roles import ROLES
 
 from environments import minilm_folder
 from loads import BadAnswerError, Rate
@@ -98,9 +99,7 @@ def _large(folder: Path) -> tuple[Path, bytes]:
 def _signed(bundle: Path, repository: Path, keys: dict[str, CryptoSigner]) -> Path:
     with Layout.at(bundle) as layout:
         metadata = sign(repository, layout.index(), keys, BUILT, 90)
-    (bundle / "tuf").mkdir()
-    for name, data in metadata.items():
-        (bundle / "tuf" / name).write_bytes(data)
+    put_metadata(bundle, metadata)
     return bundle
 
 

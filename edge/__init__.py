@@ -6,7 +6,7 @@
 
 - `layout.py` reads a bundle from a folder or from one file (`archive.py`); nothing that it reads is trusted.
 - `contents.py` is what a bundle holds: files, each a row of parts by digest. Weights have a part for each tensor.
-- `trust.py` decides what is accepted, by python-tuf and with a time that never goes back.
+- `trust.py` decides what is accepted, by python-tuf and with a time that never goes back; `roles.py` is who signs what.
 - `node.py` installs and takes back: `staging.py` grows what becomes one of the `generations.py`; `state.py` is what was
   accepted. `k3s.py` puts it where K3s looks. Every change goes through `disk.py`, which tests replace by one that fails.
 

@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .roles import ROLES
+
 if TYPE_CHECKING:
     from .bundle import Input
     from .contents import Contents
@@ -21,7 +23,13 @@ if TYPE_CHECKING:
 DONE, REFUSED, WRONG = 0, 1, 2
 
 NODE_ROOT = "/var/lib/torpor/edge"
-ROLES = ("root", "targets", "snapshot", "timestamp")
+_INPUTS = {
+    "model": "a model's folder",
+    "image": "a container image as a tar archive",
+    "manifest": "YAML, a file or a folder",
+    "profile": "what the node is like",
+    "sbom": "an SBOM of an input",
+}
 
 
 def add_command(commands: Any) -> None:
@@ -41,13 +49,7 @@ def add_command(commands: Any) -> None:
     bundle.add_argument("--platform", default="any", help="linux/amd64, linux/arm64, linux/arm, or any (default)")
     text = "such as 2026-01-31T12:00:00Z (default: $SOURCE_DATE_EPOCH, else now)"
     bundle.add_argument("--built", metavar="TIME", help=text)
-    for kind, what in (
-        ("model", "a model's folder"),
-        ("image", "a container image as a tar archive"),
-        ("manifest", "YAML, a file or a folder"),
-        ("profile", "what the node is like"),
-        ("sbom", "an SBOM of an input"),
-    ):
+    for kind, what in _INPUTS.items():
         bundle.add_argument(
             f"--{kind}", action="append", default=[], metavar="[NAME=]PATH", help=f"{what}; may be repeated"
         )
@@ -144,7 +146,7 @@ def _bundle(options: argparse.Namespace) -> int:
     else:
         epoch = os.environ.get("SOURCE_DATE_EPOCH")
         built = datetime.fromtimestamp(int(epoch), UTC) if epoch else _now()
-    inputs = [given for kind in ("model", "image", "manifest", "profile", "sbom") for given in _inputs(options, kind)]
+    inputs = [given for kind in _INPUTS for given in _inputs(options, kind)]
     if options.out.exists():
         print(f"torpor: {options.out} exists", file=sys.stderr)
         return WRONG
@@ -201,7 +203,7 @@ def _keys(options: argparse.Namespace) -> int:
 
 def _sign(options: argparse.Namespace) -> int:
     from .contents import time_text
-    from .layout import Layout
+    from .layout import Layout, put_metadata
     from .repository import read_key, sign
 
     if options.days < 1:
@@ -211,14 +213,7 @@ def _sign(options: argparse.Namespace) -> int:
     with Layout.at(options.bundle) as layout:
         contents = layout.contents(layout.index())
         metadata = sign(options.repository, layout.index(), keys, _now(), options.days)
-        if not options.bundle.is_dir():
-            layout.pack(options.bundle, metadata)
-    if options.bundle.is_dir():
-        folder = options.bundle / "tuf"
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
-        for name, data in metadata.items():
-            (folder / name).write_bytes(data)
+    put_metadata(options.bundle, metadata)
     print(f"{_titled(contents)} is in force, and may be installed for {options.days} days")
     print(f"built {time_text(contents.built)}")
     return DONE
@@ -258,10 +253,11 @@ def _verify(options: argparse.Namespace) -> int:
 def _ends(accepted: "Accepted") -> list[str]:
     from .contents import time_text
 
-    return [
-        f"{role}: {'EXPIRED' if role in accepted.expired else 'valid until'} {time_text(end)}"
-        for role, end in accepted.ends.items()
-    ]
+    return [_until(role, time_text(end), role in accepted.expired) for role, end in accepted.ends.items()]
+
+
+def _until(role: str, end: str, is_expired: bool) -> str:
+    return f"{role}: {'EXPIRED' if is_expired else 'valid until'} {end}"
 
 
 def _diff(options: argparse.Namespace) -> int:
@@ -385,7 +381,7 @@ def _status(options: argparse.Namespace) -> int:
     if "state" in value:
         print(value["state"])
     for role, end in value.get("ends", {}).items():
-        print(f"{role}: {'EXPIRED' if end <= time_text(_now()) else 'valid until'} {end}")
+        print(_until(role, end, end <= time_text(_now())))
     for record in value.get("history", ()):
         word = f", although {', '.join(record['expired'])} had expired: {record['word']}" if "word" in record else ""
         print(f"{record['at']} {record['version']}{word}")

@@ -10,6 +10,7 @@ A bundle may be thin: without parts that the node has already (`difference.py`).
 import hashlib
 import os
 import re
+import shutil
 import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -196,6 +197,19 @@ class Layout:
                 ),
             )
         beside.replace(out)
+
+
+def put_metadata(bundle: Path, metadata: dict[str, bytes]) -> None:
+    """Have a bundle, a folder or a file, carry these files of TUF in place of its own. Raises Refused, OSError."""
+    if not bundle.is_dir():
+        with Layout.at(bundle) as layout:
+            layout.pack(bundle, metadata)
+        return
+    folder = bundle / "tuf"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    for name, data in metadata.items():
+        (folder / name).write_bytes(data)
 
 
 def checked(chunks: Iterable[bytes], blob: Blob, what: str) -> Iterator[bytes]:

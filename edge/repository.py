@@ -18,10 +18,10 @@ from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, TargetFile, Tar
 
 from .contents import Blob, Heading
 from .refused import Refused
+from .roles import ROLES
 
 T = TypeVar("T", Snapshot, Targets, Timestamp)
 
-ROLES = ("root", "targets", "snapshot", "timestamp")
 ROOT_DAYS = 3650
 """A node that was away for years still follows the chain of roots; the last one alone must be valid."""
 

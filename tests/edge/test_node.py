@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from edge_bundles import DAY, NAME, NOW, Publisher, files, packed
 from failing_disk import FullDisk, RecordedDisk, Unsynced, steps
-from torpor.edge.difference import difference, unneeded
 from torpor.edge.disk import Disk
 from torpor.edge.layout import Layout
 from torpor.edge.node import Installed, Node
@@ -146,12 +145,7 @@ def test_no_way_back_to_what_is_damaged_or_not_there(publisher: Publisher, tmp_p
 
 def test_a_thin_bundle_needs_what_it_was_made_against(publisher: Publisher, tmp_path: Path) -> None:
     """It has the new parts and the lists; the rest is the node's."""
-    with (
-        Layout.at(publisher.folder / f"{NAME}-1") as old,
-        Layout.at(publisher.folder / f"{NAME}-2") as new,
-    ):
-        found = difference(old.contents(old.index()), new.contents(new.index()))
-        new.pack(tmp_path / "thin.tar", new.metadata(), without=unneeded(new, found))
+    found = publisher.thin("1", "2", tmp_path / "thin.tar")
     with pytest.raises(Refused, match="made for a node that has another version") as refused:
         install(publisher, "", tmp_path / "bare", bundle=tmp_path / "thin.tar")
     assert refused.value.reason == "missing"
@@ -166,12 +160,7 @@ def test_a_thin_bundle_needs_what_it_was_made_against(publisher: Publisher, tmp_
 
 def test_a_part_that_one_generation_has_lost_comes_from_the_other(publisher: Publisher, tmp_path: Path) -> None:
     """A thin bundle has it not."""
-    with (
-        Layout.at(publisher.folder / f"{NAME}-2") as old,
-        Layout.at(publisher.folder / f"{NAME}-3") as new,
-    ):
-        found = difference(old.contents(old.index()), new.contents(new.index()))
-        new.pack(tmp_path / "thin.tar", new.metadata(), without=unneeded(new, found))
+    publisher.thin("2", "3", tmp_path / "thin.tar")
     root = tmp_path / "node"
     for version in ("1", "2"):
         install(publisher, version, root)

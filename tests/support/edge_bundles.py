@@ -1,6 +1,5 @@
 """Bundles for tests: small ones with every kind of component, and whoever signs them."""
 
-import shutil
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -9,8 +8,10 @@ import numpy as np
 from safetensors.numpy import save_file
 from securesystemslib.signer import CryptoSigner
 from torpor.edge.bundle import Input, make_bundle
-from torpor.edge.layout import Layout
-from torpor.edge.repository import ROLES, begin, sign
+from torpor.edge.difference import Difference, difference, unneeded
+from torpor.edge.layout import Layout, put_metadata
+from torpor.edge.repository import begin, sign
+from torpor.edge.roles import ROLES
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -66,11 +67,15 @@ class Publisher:
     def sign(self, bundle: Path, now: datetime = NOW, days: int = 90) -> Path:
         with Layout.at(bundle) as layout:
             metadata = sign(self.repository, layout.index(), self.keys, now, days)
-        shutil.rmtree(bundle / "tuf", ignore_errors=True)
-        (bundle / "tuf").mkdir()
-        for file, data in metadata.items():
-            (bundle / "tuf" / file).write_bytes(data)
+        put_metadata(bundle, metadata)
         return bundle
+
+    def thin(self, old: str, new: str, out: Path) -> Difference:
+        """Write the new version for nodes that have the old one."""
+        with Layout.at(self.folder / f"{NAME}-{old}") as had, Layout.at(self.folder / f"{NAME}-{new}") as wanted:
+            found = difference(had.contents(had.index()), wanted.contents(wanted.index()))
+            wanted.pack(out, wanted.metadata(), without=unneeded(wanted, found))
+        return found
 
 
 def packed(bundle: Path, out: Path) -> Path:

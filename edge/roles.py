@@ -1,0 +1,3 @@
+"""TUF's roles, each of which has a key: apart from what needs python-tuf, for the command's `--help`."""
+
+ROLES = ("root", "targets", "snapshot", "timestamp")
