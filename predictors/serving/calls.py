@@ -78,3 +78,8 @@ def read_route(path: str) -> Route | None:
         case [name, version, "predict"]:
             return Route("predictions", name, version, has_query=True)
     return None
+
+
+def health_text(is_healthy: bool) -> str:
+    """What TorchServe answers a ping with, over gRPC as over HTTP."""
+    return f'{{\n  "status": "{"Healthy" if is_healthy else "Unhealthy"}"\n}}'

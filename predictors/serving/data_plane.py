@@ -306,10 +306,9 @@ class DataPlane:
         raise VersionNotFound(f"model '{name}' has no version '{version}', must be {there}")
 
     @property
-    def health(self) -> str:
-        """TorchServe's word for it, of the server and its models together."""
-        is_healthy = self.is_ready and all(model.is_healthy for model in self.models())
-        return "Healthy" if is_healthy else "Unhealthy"
+    def is_healthy(self) -> bool:
+        """What TorchServe's ping asks for, of the server and its models together."""
+        return self.is_ready and all(model.is_healthy for model in self.models())
 
     def metadata(self, name: str, version: str = "") -> dict[str, object]:
         """The v2 metadata object of a model. Raises NotFound."""

@@ -6,7 +6,7 @@ length as a big-endian uint32, and the protobuf bytes; the status comes as trail
 
 import logging
 import math
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from functools import partial
 from typing import Any
 from urllib.parse import quote
@@ -27,7 +27,7 @@ from ..protocol import v2_grpc
 from ..protocol.inference import Terms
 from ..protocol.messages import FILES, SERVICES, SYMBOLS, message
 from .batcher import Outputs
-from .calls import Call, CallAnswer
+from .calls import Call, CallAnswer, health_text
 from .content_coding import ContentCoder, Inflation, Result, is_worth_compressing
 from .data_plane import EXTENSIONS, DataPlane, Served
 from .exchange import Exchange, Field
@@ -58,6 +58,9 @@ Trailers = tuple[Field, ...]
 Handler = Callable[[Exchange], None]
 Run = Callable[[Exchange, bytes, int], None]
 """Runs the inference whose message lies in the bytes, from a place on."""
+
+Start = Callable[[Mapping[str, str] | None], Any]
+"""Begins with an inference for a caller of these headers, and gives what `cancel` takes."""
 
 Unary = Callable[[Any], Any]
 Streaming = Callable[[AsyncIterator[Any], str], AsyncIterator[Any]]
@@ -181,10 +184,15 @@ class Grpc:
         name, version, request = v2_grpc.decode(data, start)
         model = self._data_plane.model(name, _version(exchange, version))
         answer = partial(self._inferred, _stream(exchange), model, request.terms)
+        timeout_s = exchange.head.options.timeout_s
+        self._start(exchange, model, lambda headers: model.start(request, headers, timeout_s, answer))
+
+    def _start(self, exchange: Exchange, model: Served, start: Start) -> None:
+        """Have the model begin with an inference, if it takes any."""
         try:
             self._data_plane.check_accepting(model)
             headers, span = self._data_plane.begin(model, exchange.head)
-            started = model.start(request, headers, exchange.head.options.timeout_s, answer)
+            started = start(headers)
         except Exception as error:
             self.fail(exchange, error, model)
             return
@@ -220,18 +228,17 @@ class Grpc:
         except DecodeError:
             raise InvalidInput("the message is not a valid PredictionsRequest") from None
         model = self._data_plane.model(request.model_name, _version(exchange, request.model_version))
-        answer = partial(self._predicted, _stream(exchange), model)
-        try:
-            if not model.takes_calls:
-                raise NotFound(f"model '{model.name}' is none of TorchServe's, must be asked by ModelInfer")
-            self._data_plane.check_accepting(model)
-            headers, span = self._data_plane.begin(model, exchange.head)
-            call = Call("predictions", headers or {}, b"", fields=dict(request.input))
-            started = model.call(call, exchange.head.options.timeout_s, answer)
-        except Exception as error:
-            self.fail(exchange, error, model)
+        if not model.takes_calls:
+            refusal = NotFound(f"model '{model.name}' is none of TorchServe's, must be asked by ModelInfer")
+            self.fail(exchange, refusal, model)
             return
-        exchange.on_leave = self._data_plane.leaving(partial(model.cancel, started), started, span)
+        answer = partial(self._predicted, _stream(exchange), model)
+
+        def begin(headers: Mapping[str, str] | None) -> Any:
+            call = Call("predictions", headers or {}, b"", fields=dict(request.input))
+            return model.call(call, exchange.head.options.timeout_s, answer)
+
+        self._start(exchange, model, begin)
 
     def _predicted(self, stream: Stream, model: Served, result: CallAnswer | TorporError) -> None:
         if isinstance(result, TorporError):
@@ -241,7 +248,7 @@ class Grpc:
         self._send(stream, response.SerializeToString())
 
     def _ping(self, request: Any) -> Any:
-        health = f'{{\n  "status": "{self._data_plane.health}"\n}}'
+        health = health_text(self._data_plane.is_healthy)
         return message(f"{_TORCHSERVE}.TorchServeHealthResponse")(health=health)
 
     def _server_live(self, request: Any) -> Any:

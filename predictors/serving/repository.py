@@ -135,9 +135,7 @@ class Repository:
         async with self._changing:
             source = self._catalog.model(name)
             try:
-                async with _in_time(source, version):
-                    assembled = await in_daemon(partial(source.assemble, version))
-                    model = await assembled.load(self._data_plane, name, version)
+                model = await self._load(source, name, version)
             except (Exception, SystemExit) as error:
                 logger.error("model %s version %s failed to load: %s", name, version, error)
                 raise ModelFailed(f"model '{name}' version {version} failed to load: {error}") from error
@@ -170,9 +168,8 @@ class Repository:
         prepared = self._prepared[name] = []
         try:
             for version in source.versions():
-                async with _in_time(source, version):
-                    assembled = await in_daemon(partial(source.assemble, version))
-                    prepared.append(await assembled.load(self._data_plane, name, version))
+                model = await self._load(source, name, version)
+                prepared.append(model)
         except (Exception, SystemExit) as error:
             logger.exception("model %s failed to load", name)
             self._reasons[name] = f"{type(error).__name__}: {error}"
@@ -190,6 +187,12 @@ class Repository:
     def abort(self, name: str) -> None:
         """Forget what was prepared."""
         self._retire(self._prepared.pop(name, []))
+
+    async def _load(self, source: Source, name: str, version: str) -> Served:
+        """Import and load it beside what serves. Raises TimeoutError, and what the model raises."""
+        async with _in_time(source, version):
+            assembled = await in_daemon(partial(source.assemble, version))
+            return await assembled.load(self._data_plane, name, version)
 
     async def _ask(self, name: str, is_loaded: bool) -> None:
         if not self.may_change:

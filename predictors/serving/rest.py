@@ -24,7 +24,7 @@ from ..protocol.inference import NO_TERMS, InferRequest, InferResponse, Terms
 from . import openapi
 from .archive_errors import INFERENCES, archive_error_body, is_archive_path
 from .batcher import Outputs
-from .calls import Call, CallAnswer, Route, read_route
+from .calls import Call, CallAnswer, Route, health_text, read_route
 from .content_coding import ContentCoder, Result, is_worth_compressing
 from .data_plane import EXTENSIONS, DataPlane, Served
 from .exchange import Exchange, Fields, Head
@@ -338,8 +338,8 @@ class Rest:
 
     def _ping(self, exchange: Exchange) -> None:
         """TorchServe's word for it; by any method."""
-        health = self._data_plane.health
-        exchange.respond(200 if health == "Healthy" else 500, b'{\n  "status": "%s"\n}\n' % health.encode(), JSON)
+        is_healthy = self._data_plane.is_healthy
+        exchange.respond(200 if is_healthy else 500, health_text(is_healthy).encode() + b"\n", JSON)
 
     def _metrics(self, exchange: Exchange) -> None:
         if self._colleagues is None:
