@@ -20,7 +20,7 @@ import tempfile
 import time
 import uuid
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -143,6 +143,18 @@ class Kill:
 
     def excuses(self, attempt: Attempt) -> bool:
         return self.began_s <= attempt.sent_s <= self.removed_s
+
+
+def column(attempt: Attempt, killed: Sequence[Kill]) -> str:
+    """Where a request counts that was not answered right. inside: at most so many, since a client does not know its pod."""
+    if attempt.outcome == "wrong":
+        return "wrong"
+    if attempt.outcome == "lost" and any(kill.had_inside(attempt) for kill in killed):
+        return "inside"
+    is_refusal = attempt.outcome == "refused" or attempt.reason.startswith(("502", "503"))
+    if is_refusal and any(kill.excuses(attempt) for kill in killed):
+        return "refused before"
+    return "refused after" if attempt.outcome == "refused" else "lost"
 
 
 @dataclass
@@ -291,18 +303,8 @@ class Soak:
     def counts(self, callers: Marks) -> Counter[str]:
         counts = Counter(offered=callers.offered, correct=callers.correct)
         for attempt in callers.failures:
-            counts[self.column(attempt)] += 1
+            counts[column(attempt, self.killed)] += 1
         return counts
-
-    def column(self, attempt: Attempt) -> str:
-        if attempt.outcome == "wrong":
-            return "wrong"
-        if attempt.outcome == "lost" and any(kill.had_inside(attempt) for kill in self.killed):
-            return "inside"
-        is_refusal = attempt.outcome == "refused" or attempt.reason.startswith(("502", "503"))
-        if is_refusal and any(kill.excuses(attempt) for kill in self.killed):
-            return "refused before"
-        return "refused after" if attempt.outcome == "refused" else "lost"
 
     # The cluster
 
@@ -458,10 +460,10 @@ def main() -> int:
     failed = 0
     for callers in (soak.loaded, *soak.cycled):
         for attempt in callers.failures:
-            column = soak.column(attempt)
-            if column in FAILED:
+            where = column(attempt, soak.killed)
+            if where in FAILED:
                 failed += 1
-                print(f"{column}, {attempt.sent_s - soak.began_s:.2f} s in: {attempt.reason}", file=sys.stderr)
+                print(f"{where}, {attempt.sent_s - soak.began_s:.2f} s in: {attempt.reason}", file=sys.stderr)
     return 1 if failed or soak.cut_short else 0
 
 
