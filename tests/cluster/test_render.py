@@ -19,26 +19,6 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 TORPOR = Path(sys.executable).with_name("torpor")
 NAMESPACE = Namespace("render", "inferenceservice,ksvc,pods,networkpolicy,pdb")
 RUNTIME = f"torpor-{NAMESPACE.name.rpartition('-')[2]}"
-VOLUME = """\
-apiVersion: v1
-kind: PersistentVolume
-metadata: {{ name: {name} }}
-spec:
-  capacity: {{ storage: 1Gi }}
-  accessModes: [ReadOnlyMany]
-  storageClassName: ""
-  hostPath: {{ path: {path} }}
-  claimRef: {{ namespace: {name}, name: models }}
----
-apiVersion: v1
-kind: PersistentVolumeClaim
-metadata: {{ name: models }}
-spec:
-  accessModes: [ReadOnlyMany]
-  storageClassName: ""
-  volumeName: {name}
-  resources: {{ requests: {{ storage: 1Gi }} }}
-"""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -81,10 +61,9 @@ def test_a_model_on_a_volume_runs_by_the_cluster_serving_runtime(tmp_path: Path)
     models = Path("/tmp") / NAMESPACE.name
     shutil.copytree(ROOT / "examples/mlp", models / "mlp", ignore=shutil.ignore_patterns("__pycache__"))
     try:
-        models.chmod(0o755)
         runtime = render("--runtime", "--image", IMAGE).replace("\n  name: torpor\n", f"\n  name: {RUNTIME}\n")
         NAMESPACE.kubectl("apply", "--validate=strict", "-f", "-", given=runtime)
-        NAMESPACE.kubectl("apply", "-f", "-", given=VOLUME.format(name=NAMESPACE.name, path=models))
+        NAMESPACE.claim(models)
         out = tmp_path / "out"
         render(ROOT / "examples/mlp", out, "--storage-uri", "pvc://models/mlp")
         text = (out / "inferenceservice.yaml").read_text().replace("name: mlp\n", "name: stored\n", 1)

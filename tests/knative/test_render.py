@@ -11,7 +11,6 @@ from torpor.knative.render import Model
 from torpor.knative.render_command import runtime
 from torpor.knative.rules import findings
 from torpor.knative.schema import bundled
-from torpor.predictors.command import _parser
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 TORPOR = Path(sys.executable).with_name("torpor")
@@ -215,8 +214,9 @@ def test_the_runtime_is_taken_before_torchserves() -> None:
     assert container["image"] == "example/torpor:2"
     (named,) = read(runtime("example/torpor:2", False))
     assert not any(form["autoSelect"] for form in named.data["spec"]["supportedModelFormats"])
-    arguments = [argument.replace("{{.Name}}", "m") for argument in container["args"]]
-    assert _parser().parse_args(["serve", *arguments]).model_name == "m"
+    # No flag: that would rename an archive, and there may be several.
+    assert "args" not in container
+    assert container["env"] == [{"name": "INFERENCE_SERVICE_NAME", "value": "{{.Name}}"}]
 
 
 def test_the_docs_lines_run_as_they_stand(tmp_path: Path) -> None:

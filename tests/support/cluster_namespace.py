@@ -7,6 +7,7 @@ import os
 import subprocess
 import urllib.request
 import uuid
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 from urllib.parse import urlsplit
@@ -24,6 +25,27 @@ NEEDS_INGRESS = [
     *NEEDS_CLUSTER,
     pytest.mark.skipif(not os.environ.get("INGRESS"), reason="no ingress: $INGRESS is not set"),
 ]
+
+_VOLUME = """\
+apiVersion: v1
+kind: PersistentVolume
+metadata: {{ name: {name} }}
+spec:
+  capacity: {{ storage: 1Gi }}
+  accessModes: [ReadOnlyMany]
+  storageClassName: ""
+  hostPath: {{ path: {folder} }}
+  claimRef: {{ namespace: {name}, name: models }}
+---
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {{ name: models }}
+spec:
+  accessModes: [ReadOnlyMany]
+  storageClassName: ""
+  volumeName: {name}
+  resources: {{ requests: {{ storage: 1Gi }} }}
+"""
 
 
 class Namespace:
@@ -59,6 +81,12 @@ class Namespace:
         if done.returncode:
             pytest.fail(f"{' '.join(command)}:\n{done.stdout}{done.stderr}\n{self.state()}")
         return done.stdout
+
+    def claim(self, folder: Path) -> None:
+        """Have a folder of the machine as the claim `models`, for pods to read; the volume goes by `delete`, by this name."""
+        for path in (folder, *folder.rglob("*")):
+            path.chmod(0o755 if path.is_dir() else 0o644)
+        self.kubectl("apply", "-f", "-", given=_VOLUME.format(name=self.name, folder=folder))
 
     def state(self) -> str:
         looks = (
