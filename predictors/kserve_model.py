@@ -95,8 +95,7 @@ class KServeModel(kserve.Model):  # type: ignore[misc]
             timeout_s = _timeout_s(headers or {})
             if isinstance(payload, kserve.InferRequest):
                 return self._answer(payload, await model.infer(_request(payload), headers, timeout_s))
-            datatypes = {spec.name: spec.datatype for spec in model.signature.inputs.values()}
-            requests = v1.decode(orjson.dumps(payload), model.signature.names, datatypes)
+            requests = v1.decode(orjson.dumps(payload), model.signature.names, model.signature.v1_datatypes)
             answers = await asyncio.gather(*(model.infer(request, headers, timeout_s) for request in requests))
             return orjson.loads(v1.encode(answers))
         except InvalidInput as error:

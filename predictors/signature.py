@@ -14,12 +14,13 @@ from typing import Any, NamedTuple
 from .batching.bucket import Bucket, rounded
 from .batching.policy import Item
 from .errors import InvalidInput, ModelFailed
-from .protocol.datatypes import DTYPES, NAMES, Array
+from .protocol.datatypes import DTYPES, JSON, NAMES, Array
 from .protocol.inference import NO_TENSOR_PARAMETERS, Parameters
 
 _DTYPE_WORDS = {
     "bool": "BOOL", "bytes": "BYTES", "float16": "FP16", "bfloat16": "BF16", "float32": "FP32", "float64": "FP64",
     **{f"{sign}int{bits}": f"{sign.upper()}INT{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)},
+    "json": "BYTES",
 }  # fmt: skip
 
 _MOST_FITS = 512
@@ -31,13 +32,15 @@ _SPEC = re.compile(r"\s*(\w+)\s*\[([^\]]*)\]\s*")
 class TensorSpec:
     """One declared tensor. axes: after rows; an int is a fixed size, -1 any size, a str a named axis.
 
-    pad: the value that fills a row up along its named axes.
+    pad: the value that fills a row up along its named axes. is_json: its elements are JSON texts; in v1 they are what
+    the texts say, one a row.
     """
 
     name: str
     datatype: str
     axes: tuple[int | str, ...]
     pad: float = 0
+    is_json: bool = False
 
     @classmethod
     def parse(cls, name: str, text: str, pad: float = 0) -> "TensorSpec":
@@ -60,7 +63,9 @@ class TensorSpec:
                 axes.append(entry)
             else:
                 raise ValueError(f"tensor '{name}': axis {entry!r} must be a size, -1 or a name")
-        return cls(name, datatype, tuple(axes), pad)
+        if word == "json" and axes:
+            raise ValueError(f"tensor '{name}': {text!r}, must be 'json[rows]': a row is one JSON value")
+        return cls(name, datatype, tuple(axes), pad, word == "json")
 
     @property
     def shape(self) -> list[int]:
@@ -142,6 +147,7 @@ class Signature:
     optional: names that a request may leave out.
     wants: "request" if `predict` takes one request at a time, "requests" if it takes one a row, "" for neither.
     named_axes: the axes that torpor may pad, in order of appearance.
+    v1_datatypes: of the declared inputs, as `protocol/v1.py` reads them. json_outputs: those that are JSON texts.
     """
 
     def __init__(
@@ -157,6 +163,8 @@ class Signature:
         self.outputs = outputs or {}
         self.optional = optional
         self.wants = wants
+        self.v1_datatypes = {s.name: JSON if s.is_json else s.datatype for s in self.inputs.values()}
+        self.json_outputs = frozenset(spec.name for spec in self.outputs.values() if spec.is_json)
         self._fits: dict[tuple[object, ...], Fit] = {}
         self.named_axes = tuple(
             dict.fromkeys(axis for spec in self.inputs.values() for axis in spec.axes if isinstance(axis, str))

@@ -37,6 +37,9 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "BYTES": np.dtype(np.object_),
 }
 
+JSON = "JSON"
+"""No datatype of the protocol's, but what v1 reads BYTES of JSON texts as: any value (`signature.py`)."""
+
 NAMES: dict[np.dtype[Any], str] = {dtype: name for name, dtype in DTYPES.items()}
 
 

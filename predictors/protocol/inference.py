@@ -73,12 +73,16 @@ class InferRequest:
 
 @dataclass(slots=True)
 class InferResponse:
-    """The answer to one request: outputs by name, the caller's rows only, in the order that it asked for."""
+    """The answer to one request: outputs by name, the caller's rows only, in the order that it asked for.
+
+    json_outputs: those whose elements are JSON texts.
+    """
 
     model_name: str
     model_version: str
     outputs: dict[str, Array]
     id: str = ""
+    json_outputs: frozenset[str] = frozenset()
 
     def likeness(self) -> tuple[object, ...]:
         """Equal for responses that differ in their data and id alone, so that what is written around data can be kept."""

@@ -4,6 +4,7 @@ Source: https://kserve.github.io/website/docs/concepts/architecture/data-plane/v
 model's only input, or objects with a value for each input by name. The datatypes come from the model's declaration;
 without one they are what the JSON elements are. Predictions are rows too, or objects by name with several outputs.
 Rows of different lengths make no array: each becomes a request of its own, which the batcher pads as any other.
+What is declared as `json` stands in the rows as it is, and is BYTES of its text to the model.
 """
 
 from collections.abc import Sequence
@@ -12,8 +13,8 @@ from typing import Any
 
 import orjson
 
-from ..errors import InvalidInput
-from .datatypes import Array
+from ..errors import InvalidInput, ModelFailed
+from .datatypes import JSON, Array, element_bytes, object_array
 from .inference import InferRequest, InferResponse
 from .json_numbers import numbers
 from .json_tensor import array_from_json, array_of_unknown, json_from_array
@@ -33,14 +34,15 @@ def decode(body: bytes, names: tuple[str, ...], datatypes: Datatypes) -> list[In
 
     One request with all rows, or if they differ in shape one for each.
     """
-    if len(names) == 1 and body.startswith(_BEGINNING) and body.endswith(b"}"):
+    is_json = len(names) == 1 and datatypes.get(names[0]) == JSON
+    if len(names) == 1 and not is_json and body.startswith(_BEGINNING) and body.endswith(b"}"):
         array = numbers(body[len(_BEGINNING) : -1], datatypes.get(names[0]))
         if array is not None:  # a list between them makes the whole a JSON object
             return [InferRequest({names[0]: array})]
     instances = parse_object(body).get("instances")
     if not isinstance(instances, list) or not instances:
         raise InvalidInput("instances must be a non-empty list of rows")
-    columns = read_columns(instances, "instances", names)
+    columns = {names[0]: instances} if is_json else read_columns(instances, "instances", names)
     try:
         return [_request(columns, datatypes)]
     except InvalidInput:
@@ -96,7 +98,24 @@ def encode(responses: Sequence[InferResponse]) -> bytes:
 
 def _predictions(response: InferResponse) -> Any:
     """What orjson can write, one element a row."""
-    return write_columns({name: json_from_array(name, array) for name, array in response.outputs.items()})
+    return write_columns(
+        {
+            name: _values(name, array) if name in response.json_outputs else json_from_array(name, array)
+            for name, array in response.outputs.items()
+        }
+    )
+
+
+def _values(name: str, texts: Array) -> list[orjson.Fragment]:
+    """What stands in the answer for JSON texts: they themselves. Raises ModelFailed for one that is none."""
+    values: list[orjson.Fragment] = []
+    for text in map(element_bytes, texts):
+        try:
+            orjson.loads(text)
+        except orjson.JSONDecodeError as error:
+            raise ModelFailed(f"output '{name}' is declared json and is none: {error}") from None
+        values.append(orjson.Fragment(text))
+    return values
 
 
 def _request(columns: dict[str, list[object]], datatypes: Datatypes) -> InferRequest:
@@ -106,4 +125,9 @@ def _request(columns: dict[str, list[object]], datatypes: Datatypes) -> InferReq
 def _column(name: str, values: list[object], datatype: str | None) -> Array:
     if datatype is None:
         return array_of_unknown(name, values)
+    if datatype == JSON:
+        try:
+            return object_array([orjson.dumps(value) for value in values], [len(values)])
+        except TypeError as error:  # orjson reads deeper than it writes
+            raise InvalidInput(f"input '{name}': {error}") from None
     return array_from_json(name, values, datatype, None)

@@ -171,7 +171,7 @@ class Executor:
         arrays: dict[str, Array] = {}
         for name in signature.names:
             spec = signature.inputs[name]
-            if -1 in spec.axes:
+            if -1 in spec.axes or spec.is_json:
                 return None
             shape = (rows, *(axis if isinstance(axis, int) else WARM_UP_SIZE for axis in spec.axes))
             arrays[name] = np.full(shape, b"" if spec.datatype == "BYTES" else 0, DTYPES[spec.datatype])

@@ -112,7 +112,7 @@ class Served:
             if missing:
                 raise InvalidInput(f"output '{missing[0]}' is unknown, must be one of {', '.join(outputs)}")
             outputs = {name: outputs[name] for name in terms.outputs}
-        return InferResponse(self.name, self.version, outputs, terms.id)
+        return InferResponse(self.name, self.version, outputs, terms.id, self.signature.json_outputs)
 
     async def infer(
         self, request: InferRequest, headers: Mapping[str, str] | None = None, timeout_s: float | None = None

@@ -252,7 +252,7 @@ def _rows(specs: list[TensorSpec], names: tuple[str, ...], optional: frozenset[s
 
 def _nested(spec: TensorSpec) -> Schema:
     """One row of a tensor as nested lists."""
-    schema = _element(spec.datatype)
+    schema = {} if spec.is_json else _element(spec.datatype)
     for axis in reversed(spec.axes):
         schema = {"type": "array", "items": schema}
         if isinstance(axis, int) and axis >= 0:

@@ -378,8 +378,7 @@ class Rest:
         if model.is_retired:
             self._again(exchange)
             return
-        datatypes = {spec.name: spec.datatype for spec in model.signature.inputs.values()}
-        requests = v1.decode(exchange.body, model.signature.names, datatypes)
+        requests = v1.decode(exchange.body, model.signature.names, model.signature.v1_datatypes)
         if len(requests) == 1:
             self._infer(model, exchange, requests[0], lambda response, terms: _encode_v1([response]))
             return

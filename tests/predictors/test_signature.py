@@ -41,6 +41,7 @@ def test_declarations_are_read(text: str, datatype: str, axes: tuple[object, ...
         ("float32[784]", "the first axis is '784', must be 'rows' or -1"),
         ("float32[rows, a b]", "axis 'a b' must be a size, -1 or a name"),
         ("float32[rows, -2]", "axis '-2' must be"),
+        ("json[rows, 3]", r"'json\[rows, 3\]', must be 'json\[rows\]': a row is one JSON value"),
     ],
 )
 def test_a_wrong_declaration_says_what_is_wrong(text: str, message: str) -> None:
@@ -74,6 +75,14 @@ def test_a_request_that_does_not_fit_is_refused_precisely(inputs: dict[str, np.n
     """Input, value and what it must be."""
     with pytest.raises(InvalidInput, match=message):
         signature({"a": "float32[rows, 3]", "b": "int64[rows, n]"}).bind(inputs)
+
+
+def test_json_is_bytes_that_v1_writes_out() -> None:
+    """To v2 and gRPC there is no such datatype."""
+    declared = signature({"row": "json[rows]", "x": "float32[rows]"}, {"answer": "json[rows]", "text": "bytes[rows]"})
+    assert declared.inputs["row"].datatype == declared.outputs["answer"].datatype == "BYTES"
+    assert declared.v1_datatypes == {"row": "JSON", "x": "FP32"}
+    assert declared.json_outputs == {"answer"}
 
 
 def test_inputs_share_their_named_axes() -> None:

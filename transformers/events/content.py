@@ -53,8 +53,7 @@ def read(event: Event, model: Served, json_length: str | None) -> Asked:
     media = content_type(said) if said is not None else None
     if media is None or media.is_json:
         if _is_v1(data):
-            datatypes = {spec.name: spec.datatype for spec in model.signature.inputs.values()}
-            return Asked(v1.decode(data, model.signature.names, datatypes), _encode_v1)
+            return Asked(v1.decode(data, model.signature.names, model.signature.v1_datatypes), _encode_v1)
         return _asked_v2(v2_rest.decode(data, None))
     length = json_length if json_length is not None else event.attributes.get(LENGTH)
     if media.essence == _BINARY and length is not None:

@@ -156,3 +156,30 @@ def test_nan_fails_the_model() -> None:
     """JSON has no NaN: an error that says so, not a null."""
     with pytest.raises(ModelFailed, match="holds NaN or infinity"):
         encode([InferResponse("m", "1", {"y": np.array([np.nan])})])
+
+
+def test_json_is_whatever_a_row_is() -> None:
+    """To the model the text of each row, an object or one of its values; in the answer what the texts say, to the digit."""
+    rows = [{"data": "aGk=", "target": 0}, [1, [2.5]], None]
+    (request,) = decode(body(*rows), ("row",), {"row": "JSON"})
+    assert [json.loads(text) for text in request.inputs["row"]] == rows
+    assert request.inputs["row"].shape == (3,)
+    (request,) = decode(body({"a": {"b": 1}, "n": 2}), ("a", "n"), {"a": "JSON", "n": "INT64"})
+    assert (request.inputs["a"].tolist(), request.inputs["n"].tolist()) == ([b'{"b":1}'], [2])
+    texts = np.array(['{"a": 0.10000000000000001}', b"[18446744073709551616]"], object)
+    answer = encode([InferResponse("m", "1", {"y": texts}, json_outputs=frozenset({"y"}))])
+    assert answer == b'{"predictions":[{"a": 0.10000000000000001},[18446744073709551616]]}'
+
+
+@pytest.mark.parametrize("text", [b"{", b"NaN", "nan"])
+def test_json_of_a_model_that_is_none_fails_it(text: object) -> None:
+    """The caller gets an error, not half an answer."""
+    response = InferResponse("m", "1", {"y": np.array([text], object)}, json_outputs=frozenset({"y"}))
+    with pytest.raises(ModelFailed, match="output 'y' is declared json and is none"):
+        encode([response])
+
+
+def test_json_that_is_nested_too_deep_is_the_callers_fault() -> None:
+    """It can be read, and not be written."""
+    with pytest.raises(InvalidInput, match="input 'row': Recursion limit"):
+        decode(b'{"instances":[' + b"[" * 300 + b"]" * 300 + b"]}", ("row",), {"row": "JSON"})
