@@ -22,6 +22,7 @@ from torpor.knative.validate_command import add_command as add_validate
 from torpor.transformers.features_command import add_command as add_features
 
 from .catalog import Catalog, ModelClass, ModelFolder, Outside, find_model_file, is_model_folder, version_folder
+from .migration.command import add_command as add_migrate
 from .runtime.cores import limit_threads, share_cores, usable_cores
 from .settings import SETTINGS, ModelFile, SettingError, resolve
 from .simulate import add_command as add_simulate
@@ -143,6 +144,7 @@ def _parser() -> argparse.ArgumentParser:
     add_up(commands)
     add_plan(commands)
     add_edge(commands)
+    add_migrate(commands)
 
     completion = commands.add_parser("completion", help="print a shell's completion script")
     completion.add_argument("shell", choices=("bash", "zsh", "tcsh"))

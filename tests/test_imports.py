@@ -18,6 +18,7 @@ FORBIDDEN = {
     "predictors/serving": {*HEAVY, "runtime"},
     "predictors/torchserve": {*HEAVY, "runtime", "ts"},
     "predictors/torchserve/worker": {"asyncio", *HEAVY, "runtime", "serving", "ts"},
+    "predictors/migration": {"kserve", "kubernetes", "pandas", "fastapi", "transformers", "uvicorn", "serving"},
     "predictors/runtime": {"kserve", "kubernetes", "hpack", "serving"},
     "edge": {"asyncio", *HEAVY, "serving", "runtime"},
     "knative": {"torch", "runtime", "kserve", "pandas", "fastapi", "transformers", "uvicorn"},
