@@ -44,6 +44,8 @@ def add_command(commands: Any) -> None:
     )
     parser.add_argument("--sample", type=Path, action="append", default=[], metavar="FILE",
                         help="a request to compare by, repeatable; else some are made where a row's form is known")  # fmt: skip
+    parser.add_argument("--protocol", choices=("v1", "v2"), default="v1",
+                        help="by which a handler that runs whole was called; a folder has one (default v1)")  # fmt: skip
     parser.add_argument("--tolerance", type=_tolerance, default=1e-4, metavar="NUMBER",
                         help="by how much numbers may differ, relatively; absolutely a tenth (default 0.0001)")  # fmt: skip
     parser.add_argument("--storage-uri", default="pvc://models", metavar="URI",
@@ -77,7 +79,9 @@ def _run(options: argparse.Namespace, began_s: float) -> int:
         if any(outcome.migrated for outcome in outcomes):
             for file, text in zip(_REPORTS, (report.as_markdown(outcomes), report.as_json(outcomes)), strict=True):
                 (making / file).write_text(text)
-            making.chmod(0o755)
+            # A pod reads it under another user, and an unpacked archive is its owner's alone.
+            for path in (making, *making.rglob("*")):
+                path.chmod(0o755 if path.is_dir() else 0o644)
             making.replace(out)
     finally:
         shutil.rmtree(making, ignore_errors=True)
@@ -116,7 +120,7 @@ def _migrate_all(options: argparse.Namespace, making: Path) -> "list[Outcome]":
         outcomes.append(outcome)
         folder = making / name
         try:
-            migrated = migrate(name, assembled, folder, options.unpickle)
+            migrated = migrate(name, assembled, folder, options.protocol, options.unpickle)
         except (NotCarriedError, ArchiveError) as error:
             outcome.reason = str(error)
             shutil.rmtree(folder, ignore_errors=True)

@@ -40,6 +40,11 @@ _CONTEXT = "archive.json"
 _MOST_ALONE_ROWS = 1024
 _CONVERSION_S = 600.0
 
+_OTHER_PROTOCOL = {
+    "v1": "v2 with the handler's own inputs: the folder takes `row`, BYTES of JSON; `--protocol v2` carries these over instead",
+    "v2": "v1: `--protocol v1` carries that over instead; by gRPC a text in BYTES is the text, not its base64",
+}
+
 _DEFAULTS = ModelSettings()
 
 
@@ -72,8 +77,11 @@ class Migrated:
         return self.folder / "network" if self.form == "images" else self.folder
 
 
-def migrate(name: str, assembled: AssembledArchive, folder: Path, unpickle: bool) -> Migrated:
-    """Write the model `name` to a folder that is not there yet. Raises NotCarriedError, ArchiveError."""
+def migrate(name: str, assembled: AssembledArchive, folder: Path, protocol: str, unpickle: bool) -> Migrated:
+    """Write the model `name` to a folder that is not there yet. Raises NotCarriedError, ArchiveError.
+
+    protocol: "v1" or "v2", what a handler of the archive's own gets its rows by.
+    """
     archive = assembled.archive
     manifest = archive.manifest
     with archive.unpacked() as unpacked:
@@ -88,7 +96,7 @@ def migrate(name: str, assembled: AssembledArchive, folder: Path, unpickle: bool
     yaml = _yaml(archive, code)
     used = Code(code)
     if form == "handler":
-        _write_handler(done, assembled, yaml, used, stock, unpickle)
+        _write_handler(done, assembled, yaml, used, stock, protocol, unpickle)
     else:
         _write_stock(done, assembled, yaml, stock, unpickle)
     if manifest.requirements_file:
@@ -159,7 +167,13 @@ def _write_stock(
 
 
 def _write_handler(
-    done: Migrated, assembled: AssembledArchive, yaml: Mapping[str, Any], used: Code, stock: str, unpickle: bool
+    done: Migrated,
+    assembled: AssembledArchive,
+    yaml: Mapping[str, Any],
+    used: Code,
+    stock: str,
+    protocol: str,
+    unpickle: bool,
 ) -> None:
     archive, model, code = assembled.archive, assembled.model, done.folder
     manifest = archive.manifest
@@ -177,35 +191,33 @@ def _write_handler(
     system = {"batch_size": model.batch_size, "server_version": SERVER_VERSION,
               "limit_max_image_pixels": assembled.config.limit_max_image_pixels}  # fmt: skip
     said = {"name": done.name, "handler": manifest.handler, "manifest": manifest.raw, "yaml": yaml, "system": system}
-    (code / _CONTEXT).write_text(json.dumps(said, indent=2) + "\n")
+    (code / _CONTEXT).write_text(json.dumps(said, indent=2, default=str) + "\n")
     served = _free("served", code)
-    shared = model.batch_size > 1 and not stock
-    cls = "Handler" if shared else "Alone"
+    shared = model.batch_size > 1 and not stock and protocol == "v1"
+    cls = "Inputs" if protocol == "v2" else "Handler" if shared else "Alone"
     (code / f"{served}.py").write_text(_source("handler.py", ("Handler", cls)))
-    most = 1 if stock else model.batch_size if shared else _MOST_ALONE_ROWS
+    most = 1 if stock and protocol == "v1" else model.batch_size if shared else _MOST_ALONE_ROWS
     _write_toml(code, f"{served}:{cls}", done.name, _batching(model, most), _device(model), parameters)
-    done.carried.append(
-        f"`{manifest.handler}`: it runs whole, in the class `{cls}` of {served}.py, "
-        + (
-            "with the rows of several requests at once"
-            if shared
-            else "one row at a time"
-            if stock
-            else "one request at a time"
-        )
+    how = (
+        "the rows of several requests at once"
+        if shared
+        else "one row at a time"
+        if most == 1
+        else "one request at a time"
     )
+    done.carried.append(f"`{manifest.handler}`: it runs whole, in the class `{cls}` of {served}.py, {how}")
     done.left += [
         "pre- and postprocessing beside the device: both run on the model's thread",
-        "v2 with the handler's own inputs: the folder takes `row`, BYTES of JSON",
+        _OTHER_PROTOCOL[protocol],
         *used.uncarried(),
     ]
     if stock:
         done.left.append("explanations")
-        if (code / "source_vocab.pt").is_file():
+        if (code / "source_vocab.pt").is_file() and protocol == "v1":
             done.words = _converted({"folder": str(code), "vocabulary": "source_vocab.pt"})["words"]
     if done.needs_torchserve:
         done.left.append(
-            "life without the package `torchserve`: the code imports `ts`, so `pip install 'torpor[torchserve]'`"
+            "independence of the package `torchserve`: its code is imported (`pip install 'torpor[torchserve]'`)"
         )
 
 

@@ -12,9 +12,10 @@ from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torpor.predictors.errors import InvalidInput, ModelFailed
-from torpor.predictors.protocol.datatypes import Array
+from torpor.predictors.protocol.datatypes import NAMES, Array, object_array
 from torpor.predictors.signature import Request
 from torpor.predictors.torchserve.worker.context import Context, RequestHeaders, RequestProcessor
 from torpor.predictors.torchserve.worker.handler import load
@@ -40,7 +41,13 @@ class Handler:
             self.handle = load(said["handler"], folder, self.context)
 
     def predict(self, row: Array, requests: Sequence[Request]) -> list[str]:
-        data = [_row(json.loads(text)) for text in row]
+        results = self.results([_row(json.loads(text)) for text in row], requests)
+        if len(results) != len(row):
+            raise ModelFailed(f"the handler returned {len(results)} items, must be {len(row)}, one a row")
+        return [json.dumps(_value(result)) for result in results]
+
+    def results(self, data: list[Any], requests: Sequence[Request]) -> list[Any]:
+        """What the handler returns for these rows. requests: of each. Raises InvalidInput, ModelFailed."""
         processors = [RequestProcessor(RequestHeaders({**request.headers, "explain": "False"})) for request in requests]
         ids = [request.id or request.headers.get("x-request-id", "") for request in requests]
         self.context.begin(ids, processors)
@@ -50,13 +57,13 @@ class Handler:
             if type(error).__name__ != "PredictionException":
                 raise
             raise _refusal(getattr(error, "error_code", 500), getattr(error, "message", error)) from error
-        if not isinstance(results, list) or len(results) != len(data):
-            raise ModelFailed(f"the handler returned {_shape(results)}, must be a list of {len(data)} items")
-        for result, processor in zip(results, processors, strict=True):
+        if not isinstance(results, list):
+            raise ModelFailed(f"the handler returned a {type(results).__name__}, must be a list")
+        for result, processor in zip(results, processors, strict=False):
             status = processor.get_response_status_code()
             if status >= 400:
                 raise _refusal(status, _value(result))
-        return [json.dumps(_value(result)) for result in results]
+        return results
 
 
 class Alone(Handler):
@@ -64,6 +71,21 @@ class Alone(Handler):
 
     def predict(self, row: Array, request: Request) -> list[str]:  # type: ignore[override]
         return super().predict(row, [request] * len(row))
+
+
+class Inputs(Handler):
+    """For one that was called by v2: it gets a request's inputs as objects, and each item that it returns is an output."""
+
+    inputs: dict[str, str] = {}
+    outputs: dict[str, str] = {}
+
+    def predict(self, request: Request, **inputs: Any) -> dict[str, Array]:  # type: ignore[override]
+        data = [_input(name, _array(value)) for name, value in inputs.items()]
+        results = self.results(data, [request] * len(data))
+        if len(results) > len(data):
+            raise ModelFailed(f"the handler returned {len(results)} items for {len(data)} inputs")
+        rows = data[0]["shape"][0]
+        return {name: _output(name, result, rows) for name, result in zip(inputs, results, strict=False)}
 
 
 def _read_safetensors(network: str, weights: Path) -> None:
@@ -104,5 +126,25 @@ def _value(result: Any) -> Any:
         return {"b64": b64encode(result).decode()}
 
 
-def _shape(results: Any) -> str:
-    return f"{len(results)} items" if isinstance(results, list) else f"a {type(results).__name__}"
+def _array(value: Any) -> Array:
+    return value.cpu().numpy() if isinstance(value, torch.Tensor) else value
+
+
+def _input(name: str, array: Array) -> dict[str, Any]:
+    """As TorchServe gives it to a handler: of BYTES the first element, a text if it is one, else in base64."""
+    data: Any = array.tolist()
+    if array.dtype == object:
+        data = _value(array.ravel()[0])
+        data = data["b64"] if isinstance(data, dict) else data
+    return {"name": name, "shape": list(array.shape), "datatype": NAMES[array.dtype], "data": data}
+
+
+def _output(name: str, result: Any, rows: int) -> Array:
+    """[rows, …]: the result's elements, whatever its shape; objects as texts of JSON."""
+    array: Array = np.array(result)
+    if array.dtype.kind in "OU":
+        texts = [item if isinstance(item, str) else json.dumps(item) for item in array.ravel().tolist()]
+        array = object_array(texts, [len(texts)])
+    if array.size % rows:
+        raise ModelFailed(f"output '{name}' has {array.size} elements, must be as many for each of {rows} rows")
+    return array.reshape(rows, -1) if array.size != rows else array.reshape(rows)

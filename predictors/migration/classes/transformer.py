@@ -1,7 +1,7 @@
 """Images as TorchServe's handlers for them take and answer them, around a network that knows tensors alone.
 
 A row is `{"data": …}` or `{"body": …}` with the file in base64, or with a tensor as nested lists. In v2 and gRPC it may be the
-file itself, in an element of BYTES.
+file itself, or its base64, in an element of BYTES.
 """
 
 import json
@@ -37,7 +37,7 @@ class Images(Image):
         try:
             value = json.loads(element)
         except ValueError:
-            value = element
+            value = _decoded(element)
         if isinstance(value, dict):
             value = value.get("data") or value.get("body")
         if isinstance(value, str):
@@ -86,6 +86,14 @@ class Detector(Images):
             for found in zip(box.tolist(), index.tolist(), score.tolist(), strict=True)
         ]
         return [json.dumps(row) for row in rows]  # type: ignore[return-value]
+
+
+def _decoded(element: bytes) -> bytes:
+    """Of base64, which no image's file is by itself."""
+    try:
+        return b64decode(element, validate=True)
+    except ValueError:
+        return element
 
 
 def _labels(said: Any) -> dict[str, str]:

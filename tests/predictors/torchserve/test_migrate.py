@@ -1,6 +1,8 @@
 """`torpor migrate`, on archives by the real torch-model-archiver: what is written, and that it answers as the archive does."""
 
+import base64
 import importlib.util
+import io
 import json
 import os
 import subprocess
@@ -8,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from archives import entry, write_mar, write_storage
@@ -15,6 +18,8 @@ from PIL import Image
 from torpor.knative.manifests import read
 from torpor.knative.rules import findings
 from torpor.knative.schema import bundled
+from torpor.predictors.errors import InvalidInput
+from torpor.predictors.migration.classes.transformer import Images
 from torpor.predictors.migration.code import Code
 from torpor.predictors.migration.comparison import difference
 from torpor.predictors.migration.service import service_name
@@ -110,6 +115,16 @@ def linear(folder: Path, name: str = "linear", *options: str) -> Path:
     return archived(folder, name, "base_handler", "", *eager, *options)
 
 
+def loaded(file: Path) -> Any:
+    """A written module."""
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def migrate(*arguments: object, status: int = 0) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-P", "-m", "torpor.predictors", "migrate", *map(str, arguments)]
     done = subprocess.run(
@@ -202,6 +217,64 @@ def test_a_function_gets_a_predictions_body_by_v1(tmp_path: Path) -> None:
     report = reported(tmp_path / "out")["upper"]
     assert (report["verdict"], report["needs_torchserve"]) == ("same on 2 samples", False)
     assert [row["protocol"] for row in report["compared"]] == ["predictions", "v1"]
+
+
+def test_inputs_of_v2_are_the_handlers_objects(tmp_path: Path) -> None:
+    """With `--protocol v2`: an output by the name of each input, with the same data, whatever the handler returns."""
+    path = archived(tmp_path, "echo", "v2_echo.py", (SOURCES / "v2_echo.py").read_text())
+
+    def request(name: str, datatype: str, shape: list[int], *data: object) -> Path:
+        asked = {"name": name, "datatype": datatype, "shape": shape, "data": data}
+        return sample(tmp_path, f"{name}.json", {"inputs": [asked]})
+
+    files = [
+        request("x", "FP32", [2, 3], 1, 2, 3, 4, 5, 6),
+        request("text", "BYTES", [1], "gr\u00fc\u00df"),
+        request("objects", "INT64", [1], 1),
+        request("nested", "INT64", [1], 1),
+        request("strings", "INT64", [2], 1, 2),
+    ]
+    migrate(path, tmp_path / "out", "--protocol", "v2", *(part for file in files for part in ("--sample", file)))
+    rows = reported(tmp_path / "out")["echo"]["compared"]
+    assert [(row["ours"], row["difference"]) for row in rows] == [(200, "")] * 5
+    assert rows[0]["notes"] == "datatype INT64 → FP64, shape [6] → [2, 3]"
+
+
+def test_images_are_read_from_v2_too(tmp_path: Path) -> None:
+    """The file's base64, which TorchServe has in BYTES, or the file itself; a label is its index without a file of them."""
+    torch.jit.trace(Classifier(), torch.ones(1, 3, 8, 8)).save(tmp_path / "classifier.pt")
+    path = archived(tmp_path, "images", "image_classifier", "", "--serialized-file", str(tmp_path / "classifier.pt"))
+    arguments = [sys.executable, "-P", "-m", "torpor.predictors", "migrate", path, tmp_path / "out"]
+    subprocess.run(arguments, check=False, capture_output=True)  # the archive's own side needs torchvision
+    content = io.BytesIO()
+    Image.effect_noise((300, 280), 60).convert("RGB").save(content, "PNG")
+    element = np.array([content.getvalue(), base64.b64encode(content.getvalue())], object)
+    chain = loaded(tmp_path / "out/images/transformer.py").Classifier()
+    chain.load(tmp_path / "out/images", {"orientation": False})
+    by_file, by_text = chain.preprocess(element)["image"]
+    assert by_file.shape == (3, 224, 224)
+    assert np.array_equal(by_file, by_text)
+    (answer,) = chain.postprocess(np.array([[0.75, 0.25]]), np.array([[3, 1]]))
+    assert json.loads(answer) == {"3": 0.75, "1": 0.25}
+
+
+@pytest.mark.parametrize("row", ['"no image"', "[[1, 2], [3]]", "null", '{"other": 1}', "[1.5]", '"="'])
+def test_a_row_that_is_no_image_is_the_callers_fault(row: str) -> None:
+    """400, and the row is named; TorchServe's handler fails."""
+    images = Images()
+    images.load(Path(), {})
+    with pytest.raises(InvalidInput, match="input 'data': row 1"):
+        images.preprocess(np.array([b"[[[1.0]]]", row.encode()], object))
+
+
+@pytest.mark.parametrize(
+    "said", [{"0": "a", "1": "b"}, {"0": ["n0", "a"], "1": ["n1", "b"]}, {"object_type_names": ["a", "b"]}]
+)
+def test_labels_have_torchserves_forms(tmp_path: Path, said: object) -> None:
+    """Texts, lists whose last element counts, or one list of names."""
+    images = Images()
+    images.load(sample(tmp_path, "labels.json", said).parent, {"labels": "labels.json"})
+    assert [images.label(index) for index in (0, 1)] == ["a", "b"]
 
 
 def test_what_a_handler_refuses_is_refused(tmp_path: Path) -> None:
