@@ -18,11 +18,14 @@ from PIL import Image
 from torpor.knative.manifests import read
 from torpor.knative.rules import findings
 from torpor.knative.schema import bundled
-from torpor.predictors.errors import InvalidInput
+from torpor.predictors.errors import InvalidInput, ModelFailed
+from torpor.predictors.migration.classes.handler import Handler, Inputs
 from torpor.predictors.migration.classes.transformer import Images
 from torpor.predictors.migration.code import Code
 from torpor.predictors.migration.comparison import difference
 from torpor.predictors.migration.service import service_name
+from torpor.predictors.signature import Request
+from torpor.predictors.torchserve.worker.context import Context
 
 ARCHIVER = Path(sys.executable).with_name("torch-model-archiver")
 pytestmark = [
@@ -152,6 +155,7 @@ def test_an_eager_network_needs_no_torchserve_any_more(tmp_path: Path) -> None:
     names = {path.name for path in folder.iterdir()}
     assert names >= {"model.toml", "predictor.py", "linear.py", "linear.safetensors", "inferenceservice.yaml"}
     assert not names & {"linear.pt", "MAR-INF"}
+    assert {path.stat().st_mode & 0o777 for path in folder.rglob("*")} == {0o644}
     assert "import ts" not in (folder / "predictor.py").read_text()
     assert "class Detector" not in (folder / "predictor.py").read_text()
     toml = (folder / "model.toml").read_text()
@@ -258,6 +262,62 @@ def test_images_are_read_from_v2_too(tmp_path: Path) -> None:
     assert json.loads(answer) == {"3": 0.75, "1": 0.25}
 
 
+@pytest.mark.parametrize("name", ["model.toml", "archive.json"])
+def test_an_archive_with_a_file_of_ours_stays_one(tmp_path: Path, name: str) -> None:
+    """It would be written over, and the handler may read it."""
+    path = archived(tmp_path, "own", "own.py", FUNCTION, "--extra-files", str(sample(tmp_path, name, "")))
+    assert f"own: stays an archive: it has a file {name} of its own" in migrate(path, tmp_path / "out", status=1).stdout
+
+
+def handled(results: Any, status: int = 200) -> Handler:
+    """A whole handler that returns these, whatever it gets, and sets that status for the first row."""
+
+    def handle(data: list[Any], context: Context) -> Any:
+        context.set_response_status(status, "", 0)
+        return results
+
+    handler = Inputs()
+    handler.context, handler.handle = Context("m", {}, {}, {}), handle
+    return handler
+
+
+ASKED = Request({}, {}, "")
+
+
+@pytest.mark.parametrize(
+    ("results", "status", "error", "message"),
+    [
+        ([1], 200, ModelFailed, "the handler returned 1 items, must be 2"),
+        (("a", "b"), 200, ModelFailed, "the handler returned a tuple, must be a list"),
+        (["gone", "fine"], 410, InvalidInput, "gone"),
+        ([b"down", "fine"], 500, ModelFailed, "down"),
+    ],
+)
+def test_rows_of_a_handler_must_be_all_there(results: Any, status: int, error: type[Exception], message: str) -> None:
+    """What it returns is held against what it got, and the statuses that it sets are errors of the same side."""
+    with pytest.raises(error, match=message):
+        Handler.predict(handled(results, status), np.array([b"1", b"2"], object), [ASKED, ASKED])
+
+
+@pytest.mark.parametrize(
+    ("results", "message"),
+    [
+        ([1, 2], "the handler returned 2 items for 1 inputs"),
+        ([[1, 2, 3]], "output 'x' has 3 elements, must be as many for each of 2 rows"),
+    ],
+)
+def test_rows_of_a_handler_by_v2_must_be_as_many_as_its_inputs(results: Any, message: str) -> None:
+    """An output has rows here, where TorchServe's are flat."""
+    with pytest.raises(ModelFailed, match=message):
+        handled(results).predict(ASKED, x=torch.ones(2, 3))
+
+
+def test_bytes_of_a_handler_are_texts_or_base64() -> None:
+    """JSON has no others."""
+    texts = Handler.predict(handled([b"a", b"\xff"]), np.array([b"1", b"2"], object), [ASKED, ASKED])
+    assert [json.loads(text) for text in texts] == ["a", {"b64": "/w=="}]
+
+
 @pytest.mark.parametrize("row", ['"no image"', "[[1, 2], [3]]", "null", '{"other": 1}', "[1.5]", '"="'])
 def test_a_row_that_is_no_image_is_the_callers_fault(row: str) -> None:
     """400, and the row is named; TorchServe's handler fails."""
@@ -315,6 +375,7 @@ def test_weights_that_would_run_code_are_refused(tmp_path: Path) -> None:
     )
     assert "--unpickle" in done.stdout
     assert not (tmp_path / "out").exists()
+    assert not [*tmp_path.glob(".out-*")]
     assert not ran.exists()
     migrate(path, tmp_path / "out", "--unpickle")
     assert ran.exists()
@@ -338,12 +399,16 @@ def test_a_storage_folder_is_migrated_model_by_model(tmp_path: Path) -> None:
     store.mkdir(parents=True)
     linear(tmp_path, "a").rename(store / "a.mar")
     archived(tmp_path, "v", "vllm_handler").rename(store / "v.mar")
-    write_storage(tmp_path / "storage", {"digits": {"1.0": entry("a.mar")}, "llm": {"1.0": entry("v.mar")}})
+    own = archived(tmp_path, "own", "own.py", FUNCTION, "--extra-files", str(sample(tmp_path, "model.toml", "")))
+    own.rename(store / "own.mar")
+    snapshot = {"digits": {"1.0": entry("a.mar")}, "llm": {"1.0": entry("v.mar")}, "own": {"1.0": entry("own.mar")}}
+    write_storage(tmp_path / "storage", snapshot)
     done = migrate(tmp_path / "storage", tmp_path / "out", status=1)
     report = reported(tmp_path / "out")
     assert {name: model["verdict"] for name, model in report.items()} == {
         "digits": "same on 2 samples",
         "llm": "stays an archive",
+        "own": "stays an archive",
     }
     assert "handler 'vllm_handler' is no file of the archive" in done.stdout
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["digits", "report.json", "report.md"]
