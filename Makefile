@@ -5,13 +5,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml $(shell find edge knative predictors transformers -type f -not -name '*.pyc')
 
-.PHONY: demo test bench soak lint schemas crds lock clean
+.PHONY: demo test gvisor bench soak lint schemas crds lock clean
 
 demo: $(VENV)/torpor
 	$(BIN)/python examples/sentences/demo.py $(ARGS)
 
 test: lint
 	PYTHONSAFEPATH=1 $(BIN)/pytest $(ARGS)
+
+# Tests of predictors and transformers inside runsc, which is $$RUNSC or on the PATH. Takes root.
+gvisor: $(VENV)/torpor
+	$(BIN)/python tests/gvisor/run.py $(ARGS)
 
 bench: $(VENV)/torpor
 	$(BIN)/python benchmarks/run.py $(ARGS)

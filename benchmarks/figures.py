@@ -13,6 +13,7 @@ from chain import ChainLatency
 from chained import Chained
 from edge import Installation, Moved
 from features import LookedUp
+from gvisor import Contained
 from jetstream import JetStream
 from losses import HAPPENINGS, Losses
 from measurements import Measurement, Offline, Served, ServedCallers, ServedGrpc, Tuned
@@ -451,6 +452,23 @@ def edge_install() -> Figure:
     )
 
 
+def gvisor() -> Figure:
+    return Figure(
+        "gvisor",
+        "MLP and MiniLM in a container by gVisor's runsc and by runc, one row per request, 64 connections from outside",
+        "requests/s",
+        [
+            Contained(f"{runtime}, {model}", runtime, model)
+            for model in ("mlp", "minilm")
+            for runtime in ("runc", "runsc")
+        ],
+        [
+            Claim(0.85, "runc, minilm", "runsc, minilm"),
+            Claim(0.85, "runc, mlp", "runsc, mlp", is_hope=True),
+        ],
+    )
+
+
 def features() -> Figure:
     return Figure(
         "features",
@@ -522,5 +540,5 @@ FIGURES = {"v2-binary": v2_binary, "json": json_bodies, "grpc": grpc, "minilm": 
            "open-loop": open_loop, "simulated": simulated, "sharing": sharing, "chain": chain,
            "chain-throughput": chain_throughput, "losses": losses, "tokenise": tokenise, "features": features,
            "jetstream": jetstream, "events": events, "up": up, "edge-update": edge_update,
-           "edge-install": edge_install, "torchserve": torchserve, "torchserve-start": torchserve_start,
+           "edge-install": edge_install, "gvisor": gvisor, "torchserve": torchserve, "torchserve-start": torchserve_start,
            "torchserve-memory": torchserve_memory}  # fmt: skip

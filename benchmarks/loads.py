@@ -46,10 +46,10 @@ def write_requests(exchanges: Sequence[Exchange], file: Path) -> None:
     file.write_bytes(b"".join(struct.pack("<I", len(message)) + message for message in messages))
 
 
-def over_http1(port: int, file: Path, seconds: float, connections: int = CONNECTIONS) -> Rate:
+def over_http1(port: int, file: Path, seconds: float, connections: int = CONNECTIONS, host: str = "127.0.0.1") -> Rate:
     output = _run(
         ["wrk", "--threads", "1", "--connections", str(connections), "--duration", f"{max(1, round(seconds))}s",
-         "--timeout", "30s", "--script", str(BENCHMARKS / "rotate.lua"), f"http://127.0.0.1:{port}", "--", str(file)]
+         "--timeout", "30s", "--script", str(BENCHMARKS / "rotate.lua"), f"http://{host}:{port}", "--", str(file)]
     )  # fmt: skip
     seen = json.loads(output[output.index("JSON ") + 5 :])
     wrong = {name: seen[name] for name in ("not_2xx", "socket", "timeout") if seen[name]}

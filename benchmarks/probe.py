@@ -37,6 +37,8 @@ class Probe:
     expected: np.ndarray
     """[rows, features] by raw torch."""
 
+    host: str = "127.0.0.1"
+
     answer_bytes: int = field(default=0, init=False)
     """Size of the latest good answer's body."""
 
@@ -58,7 +60,7 @@ class Probe:
         """One exchange with the next row, checked."""
         index = self.asked % len(self.rows)
         exchange = self.wire.encode(self.rows[index])
-        headers, body = _grpc(port, exchange) if exchange.is_grpc else _http(port, exchange)
+        headers, body = (_grpc if exchange.is_grpc else _http)(self.host, port, exchange)
         self.asked += 1
         self.answer_bytes = len(body)
         if isinstance(self.wire, Echo):
@@ -105,8 +107,8 @@ class RefusedError(Exception):
     """An answer that is none: a status other than 200, or a gRPC error."""
 
 
-def _http(port: int, exchange: Exchange) -> tuple[dict[str, str], bytes]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+def _http(host: str, port: int, exchange: Exchange) -> tuple[dict[str, str], bytes]:
+    connection = http.client.HTTPConnection(host, port, timeout=30)
     try:
         connection.request("POST", exchange.path, exchange.body, dict(exchange.headers))
         response = connection.getresponse()
@@ -118,11 +120,11 @@ def _http(port: int, exchange: Exchange) -> tuple[dict[str, str], bytes]:
     return {name.lower(): value for name, value in response.getheaders()}, body
 
 
-def _grpc(port: int, exchange: Exchange) -> tuple[dict[str, str], bytes]:
+def _grpc(host: str, port: int, exchange: Exchange) -> tuple[dict[str, str], bytes]:
     import grpc
 
     # Without its own subchannel pool grpcio would wait for its back-off after the refusals of a server that starts.
-    with grpc.insecure_channel(f"127.0.0.1:{port}", options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
+    with grpc.insecure_channel(f"{host}:{port}", options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
         try:
             return {}, channel.unary_unary(exchange.path)(exchange.message, timeout=30)
         except grpc.RpcError as error:

@@ -107,6 +107,21 @@ def running(peer: Peer, model: str, form: str, batch_rows: int, threads: int, wa
     """A started process that doesn't need to answer yet."""
     port = free_port()
     command = peer.command(model, port, batch_rows)
+    environment = environment_of(peer, model, form, port, batch_rows, threads, waiting)
+    scratch = Path(tempfile.mkdtemp(prefix=f"bench-{peer.name}-"))
+    # Sockets and pid files of fixed names, such as TorchServe's, stay inside.
+    environment["TMPDIR"] = str(scratch)
+    try:
+        with started(command, scratch, environment, port) as server:
+            yield server
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def environment_of(
+    peer: Peer, model: str, form: str, port: int, batch_rows: int, threads: int, waiting: str
+) -> dict[str, str]:
+    """All variables of a server's process."""
     inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     environment = inherited | variables(model, form, port, batch_rows, peer.workers)
     # torch takes its threads from here, whichever process it runs in.
@@ -120,21 +135,15 @@ def running(peer: Peer, model: str, form: str, batch_rows: int, threads: int, wa
             # The example imports the weights' package.
             already = environment.get("PYTHONPATH")
             environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(weights.parents[1]), already)))
-    scratch = Path(tempfile.mkdtemp(prefix=f"bench-{peer.name}-"))
-    # Sockets and pid files of fixed names, such as TorchServe's, stay inside.
-    environment["TMPDIR"] = str(scratch)
-    try:
-        with started(command, scratch, environment, port) as server:
-            yield server
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    return environment
 
 
 @contextmanager
 def started(command: list[str], folder: Path, environment: dict[str, str], port: int) -> Iterator[Running]:
     """A session of its own, whose log is in the folder that it works in; ended with all that it started."""
     log = folder / "server.log"
-    with log.open("wb") as output:
+    # Appended to: gVisor writes where it believes the file's end to be.
+    with log.open("ab") as output:
         process = subprocess.Popen(
             command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
             start_new_session=True,

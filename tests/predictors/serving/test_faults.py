@@ -33,8 +33,8 @@ def doubled(reply) -> float:
 
 def memory_of(server) -> int:
     """Bytes of memory that the process has for itself."""
-    status = Path(f"/proc/{server.process.pid}/status").read_text()
-    return int(re.search(r"RssAnon:\s+(\d+) kB", status)[1]) * 1024
+    _, resident, shared = Path(f"/proc/{server.process.pid}/statm").read_text().split()[:3]
+    return (int(resident) - int(shared)) * os.sysconf("SC_PAGESIZE")
 
 
 def cpu_seconds_of(server) -> float:
