@@ -50,7 +50,8 @@ class WorkerProcess(asyncio.Protocol):
         self._done: Done | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._reason = ""
-        self._has_begun = True
+        self._is_sent = False
+        self._is_read = True
         self._ending = Tasks()
 
     @property
@@ -81,9 +82,13 @@ class WorkerProcess(asyncio.Protocol):
 
     def run(self, head: dict[str, Any], parts: Sequence[Sequence[bytes]], done: Done, timeout_s: float) -> None:
         """Let it answer a batch, a part each call. `done`, or `on_end` if it ends before or takes longer, is called later."""
+        assert self._transport is not None
         self._done = done
-        self._timer = self._loop.call_later(timeout_s, self._expire, timeout_s)
-        self._send(head, parts)
+        # A process that has just ended is told of by `_end`, later; nobody reads what it is sent meanwhile.
+        self._is_sent = not self._transport.is_closing()
+        if self._is_sent:
+            self._timer = self._loop.call_later(timeout_s, self._expire, timeout_s)
+            self._send(head, parts)
 
     async def stop(self) -> None:
         """End it, and wait until it has gone."""
@@ -108,7 +113,7 @@ class WorkerProcess(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         """Its end of the socket closes when it ends, and not before."""
         # A Unix socket whose peer goes without having read all of it is reset (unix(7)); one that has is at its end.
-        self._has_begun = error is None
+        self._is_read = error is None
         self._stop_timer()
         assert self._process is not None
         self._ending.start(self._end(self._process), f"end of {self.name}")
@@ -124,7 +129,7 @@ class WorkerProcess(asyncio.Protocol):
         if not self._loaded.done():
             self._loaded.set_exception(ArchiveError(f"{self.name}: {reason} while it was loaded"))
         elif not self._loaded.cancelled() and self._loaded.exception() is None:
-            self._on_end(self, reason, self._has_begun)
+            self._on_end(self, reason, self._is_sent and self._is_read)
 
     def _receive(self, head: dict[str, Any], parts: list[list[memoryview]]) -> None:
         if "replies" in head and self._done is not None:

@@ -24,13 +24,14 @@ TESTS = ("tests/predictors", "tests/transformers")
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="run.py", description="Runs pytest inside gVisor (runsc).")
-    parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="ARGUMENT",
-                        help=f"pytest's; none: {' and '.join(TESTS)}")  # fmt: skip
-    options = parser.parse_args()
+    parser = argparse.ArgumentParser(
+        prog="run.py", usage="run.py [-h] [PYTEST_ARGUMENT ...]", description="Runs pytest inside gVisor (runsc).",
+        epilog=f"Without arguments: {' and '.join(TESTS)}.",
+    )  # fmt: skip
+    _, arguments = parser.parse_known_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     pytest = str(Path(sys.executable).with_name("pytest"))
-    command = [pytest, "-p", "no:cacheprovider", "-m", "not cluster", *(options.arguments or TESTS)]
+    command = [pytest, "-p", "no:cacheprovider", "-m", "not cluster", *(arguments or TESTS)]
     variables = os.environ | {"PYTHONSAFEPATH": "1"}
     try:
         with contained("runsc", ["--network=none", "--overlay2=none"], command, variables, ROOT) as container:
