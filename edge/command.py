@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .agent_settings import NODE_ROOT
+from .fleet_command import add_commands as add_fleet
 from .roles import ROLES
 
 if TYPE_CHECKING:
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
 
 DONE, REFUSED, WRONG = 0, 1, 2
 
-NODE_ROOT = "/var/lib/torpor/edge"
 _INPUTS = {
     "model": "a model's folder",
     "image": "a container image as a tar archive",
@@ -105,6 +106,7 @@ def add_command(commands: Any) -> None:
         parser.add_argument("--node", type=Path, default=Path(NODE_ROOT), metavar="FOLDER", help=text)
     for parser in (status, install):
         parser.add_argument("--json", action="store_true", help="print an object")
+    add_fleet(kinds, _add)
 
 
 def _add(kinds: Any, name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:

@@ -113,6 +113,11 @@ def time_of(text: Any, what: str) -> datetime:
         raise Refused("malformed", f"{what} = {text!r}, must be a time such as 2026-01-31T12:00:00Z") from None
 
 
+def target_of(name: str, platform: str) -> str:
+    """The name of a bundle in TUF's metadata: each platform is a target of its own."""
+    return f"{name}/{platform.replace('/', '-')}"
+
+
 def described(blob: Blob, media_type: str, **fields: Any) -> dict[str, Any]:
     """An OCI descriptor."""
     return {"mediaType": media_type, "digest": blob.digest, "size": blob.size, **fields}
@@ -186,8 +191,8 @@ class Heading:
 
     @property
     def target(self) -> str:
-        """The name of this bundle in TUF's metadata: each platform is a target of its own."""
-        return f"{self.name}/{self.platform.replace('/', '-')}"
+        """The name of this bundle in TUF's metadata."""
+        return target_of(self.name, self.platform)
 
     def contents(self, components: Iterable[Component]) -> Contents:
         return Contents(self.name, self.version, self.platform, self.built, tuple(components))

@@ -17,7 +17,7 @@ import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from .layout import Layout
 from .refused import Refused
 from .staging import Bytes, Staging
 from .state import State
-from .trust import Accepted, accept, first_trust
+from .trust import Accepted, InForce, Trust, accept, first_trust, refresh
 
 SPARE_BYTES = 1 << 20
 """What an installation needs beside the files: folders, seal and state."""
@@ -57,7 +57,7 @@ class Node:
         self.root = root
         self.generations = Generations(root / "generations")
         self._disk = disk or Disk()
-        self._platform = platform or platform_here()
+        self.platform = platform or platform_here()
         self._staging = root / "staging"
 
     # Reading: by nobody's leave, also while an installation runs.
@@ -95,6 +95,24 @@ class Node:
                 raise Refused("space", f"{self.root}: the disk is full; what is served is unchanged") from None
             raise
 
+    def follow(self, metadata: dict[str, bytes], clock: datetime, name: str = "", root: bytes | None = None) -> InForce:
+        """Keep newer metadata without a bundle, and say what it names; without any, what the metadata names that is kept.
+        Expired metadata is not kept. name, root: of the bundles and the first one, on a node that has none yet. Raises Refused.
+        """
+        self._disk.need_folder(self.root)
+        with self._alone():
+            state = self.state()
+            trust = self._trust(state, root)
+            if state is None and not name:
+                raise Refused("state", f"{self.root} has no bundles yet; give the name of those that it takes")
+            if state and name not in ("", state.name):
+                raise Refused("name", f"the node takes bundles of the name {state.name}, not {name}")
+            found = refresh(trust, metadata, clock)
+            if not found.expired and replace(found.trust, time=trust.time) != trust:
+                state = replace(state, trust=found.trust) if state else State(name, found.trust)
+                self._disk.put(self.root / "node.json", state.data())
+            return found
+
     def roll_back(self) -> Generation:
         """Serve the generation before. Raises Refused."""
         if self.current() is None:
@@ -107,6 +125,11 @@ class Node:
             self.generations.check(before)
             self._disk.point(self.root / "current", f"generations/{before.number}")
             return before
+
+    def discard_staging(self) -> None:
+        """Give back the room of an installation that was broken off. Raises Refused."""
+        with self._alone():
+            self._disk.remove_tree(self._staging)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -162,22 +185,23 @@ class Node:
     def _accept(
         self, state: State | None, layout: Layout, index: bytes, clock: datetime, root: bytes | None, word: str
     ) -> Accepted:
-        if state is not None:
-            trust = state.trust
-        elif root is not None:
-            trust = first_trust(root)
-        else:
-            raise Refused("state", f"{self.root} trusts no root yet; give the first one")
-        accepted = accept(trust, layout.metadata(), index, clock)
+        accepted = accept(self._trust(state, root), layout.metadata(), index, clock)
         heading = accepted.heading
         if state is not None and heading.name != state.name:
             raise Refused("name", f"the bundle is {heading.name}, must be {state.name}, which this node has")
-        if heading.platform not in ("any", self._platform):
-            raise Refused("platform", f"the bundle is for {heading.platform}, must be for {self._platform}")
+        if heading.platform not in ("any", self.platform):
+            raise Refused("platform", f"the bundle is for {heading.platform}, must be for {self.platform}")
         if accepted.expired and not word:
             ends = ", ".join(f"{role} {time_text(accepted.ends[role])}" for role in accepted.expired)
             raise Refused("expired", f"at {time_text(accepted.time)} there has expired: {ends}")
         return accepted
+
+    def _trust(self, state: State | None, root: bytes | None) -> Trust:
+        if state is not None:
+            return state.trust
+        if root is not None:
+            return first_trust(root)
+        raise Refused("state", f"{self.root} trusts no root yet; give the first one")
 
     def _there(self, wanted: Generation) -> Generation | None:
         """The same generation, whole: what is served, or what an installation left that was broken off just before its end."""

@@ -4,10 +4,14 @@ Four keys, one for each of TUF's roles. The root's is needed to begin and to rep
 can lie in a safe. A bundle gets a copy of the metadata, and is whole without the repository.
 
     1.root.json …  N.targets.json  N.snapshot.json  timestamp.json
+    blobs/sha256/DIGEST             what was published for nodes that fetch it; any server of files gives it
 """
 
+import fcntl
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
@@ -17,8 +21,10 @@ from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp
 
 from .contents import Blob, Heading
+from .layout import Layout
 from .refused import Refused
 from .roles import ROLES
+from .rollout import MOST_WITHDRAWN, NEXT, Offer, Rollout, offer_of
 
 T = TypeVar("T", Snapshot, Targets, Timestamp)
 
@@ -79,18 +85,163 @@ def replace_key(folder: Path, role: str, new: CryptoSigner, root_key: CryptoSign
 
 
 def sign(folder: Path, index: bytes, keys: Mapping[str, CryptoSigner], now: datetime, days: int) -> dict[str, bytes]:
-    """Put a bundle in force in place of the one of its name and platform; the metadata that goes into it.
+    """Put a bundle in force in place of the one of its name and platform, and of its candidate; the metadata that goes into it.
 
     days: until targets, snapshot and timestamp expire. Raises Refused, OSError.
+    """
+    heading = Heading(index)
+
+    def change(offers: Offered, version: int) -> None:
+        offers.pop(heading.target + NEXT, None)
+        offers[heading.target] = Offer(heading.target, Blob.of(index), heading.version, version)
+
+    return change_offers(folder, keys, now, days, change)
+
+
+def begin_rollout(
+    folder: Path, index: bytes, rollout: Rollout, keys: Mapping[str, CryptoSigner], now: datetime, days: int
+) -> Offer:
+    """Name a bundle as the candidate. One that every node takes is in force from here on. Raises Refused, OSError."""
+    heading, blob = Heading(index), Blob.of(index)
+
+    def change(offers: Offered, version: int) -> None:
+        before = offers.get(heading.target + NEXT)
+        stable = offers.get(heading.target)
+        if blob in [offer.index for offer in (before, stable) if offer]:
+            raise Refused("state", f"{heading.target}: {heading.version} is named already")
+        if before and before.rollout:
+            if not before.rollout.is_whole:
+                raise Refused(
+                    "state",
+                    f"{heading.target}: the roll-out of {before.version} is not at its end; raise it to 100 %, or withdraw it",
+                )
+            withdrawn = stable.withdrawn if stable else ()
+            stable = replace(before, target=heading.target, rollout=None, withdrawn=withdrawn)
+        if stable:
+            withdrawn = tuple(digest for digest in stable.withdrawn if digest != blob.digest)
+            offers[heading.target] = replace(stable, withdrawn=withdrawn)
+        offer = Offer(heading.target + NEXT, blob, heading.version, version, rollout)
+        offers[offer.target] = offer
+
+    change_offers(folder, keys, now, days, change)
+    return offers_of(folder)[heading.target + NEXT]
+
+
+def change_rollout(
+    folder: Path,
+    target: str,
+    change: Callable[[Rollout], Rollout],
+    keys: Mapping[str, CryptoSigner],
+    now: datetime,
+    days: int,
+    *,
+    again: bool = False,
+) -> Offer:
+    """again: nodes on which the candidate has failed try it once more. Raises Refused, OSError."""
+
+    def changed(offers: Offered, version: int) -> None:
+        offer = _candidate(offers, target)
+        attempt = version if again else offer.attempt
+        offers[offer.target] = replace(offer, rollout=change(offer.rollout or Rollout()), attempt=attempt)
+
+    change_offers(folder, keys, now, days, changed)
+    return _candidate(offers_of(folder), target)
+
+
+def withdraw(folder: Path, target: str, keys: Mapping[str, CryptoSigner], now: datetime, days: int) -> Offer | None:
+    """Name the candidate no longer; what nodes go back to, if anything. Raises Refused, OSError."""
+
+    def change(offers: Offered, version: int) -> None:
+        offer = _candidate(offers, target)
+        del offers[offer.target]
+        if stable := offers.get(target):
+            withdrawn = (*stable.withdrawn, offer.index.digest)[-MOST_WITHDRAWN:]
+            offers[target] = replace(stable, withdrawn=withdrawn)
+
+    change_offers(folder, keys, now, days, change)
+    return offers_of(folder).get(target)
+
+
+Offered = dict[str, Offer]
+
+
+def change_offers(
+    folder: Path,
+    keys: Mapping[str, CryptoSigner],
+    now: datetime,
+    days: int,
+    change: Callable[[Offered, int], None] = lambda offers, version: None,
+) -> dict[str, bytes]:
+    """Sign targets, snapshot and timestamp anew; without a change only their ends move. change: gets what is named, by target,
+    and the version that targets.json will have. Raises Refused, OSError.
     """
     root = _last_root(folder).signed
     for role in ROLES[1:]:
         _check_key(root, role, keys[role])
-    heading, blob = Heading(index), Blob.of(index)
-    end = _days(now, days)
-    targets = _next(folder, "targets", Targets())
-    target = TargetFile(blob.size, {"sha256": blob.digest.removeprefix("sha256:")}, heading.target)
-    targets.targets[heading.target] = target
+    with _alone(folder):
+        targets = _next(folder, "targets", Targets())
+        offers = _offers(targets)
+        change(offers, targets.version)
+        targets.targets = {name: _target(offer) for name, offer in offers.items()}
+        return _write_roles(folder, targets, keys, _days(now, days))
+
+
+def offers_of(folder: Path) -> Offered:
+    """What is named, by target. Raises Refused, OSError."""
+    _last_root(folder)
+    numbers = _numbers(folder, "targets")
+    if not numbers:
+        return {}
+    return _offers(Metadata[Targets].from_bytes((folder / f"{max(numbers)}.targets.json").read_bytes()).signed)
+
+
+def publish(folder: Path, layout: Layout, tell: Callable[[int, int], None] = lambda done, all: None) -> int:
+    """Have the repository's server give a bundle's blobs, too; the bytes that are new there. tell: gets how many bytes of how
+    many are there. Raises Refused, OSError.
+    """
+    index = layout.index()
+    contents = layout.contents(index)
+    (folder / "blobs" / "sha256").mkdir(parents=True, exist_ok=True)
+    blobs = {*layout.lists(index), *contents.parts().values()}
+    new = [blob for blob in sorted(blobs, key=lambda each: each.digest) if not (folder / blob.path).exists()]
+    done, all_bytes = 0, sum(blob.size for blob in new)
+    for blob in new:
+        _publish(folder, blob, layout.chunks(blob))
+        done += blob.size
+        tell(done, all_bytes)
+    _publish(folder, Blob.of(index), [index])
+    return done
+
+
+def _publish(folder: Path, blob: Blob, chunks: Iterable[bytes]) -> None:
+    path = folder / blob.path
+    beside = path.with_name(path.name + ".new")
+    with beside.open("wb") as file:
+        for chunk in chunks:
+            file.write(chunk)
+    beside.replace(path)
+
+
+def _offers(targets: Targets) -> Offered:
+    return {
+        name: offer_of(name, Blob("sha256:" + target.hashes["sha256"], target.length), target.custom)
+        for name, target in targets.targets.items()
+    }
+
+
+def _target(offer: Offer) -> TargetFile:
+    digest = offer.index.digest.removeprefix("sha256:")
+    return TargetFile(offer.index.size, {"sha256": digest}, offer.target, {"custom": offer.custom()})
+
+
+def _candidate(offers: Offered, target: str) -> Offer:
+    offer = offers.get(target + NEXT)
+    if offer is None:
+        raise Refused("state", f"{target} has no candidate")
+    return offer
+
+
+def _write_roles(folder: Path, targets: Targets, keys: Mapping[str, CryptoSigner], end: datetime) -> dict[str, bytes]:
     snapshot = _next(folder, "snapshot", Snapshot())
     timestamp = _next(folder, "timestamp", Timestamp())
     targets_bytes = _signed(targets, keys["targets"], end)
@@ -108,6 +259,17 @@ def sign(folder: Path, index: bytes, keys: Mapping[str, CryptoSigner], now: date
     return roots | {"targets.json": targets_bytes, "snapshot.json": snapshot_bytes, "timestamp.json": timestamp_bytes}
 
 
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One change at a time: two would give one version number to two files, and nodes refuse the second."""
+    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
+
+
 def _check_key(root: Root, role: str, key: CryptoSigner) -> None:
     """What another key signs, no node would take."""
     if key.public_key.keyid not in root.roles[role].keyids:
@@ -116,13 +278,17 @@ def _check_key(root: Root, role: str, key: CryptoSigner) -> None:
 
 def _next(folder: Path, role: str, first: T) -> T:
     """The role's last state with the next version number."""
-    numbers = [int(path.name.split(".")[0]) for path in folder.glob(f"*.{role}.json")]
+    numbers = _numbers(folder, role)
     file = folder / (f"{max(numbers, default=0)}.{role}.json" if role != "timestamp" else "timestamp.json")
     if not file.exists():
         return first
     signed = Metadata[T].from_bytes(file.read_bytes()).signed
     signed.version += 1
     return signed
+
+
+def _numbers(folder: Path, role: str) -> list[int]:
+    return [int(path.name.split(".")[0]) for path in folder.glob(f"*.{role}.json")]
 
 
 def _signed(signed: T, key: CryptoSigner, end: datetime) -> bytes:

@@ -14,8 +14,9 @@ what it accepted is kept as one value.
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import Any, Literal
 
 from tuf.api.exceptions import (
     BadVersionNumberError,
@@ -24,12 +25,13 @@ from tuf.api.exceptions import (
     RepositoryError,
     UnsignedMetadataError,
 )
-from tuf.api.metadata import Metadata, Root
+from tuf.api.metadata import Metadata, Root, Timestamp
 from tuf.ngclient._internal.trusted_metadata_set import TrustedMetadataSet
 from tuf.ngclient.config import EnvelopeType
 
 from .contents import Blob, Heading
 from .refused import Refused
+from .rollout import NEXT
 
 BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -43,6 +45,19 @@ class Trust:
     snapshot: bytes | None = None
     targets: bytes | None = None
     time: datetime = BEGINNING
+
+
+@dataclass(frozen=True)
+class InForce:
+    """What the metadata names. trust: what to keep. time: the latest of the three. ends: when each role expires. expired:
+    those that have. targets: index and custom metadata of each, by its name.
+    """
+
+    trust: Trust
+    time: datetime
+    ends: dict[str, datetime]
+    expired: tuple[str, ...]
+    targets: dict[str, tuple[Blob, Any]]
 
 
 @dataclass(frozen=True)
@@ -61,9 +76,48 @@ class Accepted:
 
 
 def accept(trust: Trust, metadata: dict[str, bytes], index: bytes, clock: datetime) -> Accepted:
-    """Raises Refused, but not for what has only expired."""
+    """A bundle by the metadata that it brings. Raises Refused, but not for what has only expired."""
     if not metadata:
         raise Refused("signature", "the bundle is not signed")
+    trusted, trust = _load(trust, metadata)
+    heading = _signed_heading(trusted, index)
+    found = _judge(trusted, trust, max(clock, heading.built), heading.built)
+    return Accepted(heading, found.trust, found.time, found.ends, found.expired)
+
+
+def refresh(trust: Trust, metadata: dict[str, bytes], clock: datetime) -> InForce:
+    """What newer metadata names; without any, what is kept. Raises Refused, but not for what has only expired."""
+    if not metadata:
+        kept = {"timestamp": trust.timestamp, "snapshot": trust.snapshot, "targets": trust.targets}
+        metadata = {f"{role}.json": data for role, data in kept.items() if data is not None}
+    trusted, trust = _load(trust, metadata)
+    return _judge(trusted, trust, clock, BEGINNING)
+
+
+def files(trust: Trust) -> dict[str, bytes]:
+    """What is kept, as a bundle has it that is installed by it."""
+    with _role("root"):
+        root = Metadata[Root].from_bytes(trust.root).signed.version
+    roles = {f"{root}.root": trust.root, "timestamp": trust.timestamp, "snapshot": trust.snapshot}
+    return {f"{role}.json": data for role, data in (roles | {"targets": trust.targets}).items() if data is not None}
+
+
+def next_root(trust: Trust) -> int:
+    """The version of the root that would follow."""
+    with _role("root"):
+        return Metadata[Root].from_bytes(trust.root).signed.version + 1
+
+
+def named_version(data: bytes, role: Literal["timestamp", "snapshot"]) -> int:
+    """The version of the role below that this file names: where to look for that. It is not trusted. Raises Refused."""
+    with _role(role):
+        signed = Metadata.from_bytes(data).signed
+        below = signed.snapshot_meta if isinstance(signed, Timestamp) else signed.meta["targets.json"]  # type: ignore[attr-defined]
+        return int(below.version)
+
+
+def _load(trust: Trust, metadata: dict[str, bytes]) -> tuple[TrustedMetadataSet, Trust]:
+    """Signatures and versions, as of before all time. What to keep has the time that it had."""
     trusted, root = _newest_root(trust.root, metadata)
     with suppress(RepositoryError):  # The keys were replaced since: with them goes what they have signed.
         if trust.timestamp:
@@ -89,13 +143,21 @@ def accept(trust: Trust, metadata: dict[str, bytes], index: bytes, clock: dateti
     targets = _given(metadata, "targets")
     with _role("targets"):
         trusted.update_targets(targets)
-    heading = _signed_heading(trusted, index)
-    time = max(clock, trust.time, heading.built)
+    return trusted, Trust(root, timestamp, snapshot, targets, trust.time)
+
+
+def _judge(trusted: TrustedMetadataSet, trust: Trust, time: datetime, built: datetime) -> InForce:
+    time = max(time, trust.time)
     ends = {role: trusted[role].expires for role in ("root", "timestamp", "snapshot", "targets")}
     expired = tuple(role for role, end in ends.items() if trusted[role].is_expired(time))
     # A clock that runs ahead is believed only by what is valid at its time: else it would forbid all to come.
-    kept_time = max(trust.time, heading.built) if expired else time
-    return Accepted(heading, Trust(root, timestamp, snapshot, targets, kept_time), time, ends, expired)
+    kept_time = max(trust.time, built) if expired else time
+    targets = {
+        name: (Blob("sha256:" + target.hashes["sha256"], target.length), target.custom)
+        for name, target in trusted.targets.targets.items()
+        if "sha256" in target.hashes
+    }
+    return InForce(replace(trust, time=kept_time), time, ends, expired, targets)
 
 
 def ends(trust: Trust) -> dict[str, datetime]:
@@ -144,7 +206,7 @@ def _signed_heading(trusted: TrustedMetadataSet, index: bytes) -> Heading:
     if not names:
         raise Refused("digest", f"index.json: sha256:{digest} is not among the signed targets ({', '.join(signed)})")
     heading = Heading(index)
-    if heading.target not in names:
+    if heading.target not in names and heading.target + NEXT not in names:
         raise Refused("name", f"index.json: says that it is {heading.target}, is signed as {', '.join(names)}")
     return heading
 

@@ -3,10 +3,8 @@
 from collections.abc import Sequence
 
 from ..durations import duration
+from ..sparkline import sparkline
 from .outcome import Latencies, Outcome, Slot
-
-_LEVELS = " ▁▂▃▄▅▆▇█"
-_ASCII = " .:-=+*#@"
 
 
 def chart(outcome: Outcome, columns: int = 72, *, plain: bool = False) -> str:
@@ -24,7 +22,7 @@ def chart(outcome: Outcome, columns: int = 72, *, plain: bool = False) -> str:
         ("p99 ms", [1e3 * _latencies(group).at(0.99) for group in groups], "{:.3g}"),
         ("cold", [sum(slot.cold for slot in group) for group in groups], "{:.0f}"),
     ]
-    lines = [f"{name:>10} {_line(values, plain)} {form.format(max(values))} at most" for name, values, form in rows]
+    lines = [f"{name:>10} {sparkline(values, plain)} {form.format(max(values))} at most" for name, values, form in rows]
     axis = f"{'0':<{len(groups) // 2}}{duration(round(outcome.duration_s / 2)):<{len(groups) - len(groups) // 2}}"
     lines.append(f"{'':>10} {axis[: len(groups)]} {duration(round(outcome.duration_s))}, {span_s:.3g} s a column")
     return "\n".join(lines)
@@ -42,10 +40,3 @@ def _latencies(group: Sequence[Slot]) -> Latencies:
     for slot in group:
         together.add_all(slot.latencies)
     return together
-
-
-def _line(values: Sequence[float], plain: bool) -> str:
-    levels = _ASCII if plain else _LEVELS
-    most = max(values) or 1.0
-    steps = len(levels) - 1
-    return "".join(levels[max(int(value > 0), round(steps * value / most))] for value in values)

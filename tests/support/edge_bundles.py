@@ -59,10 +59,16 @@ class Publisher:
         days: int = 90,
     ) -> Path:
         """Made and signed: a folder."""
+        return self.sign(self.bundle_only(version, last, name=name, platform=platform, built=built), now, days)
+
+    def bundle_only(
+        self, version: str, last: float = 0.0, *, name: str = NAME, platform: str = "any", built: datetime = NOW
+    ) -> Path:
+        """Made, and in force nowhere."""
         out = self.folder / f"{name}-{version}"
         given = inputs(self.folder / f"inputs-{name}-{version}", last, version)
         make_bundle(out, name, version, platform, built, given)
-        return self.sign(out, now, days)
+        return out
 
     def sign(self, bundle: Path, now: datetime = NOW, days: int = 90) -> Path:
         with Layout.at(bundle) as layout:
