@@ -17,6 +17,7 @@ import heapq
 import os
 import random
 import shutil
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -27,14 +28,21 @@ from pathlib import Path
 
 from edge_bundles import NAME, NOW, Publisher, files
 from failing_disk import RecordedDisk, Unsynced
-from mirrors import Answer
+from mirrors import Answer, Mirrors
 from torpor.edge.agent import Agent, Identity
+from torpor.edge.course import Do, Terms, order
 from torpor.edge.disk import Disk
 from torpor.edge.layout import Layout
 from torpor.edge.node import Node
 from torpor.edge.origin import Origin
-from torpor.edge.repository import publish
-from torpor.edge.rollout import Member
+from torpor.edge.receiver import Receiver
+from torpor.edge.reports import read, standing
+from torpor.edge.repository import begin_rollout, change_rollout, offers_of, publish, withdraw
+from torpor.edge.rollout import NEXT, Member, Rollout
+
+TARGET = f"{NAME}/any"
+CHANGES = 60
+"""Of the disk, that an update makes at least."""
 
 INTERVAL_S = 300.0
 WINDOW_S = 15.0
@@ -313,3 +321,50 @@ class Fleet:
         """Read what every node serves, once more."""
         for node in self.nodes:
             self._bring_up(node)
+
+
+# The operator's side
+
+
+@contextmanager
+def fleet_of(size: int, seed: int, folder: Path, **more: object) -> Iterator[tuple[Fleet, Publisher, Path]]:
+    publisher = Publisher(folder / "publisher")
+    reports = folder / "reports.jsonl"
+    with ExitStack() as stack:
+        receiver = stack.enter_context(Receiver(("127.0.0.1", 0), reports, 1 << 30, lambda: fleet.now()))
+        thread = threading.Thread(target=receiver.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        stack.callback(thread.join)
+        stack.callback(receiver.shutdown)
+        mirrors = stack.enter_context(Mirrors(publisher.repository).running())
+        url = f"http://127.0.0.1:{receiver.server_port}/"
+        fleet = Fleet(folder / "nodes", publisher, size, seed, mirrors.url, url, **more)  # type: ignore[arg-type]
+        mirrors.spoil = fleet.spoil
+        yield stack.enter_context(fleet.running()), publisher, reports
+
+
+def start(fleet: Fleet, publisher: Publisher, version: str, rollout: Rollout) -> None:
+    with Layout.at(fleet.publish(version, float(version))) as layout:
+        begin_rollout(publisher.repository, layout.index(), rollout, publisher.keys, fleet.now(), 10)
+
+
+def drive(fleet: Fleet, publisher: Publisher, reports: Path, terms: Terms, minutes: int) -> Do:
+    """As `torpor edge rollout watch --withdraw` does, looking once a minute."""
+    raised_s = fleet.now_s
+    for _ in range(minutes):
+        fleet.run_for(60)
+        offer = offers_of(publisher.repository)[TARGET + NEXT]
+        assert offer.rollout is not None
+        given = order(offer.rollout, standing(read(reports), offer.index.digest), fleet.now_s - raised_s, terms)
+        if given.what is Do.RAISE:
+            change_rollout(
+                publisher.repository, TARGET, lambda rollout, to=given.share: rollout.raised(to, {}), publisher.keys,
+                fleet.now(), 10,
+            )  # fmt: skip
+            raised_s = fleet.now_s
+        elif given.what is Do.STOP:
+            withdraw(publisher.repository, TARGET, publisher.keys, fleet.now(), 10)
+            return given.what
+        elif given.what is Do.END:
+            return given.what
+    return Do.WAIT
