@@ -78,11 +78,12 @@ class Origin:
     def __init__(self, url: str, clock: Callable[[], float] = time.monotonic) -> None:
         """Raises SettingError."""
         parts = urlsplit(url)
+        is_plain = not (parts.username or parts.query)
         try:
             port = parts.port
         except ValueError:
-            port = None
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
+            is_plain = False
+        if parts.scheme not in ("http", "https") or not parts.hostname or not is_plain:
             raise SettingError(f"{url!r} must be like http://HOST:PORT/FOLDER or https://…")
         self.url = url.rstrip("/")
         self._folder = parts.path.rstrip("/")
@@ -184,7 +185,8 @@ class Origin:
             self.date = _date(answer.headers.get("Date"))
             yield answer
         finally:
-            if answer is None or not answer.isclosed():  # What is left of it would be taken for the next answer.
+            # What is left of it would be taken for the next answer; or the server has ended the connection.
+            if answer is None or not answer.isclosed() or answer.length:
                 self._connection.close()
 
     @contextmanager

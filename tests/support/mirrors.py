@@ -34,6 +34,9 @@ class Mirrors(ThreadingHTTPServer):
     def url(self, whom: str) -> str:
         return f"http://127.0.0.1:{self.server_port}/{whom}"
 
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Clients that leave in the middle are what is tested."""
+
     @contextmanager
     def running(self) -> Iterator["Mirrors"]:
         thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.05})
