@@ -4,7 +4,9 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import sys
+import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -99,9 +101,18 @@ def add_command(commands: Any) -> None:
             "--k3s", type=Path, metavar="FOLDER", required=parser is place,
             help="K3s's data folder, /var/lib/rancher/k3s: images and manifests are put there",
         )  # fmt: skip
+    report = _add(
+        kinds, "report", _report, "tell the node's broker what is served, at each change and from time to time"
+    )
+    report.add_argument("broker", metavar="URL", help="of the broker on this node, such as http://127.0.0.1:8081/")
+    report.add_argument("--name", required=True, help="of this node")
+    report.add_argument("--ready", action="append", default=[], metavar="URL",
+                        help="what answers 2xx if it is well: http://127.0.0.1:8080/v2/health/ready; repeatable")  # fmt: skip
+    report.add_argument("--every-s", type=float, default=300.0, metavar="SECONDS", help="(default 300)")
+    report.add_argument("--once", action="store_true", help="report once; exit status 1 if the broker does not take it")
     status = _add(kinds, "status", _status, "what is served, what was before, until when updates are taken")
     doctor = _add(kinds, "doctor", _doctor, "check every file of what is served, and the node's state")
-    for parser in (install, rollback, place, status, doctor):
+    for parser in (install, rollback, place, report, status, doctor):
         text = f"the folder of the node's bundles (default {NODE_ROOT})"
         parser.add_argument("--node", type=Path, default=Path(NODE_ROOT), metavar="FOLDER", help=text)
     for parser in (status, install):
@@ -388,6 +399,28 @@ def _status(options: argparse.Namespace) -> int:
         word = f", although {', '.join(record['expired'])} had expired: {record['word']}" if "word" in record else ""
         print(f"{record['at']} {record['version']}{word}")
     return DONE
+
+
+def _report(options: argparse.Namespace) -> int:
+    from .node import Node
+    from .report import Watch, report
+
+    if not 1 <= options.every_s < float("inf"):
+        print(f"torpor: --every-s = {options.every_s:g}, must be at least 1", file=sys.stderr)
+        return WRONG
+    over = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: over.set())
+    watch = Watch(Node(options.node), options.name, options.ready)
+
+    def say(text: str) -> None:
+        print(text, flush=True)
+
+    try:
+        return DONE if report(watch, options.broker, options.every_s, over.wait, say, options.once) else REFUSED
+    except ValueError as error:
+        print(f"torpor: {error}", file=sys.stderr)
+        return REFUSED
 
 
 def _before(node: "Node", current: "Generation | None") -> "Generation | None":

@@ -16,11 +16,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .client.message import Reply
     from .events import Event
+    from .events.link import ToNodes, ToSite
 
 _NATS = "nats://127.0.0.1:4222"
 _STREAM = "torpor-events"
 _DEAD_LETTERS = "torpor-dead-letters"
 _REPLAY_CONCURRENCY = 16
+_LISTEN_NODES = "0.0.0.0:7422"
+_NODE_BYTES = 1 << 30
+"""Of an edge node's stream: what it keeps while the link is lost."""
 
 _EXAMPLE = """\
 example: a broker with a trigger for a model, an event, and its answer
@@ -75,19 +79,34 @@ def _add_broker(parts: Any) -> None:
                         help="data of the server that is started (default torpor-events)")  # fmt: skip
     parser.add_argument(
         "--sync", choices=("default", "always"), default="default",
-        help="always: sync each event to disk before its 202, for machines that lose power; default: every two minutes",
+        help="always: sync each event to disk before its 202, for machines that lose power; default: every two minutes, and "
+        "always with --site and --nodes",
     )  # fmt: skip
     parser.add_argument("--stream", default=_STREAM, help=f"the stream's name (default {_STREAM})")
     parser.add_argument("--duplicate-window-s", type=_positive, default=120.0, metavar="SECONDS",
                         help="for so long an event that comes again is dropped (default 120)")  # fmt: skip
-    parser.add_argument("--max-age-s", type=_positive, default=86_400.0, metavar="SECONDS",
-                        help="events are kept for so long (default 86400)")  # fmt: skip
-    parser.add_argument("--max-bytes", type=int, default=-1, metavar="BYTES",
-                        help="of the stream on disk; when it is full events are refused (default no bound)")  # fmt: skip
+    parser.add_argument("--max-age-s", type=_positive, metavar="SECONDS",
+                        help="events are kept for so long (default 86400; with --site until they are taken)")  # fmt: skip
+    parser.add_argument("--max-bytes", type=int, metavar="BYTES",
+                        help="of the stream on disk; when it is full events are refused (default no bound; with --site 1 GiB)",
+                        )  # fmt: skip
     parser.add_argument("--ack-wait-s", type=_positive, default=5.0, metavar="SECONDS",
                         help="what a killed broker had in flight is delivered again after so long (default 5)")  # fmt: skip
     parser.add_argument("--drain-timeout-s", type=_positive, default=30.0, metavar="SECONDS",
                         help="at SIGTERM, for what is in flight (default 30)")  # fmt: skip
+    link = parser.add_argument_group("between an edge node and its site (docs/edge.md)")
+    end = link.add_mutually_exclusive_group()
+    end.add_argument("--site", metavar="HOST:PORT", help="this is an edge node: its events go to the broker there")
+    end.add_argument(
+        "--nodes", type=Path, metavar="FILE", help="this is the site: take the events of these nodes, one a line"
+    )
+    link.add_argument("--certificate", type=Path, metavar="FOLDER", help="of this end: tls.crt, tls.key and ca.crt")
+    link.add_argument("--node", metavar="NAME", help="with --site: of this node, and of its certificate")
+    link.add_argument("--to-site", action="append", metavar="TYPE",
+                      help="with --site: send events of this type only; may be repeated")  # fmt: skip
+    link.add_argument("--listen-nodes", metavar="HOST:PORT", help=f"with --nodes (default {_LISTEN_NODES})")
+    link.add_argument("--to-nodes", action="append", metavar="TYPE",
+                      help="with --nodes: an event of this type is a command to every node; may be repeated")  # fmt: skip
     parser.set_defaults(run=_run_broker)
 
 
@@ -210,10 +229,14 @@ def _run_broker(options: argparse.Namespace, began_s: float) -> int:
 
     async def run() -> int:
         triggers = read_triggers(options.triggers) if options.triggers else []
-        stream = StreamSettings(options.stream, options.duplicate_window_s, options.max_age_s, options.max_bytes)
+        link = _link(options)
+        max_age_s, max_bytes = (0.0, _NODE_BYTES) if options.site else (86_400.0, -1)
+        stream = StreamSettings(
+            options.stream, options.duplicate_window_s, options.max_age_s or max_age_s, options.max_bytes or max_bytes
+        )
         settings = BrokerSettings(
-            options.host, options.port, options.nats, options.nats_port, options.folder, options.sync == "always", stream,
-            options.ack_wait_s, options.drain_timeout_s,
+            options.host, options.port, options.nats, options.nats_port, options.folder,
+            options.sync == "always" or link is not None, stream, options.ack_wait_s, options.drain_timeout_s, link=link,
         )  # fmt: skip
         return await Broker(settings, triggers).run()
 
@@ -222,6 +245,31 @@ def _run_broker(options: argparse.Namespace, began_s: float) -> int:
     import uvloop
 
     return _run(run(), uvloop.new_event_loop)
+
+
+def _link(options: argparse.Namespace) -> "ToSite | ToNodes | None":
+    """Raises CommandError, ValueError."""
+    from .events.link import Certificate, ToNodes, ToSite, read_nodes
+
+    needs = {"site": ("node", "to_site"), "nodes": ("listen_nodes", "to_nodes")}
+    for end, others in needs.items():
+        for other in others:
+            if getattr(options, other) and not getattr(options, end):
+                raise CommandError(f"--{other.replace('_', '-')} is given without --{end}")
+    if not options.site and not options.nodes:
+        if options.certificate:
+            raise CommandError("--certificate is given without --site or --nodes")
+        return None
+    if options.nats:
+        raise CommandError("--nats is given with --site or --nodes, which need a NATS server of the broker's own")
+    if not options.certificate:
+        raise CommandError("--certificate is not given, must be the folder of tls.crt, tls.key and ca.crt")
+    certificate = Certificate(options.certificate)
+    if options.site:
+        return ToSite(options.node or "", options.site, certificate, options.to_site or ())
+    return ToNodes(
+        read_nodes(options.nodes), options.listen_nodes or _LISTEN_NODES, certificate, options.to_nodes or ()
+    )
 
 
 def _run_send(options: argparse.Namespace, began_s: float) -> int:
@@ -364,6 +412,9 @@ async def _listen(options: argparse.Namespace) -> int:
     end = asyncio.Event()
     seen = 0
 
+    async def no_metrics() -> str:
+        return ""
+
     async def take(head: object, events: Any) -> None:
         nonlocal seen
         for event in events:
@@ -373,7 +424,7 @@ async def _listen(options: argparse.Namespace) -> int:
         if options.count and seen >= options.count:
             end.set()
 
-    server = HttpServer(Ingress(take, lambda: True, lambda: ""), Port(options.host, options.listen, None), 64 << 20, 0)
+    server = HttpServer(Ingress(take, lambda: True, no_metrics), Port(options.host, options.listen, None), 64 << 20, 0)
     print(f"listening on {await server.start()}", file=sys.stderr, flush=True)
     await end.wait()
     await server.shutdown(5.0)

@@ -8,6 +8,7 @@ one that comes after it, need nothing of this process.
 """
 
 import asyncio
+import contextlib
 import logging
 import signal
 from collections import Counter
@@ -16,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from torpor.predictors.errors import Unavailable
 from torpor.predictors.serving.exchange import Head
 from torpor.predictors.serving.server import HttpServer, Port
 
@@ -24,6 +26,7 @@ from .dispatch import FIRST_TTL, TTL, Dispatch
 from .http_caller import HttpCaller
 from .ingress import Ingress
 from .jetstream import JetStream, StreamSettings, key_of
+from .link import COMMANDS, SITE, ToNodes, ToSite, commands_subject, events_subject
 from .nats_server import NatsServer
 from .trigger import DEAD_LETTERS, Trigger
 
@@ -40,7 +43,7 @@ class BrokerSettings:
     """nats_url: of a server that runs; "" for one of the broker's own in `folder`, on `nats_port`.
 
     ack_wait_s: after so long without a sign of life of this broker, another one gets what it had in flight.
-    drain_timeout_s: for what is in flight at SIGTERM.
+    drain_timeout_s: for what is in flight at SIGTERM. link: on an edge node, and on its site.
     """
 
     host: str = "127.0.0.1"
@@ -53,12 +56,18 @@ class BrokerSettings:
     ack_wait_s: float = 5.0
     drain_timeout_s: float = 30.0
     max_body_bytes: int = 16 << 20
+    link: ToSite | ToNodes | None = None
 
 
 class Broker:
     """Runs until a signal."""
 
     def __init__(self, settings: BrokerSettings, triggers: Sequence[Trigger]) -> None:
+        """Raises ValueError."""
+        if not isinstance(settings.link, ToSite):
+            for trigger in triggers:
+                if trigger.from_site:
+                    raise ValueError(f"trigger {trigger.name!r}: from_site = true, must be false without --site")
         self._settings = settings
         self._triggers = triggers
         self._counts: Counter[tuple[str, str]] = Counter()
@@ -70,7 +79,11 @@ class Broker:
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        server = None if settings.nats_url else NatsServer(settings.folder, settings.nats_port, settings.syncs_always)
+        server = (
+            None
+            if settings.nats_url
+            else NatsServer(settings.folder, settings.nats_port, settings.syncs_always, settings.link)
+        )
         caller = HttpCaller()
         try:
             if server is not None:
@@ -89,14 +102,16 @@ class Broker:
 
     async def _serve(self, caller: HttpCaller, url: str, stop: asyncio.Event) -> None:
         settings, jetstream = self._settings, self._jetstream
-        await jetstream.add_stream(settings.stream)
+        await self._add_streams()
         for name in sorted({DEAD_LETTERS, *(trigger.dead_letter_stream for trigger in self._triggers)}):
-            await jetstream.add_stream(replace(settings.stream, name=name, max_age_s=_LETTERS_AGE_S, max_bytes=-1))
+            # On a node all that grows has its bound; a dead letter that finds no room waits for it in the stream.
+            most = settings.stream.max_bytes if isinstance(settings.link, ToSite) else -1
+            await jetstream.add_stream(replace(settings.stream, name=name, max_age_s=_LETTERS_AGE_S, max_bytes=most))
         dispatches = [
             Dispatch(trigger, jetstream, caller, self, settings.ack_wait_s, self._counts) for trigger in self._triggers
         ]
         for dispatch in dispatches:
-            await dispatch.start(settings.stream.name)
+            await dispatch.start(COMMANDS if dispatch.trigger.from_site else settings.stream.name)
         ingress = Ingress(self._take, lambda: jetstream.is_connected, self._metrics)
         http = HttpServer(ingress, Port(settings.host, settings.port, None), settings.max_body_bytes, 256 << 20)
         address = await http.start()
@@ -110,6 +125,23 @@ class Broker:
             *(dispatch.stop(settings.drain_timeout_s) for dispatch in dispatches),
         )
 
+    async def _add_streams(self) -> None:
+        """Those of events and commands, before anything is published."""
+        jetstream, link, stream = self._jetstream, self._settings.link, self._settings.stream
+        if isinstance(link, ToSite):
+            await jetstream.add_stream(replace(stream, keeps_taken=False))
+            await jetstream.hand_over(stream.name, SITE, events_subject(link.node), link.types)
+            await jetstream.drop_consumers(stream.name, {SITE, *(f"trigger-{one.name}" for one in self._triggers)})
+            await jetstream.mirror(COMMANDS, link.node, _LETTERS_AGE_S)
+            return
+        if isinstance(link, ToNodes):
+            await jetstream.add_stream(replace(stream, name=COMMANDS, max_age_s=_LETTERS_AGE_S))
+            for node in link.nodes:
+                await jetstream.hand_over(COMMANDS, node, commands_subject(node))
+            await jetstream.drop_consumers(COMMANDS, link.nodes)
+            stream = replace(stream, sources=link.nodes)
+        await jetstream.add_stream(stream)
+
     async def _take(self, head: Head, events: Sequence[Event]) -> None:
         replay = head.headers.get(REPLAY, b"").decode("latin-1")
         await asyncio.gather(*(self.publish(event, replay) for event in events))
@@ -122,12 +154,19 @@ class Broker:
         arrived = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
         marked = Event({TTL: str(FIRST_TTL), "knativearrivaltime": arrived, **event.attributes}, event.data)
         key = key_of(event, replay) if replay else key_of(event)
-        was_there = await self._jetstream.publish(self._settings.stream.name, marked, key)
+        link = self._settings.link
+        is_command = isinstance(link, ToNodes) and event.type in link.types
+        stream = COMMANDS if is_command else self._settings.stream.name
+        was_there = await self._jetstream.publish(stream, marked, key)
         self._counts["", "repeated" if was_there else "stored"] += 1
 
-    def _metrics(self) -> str:
+    async def _metrics(self) -> str:
         """The counts in Prometheus' text format."""
         lines = ["# TYPE torpor_broker_events_total counter"]
         for (trigger, what), count in sorted(self._counts.items()):
             lines.append(f'torpor_broker_events_total{{trigger="{trigger}",outcome="{what}"}} {count}')
+        if isinstance(self._settings.link, ToSite):
+            with contextlib.suppress(Unavailable):
+                waiting = await self._jetstream.waiting_for_site(self._settings.stream.name)
+                lines += ["# TYPE torpor_broker_waiting_for_site gauge", f"torpor_broker_waiting_for_site {waiting}"]
         return "\n".join(lines) + "\n"

@@ -50,7 +50,7 @@ class Dispatch:
         counts: Counter[tuple[str, str]],
     ) -> None:
         """counts: of events by trigger and by what became of them."""
-        self._trigger = trigger
+        self.trigger = trigger
         self._jetstream = jetstream
         self._caller = caller
         self._publisher = publisher
@@ -65,7 +65,7 @@ class Dispatch:
 
     async def start(self, stream: str) -> None:
         """Raises Unavailable."""
-        trigger = self._trigger
+        trigger = self.trigger
         self._consumer = await self._jetstream.consume(
             stream, f"trigger-{trigger.name}", trigger.filter.get("type", ""), trigger.in_flight, self._ack_wait_s,
             self._take,
@@ -86,7 +86,7 @@ class Dispatch:
         await self._tasks.ended()
 
     def _take(self, taken: Taken) -> None:
-        task = self._tasks.start(self._handle(taken), f"trigger {self._trigger.name}")
+        task = self._tasks.start(self._handle(taken), f"trigger {self.trigger.name}")
         self._in_flight[task] = taken
         task.add_done_callback(self._finished)
 
@@ -103,7 +103,7 @@ class Dispatch:
                 await taken.working()
 
     async def _handle(self, taken: Taken) -> None:
-        trigger, event = self._trigger, taken.event
+        trigger, event = self.trigger, taken.event
         if not trigger.wants(event):
             await taken.done()
             return
@@ -127,7 +127,7 @@ class Dispatch:
         """Send the reply on; what went wrong with that."""
         left = _ttl(event) - 1
         if left <= 0:
-            logger.warning("trigger %s: event %s is the %dth of a loop, and is dropped", self._trigger.name, reply.id,
+            logger.warning("trigger %s: event %s is the %dth of a loop, and is dropped", self.trigger.name, reply.id,
                            FIRST_TTL)  # fmt: skip
             return None
         try:
@@ -140,7 +140,7 @@ class Dispatch:
 
     async def _bury(self, taken: Taken, failed: Failed) -> None:
         """Write a dead letter. If that cannot be, the event comes again: it is nowhere else."""
-        trigger = self._trigger
+        trigger = self.trigger
         logger.warning(
             "trigger %s: event %s is a dead letter after %d tries: %s",
             trigger.name,
@@ -171,7 +171,7 @@ class Dispatch:
         await taken.done()
 
     def _count(self, what: str) -> None:
-        self._counts[self._trigger.name, what] += 1
+        self._counts[self.trigger.name, what] += 1
 
 
 def _ttl(event: Event) -> int:

@@ -1,7 +1,8 @@
 """HTTP entrances for events: what a broker, or whoever prints events, has in place of a model's data plane."""
 
+import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 from torpor.predictors.errors import (
     InvalidInput,
@@ -33,7 +34,7 @@ class Ingress:
         self,
         take: Callable[[Head, Sequence[Event]], Awaitable[None]],
         is_ready: Callable[[], bool],
-        metrics: Callable[[], str],
+        metrics: Callable[[], Awaitable[str]],
     ) -> None:
         self._take = take
         self._is_ready = is_ready
@@ -61,8 +62,7 @@ class Ingress:
             exchange.respond(200, b"ok", _TEXT)
             return None
         if head.method == "GET" and head.path == "/metrics":
-            exchange.respond(200, self._metrics().encode(), _TEXT)
-            return None
+            return self._measure
         raise NotFound(f"{head.method} {head.path[:80]} is not here, must be POST /, GET /readyz or GET /metrics")
 
     def answer(self, exchange: Exchange) -> None:
@@ -87,13 +87,24 @@ class Ingress:
         events = decode(headers, exchange.body)
         self._tasks.start(self._pass_on(exchange, [events] if isinstance(events, Event) else events), "ingress")
 
+    def _measure(self, exchange: Exchange) -> None:
+        self._tasks.start(self._tell(exchange), "metrics")
+
     async def _pass_on(self, exchange: Exchange, events: Sequence[Event]) -> None:
-        try:
+        with self._refusing(exchange):
             await self._take(exchange.head, events)
+            exchange.respond(_ACCEPTED, b"")
+
+    async def _tell(self, exchange: Exchange) -> None:
+        with self._refusing(exchange):
+            exchange.respond(200, (await self._metrics()).encode(), _TEXT)
+
+    @contextlib.contextmanager
+    def _refusing(self, exchange: Exchange) -> Iterator[None]:
+        try:
+            yield
         except TorporError as error:
             self.refuse(exchange, error)
         except Exception:
-            logger.exception("events could not be taken")
+            logger.exception("%s %s failed", exchange.head.method, exchange.head.path)
             exchange.respond(500, error_body("internal error; the log has the details"), JSON)
-        else:
-            exchange.respond(_ACCEPTED, b"")

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
@@ -17,6 +17,7 @@ from urllib.parse import quote
 from torpor.predictors.errors import InvalidInput, PayloadTooLarge, Unavailable
 
 from . import DataForm, Event, json_format
+from .link import MOST_PENDING, SITE, commands_subject, events_subject
 
 logger = logging.getLogger("torpor.events")
 
@@ -33,13 +34,17 @@ _HEAD_BYTES = 1024
 class StreamSettings:
     """duplicate_window_s: for how long a repeat is told by source, id and type. max_age_s: for how long events are kept.
 
-    max_bytes: of the stream on disk, -1 for no bound; one that is full refuses what comes, and loses nothing.
+    max_age_s = 0 is for ever. max_bytes: of the stream on disk, -1 for no bound; one that is full refuses what comes, and loses
+    nothing. keeps_taken: whether events stay when every consumer is done with them. sources: nodes' domains, of which it has
+    the events of the streams of its name, too.
     """
 
     name: str = STREAM
     duplicate_window_s: float = 120.0
     max_age_s: float = 86_400.0
     max_bytes: int = -1
+    keeps_taken: bool = True
+    sources: Sequence[str] = ()
 
 
 def key_of(event: Event, *more: str) -> str:
@@ -160,19 +165,79 @@ class JetStream:
 
     async def add_stream(self, settings: StreamSettings) -> None:
         """Have the stream, with these settings, also where it is there already. Raises Unavailable."""
-        from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
-        from nats.js.errors import BadRequestError
+        from nats.js.api import (
+            DiscardPolicy,
+            ExternalStream,
+            RetentionPolicy,
+            StorageType,
+            StreamConfig,
+            StreamConsumerSource,
+            StreamSource,
+        )
 
+        sources = [
+            StreamSource(
+                settings.name, external=ExternalStream(f"$JS.{node}.API"),
+                consumer=StreamConsumerSource(SITE, events_subject(node)),
+            )
+            for node in settings.sources
+        ]  # fmt: skip
         config = StreamConfig(
             name=settings.name, subjects=[f"{settings.name}.>"], storage=StorageType.FILE,
-            retention=RetentionPolicy.LIMITS, discard=DiscardPolicy.NEW, max_bytes=settings.max_bytes,
-            max_age=settings.max_age_s, duplicate_window=min(settings.duplicate_window_s, settings.max_age_s),
+            retention=RetentionPolicy.LIMITS if settings.keeps_taken else RetentionPolicy.INTEREST,
+            discard=DiscardPolicy.NEW, max_bytes=settings.max_bytes, max_age=settings.max_age_s, sources=sources,
+            duplicate_window=min(settings.duplicate_window_s, settings.max_age_s or settings.duplicate_window_s),
         )  # fmt: skip
-        with _unavailable(f"stream {settings.name}"):
+        await self._have(config)
+
+    async def mirror(self, stream: str, node: str, max_age_s: float) -> None:
+        """Have a copy of the site's stream of this name, for reading. Raises Unavailable."""
+        from nats.js.api import ExternalStream, StorageType, StreamConfig, StreamConsumerSource, StreamSource
+
+        source = StreamSource(
+            stream,
+            external=ExternalStream(f"$JS.{SITE}.API"),
+            consumer=StreamConsumerSource(node, commands_subject(node)),
+        )
+        await self._have(StreamConfig(name=stream, storage=StorageType.FILE, max_age=max_age_s, mirror=source))
+
+    async def _have(self, config: Any) -> None:
+        from nats.js.errors import BadRequestError
+
+        with _unavailable(f"stream {config.name}"):
             try:
                 await self._jetstream.add_stream(config)
             except BadRequestError:  # it is there, with other settings
                 await self._jetstream.update_stream(config)
+
+    async def hand_over(self, stream: str, name: str, subject: str, event_types: Sequence[str] = ()) -> None:
+        """Have the consumer by which another server's stream gets events of these types, none for all, over a subject.
+
+        It remembers what that one has stored. Raises Unavailable.
+        """
+        from nats.js.api import AckPolicy, ConsumerConfig
+
+        config = ConsumerConfig(
+            durable_name=name, deliver_subject=subject, ack_policy=AckPolicy.FLOW_CONTROL,
+            max_ack_pending=MOST_PENDING, flow_control=True, idle_heartbeat=1.0,
+            filter_subjects=[subject_of(stream, one) for one in event_types] or None,
+        )  # fmt: skip
+        with _unavailable(f"consumer {name}"):
+            await self._jetstream.add_consumer(stream, config)
+
+    async def waiting_for_site(self, stream: str) -> int:
+        """How many events the site does not have yet. Raises Unavailable."""
+        with _unavailable(f"consumer {SITE}"):
+            found = await self._jetstream.consumer_info(stream, SITE)
+        return int(found.num_pending + found.num_ack_pending)
+
+    async def drop_consumers(self, stream: str, but: Collection[str]) -> None:
+        """Remove the durable consumers of other names, for which a stream would keep events. Raises Unavailable."""
+        with _unavailable(f"stream {stream}"):
+            for consumer in await self._jetstream.consumers_info(stream):
+                if consumer.config.durable_name and consumer.name not in but:
+                    logger.warning("stream %s: consumer %s is nobody's any more, and is removed", stream, consumer.name)
+                    await self._jetstream.delete_consumer(stream, consumer.name)
 
     async def publish(self, stream: str, event: Event, key: str) -> bool:
         """Return when the event is on disk; whether it was there before. Raises Unavailable, PayloadTooLarge.

@@ -14,6 +14,8 @@ from pathlib import Path
 
 from torpor.predictors.errors import Unavailable
 
+from .link import ToNodes, ToSite
+
 logger = logging.getLogger("torpor.events")
 
 _RESTART_S = 0.2
@@ -36,12 +38,14 @@ class NatsServer:
 
     port: 0 for a free one. syncs_always: an event that is acknowledged has been synced to disk (`sync_interval: always`):
     it survives the machine's power; otherwise it survives the process, and the disk is synced every two minutes.
+    link: to other servers.
     """
 
-    def __init__(self, folder: Path, port: int, syncs_always: bool) -> None:
+    def __init__(self, folder: Path, port: int, syncs_always: bool, link: ToSite | ToNodes | None = None) -> None:
         self._folder = folder
         self._port = port
         self._syncs_always = syncs_always
+        self._link = link
         self._process: asyncio.subprocess.Process | None = None
         self._keeper: asyncio.Task[None] | None = None
 
@@ -60,14 +64,21 @@ class NatsServer:
             await self._wait_for_port()
         self._folder.mkdir(parents=True, exist_ok=True)
         config = self._folder / "nats-server.conf"
-        sync = "always" if self._syncs_always else "2m"
-        config.write_text(
-            f"listen: 127.0.0.1:{self._port}\nmax_payload: {MAX_PAYLOAD_BYTES}\n"
-            f"jetstream {{ store_dir: {json.dumps(str(self._folder.resolve()))}, sync_interval: {json.dumps(sync)} }}\n"
-        )
+        config.write_text(self._configuration())
         command = [binary, "-c", str(config), "-l", str(self._folder / "nats-server.log")]
         await self._spawn(command)
         self._keeper = asyncio.get_running_loop().create_task(self._keep(command), name="nats-server")
+
+    def _configuration(self) -> str:
+        link = self._link
+        sync = "always" if self._syncs_always else "2m"
+        jetstream = f"store_dir: {json.dumps(str(self._folder.resolve()))}, sync_interval: {json.dumps(sync)}"
+        lines = f"listen: 127.0.0.1:{self._port}\nmax_payload: {MAX_PAYLOAD_BYTES}\n"
+        if link is None:
+            return f"{lines}jetstream {{ {jetstream} }}\n"
+        # A link that is lost without a word is found out by pings, which NATS sends every two minutes otherwise.
+        lines += f"server_name: {json.dumps(link.domain)}\nping_interval: 10s\nping_max: 2\n"
+        return f"{lines}jetstream {{ {jetstream}, domain: {json.dumps(link.domain)} }}\n{link.configuration}"
 
     async def _wait_for_port(self) -> None:
         """The server of a broker that was killed goes a moment after it."""

@@ -10,6 +10,7 @@ backoff_delay_s = 0.2
 timeout_s = 30.0
 in_flight = 64                                      # deliveries at a time
 dead_letter = "http://127.0.0.1:8090/"              # or a stream's name
+from_site = true                                    # the site's commands, on an edge node
 """
 
 import re
@@ -31,7 +32,10 @@ _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 @dataclass(frozen=True, slots=True)
 class Trigger:
-    """filter: by attribute, its value; "" for any. dead_letter: a URL, or the name of a stream."""
+    """filter: by attribute, its value; "" for any. dead_letter: a URL, or the name of a stream.
+
+    from_site: whether it takes the site's commands, and not the events of the broker.
+    """
 
     name: str
     subscriber: str
@@ -40,6 +44,7 @@ class Trigger:
     timeout_s: float = 30.0
     in_flight: int = 64
     dead_letter: str = DEAD_LETTERS
+    from_site: bool = False
 
     def wants(self, event: Event) -> bool:
         """Knative's `filter.attributes`: exact, and "" is any value of an attribute that the event has."""
@@ -104,9 +109,14 @@ def _trigger(entry: dict[str, Any]) -> Trigger:
     delay_s = _number(entry, "backoff_delay_s", 0.2, 0.0, 3600.0, float)
     timeout_s = _number(entry, "timeout_s", 30.0, 0.001, 3600.0, float)
     in_flight = int(_number(entry, "in_flight", 64, 1, 10_000, int))
+    from_site = entry.pop("from_site", False)
+    if not isinstance(from_site, bool):
+        raise ValueError(f"from_site = {from_site!r}, must be true or false")
     if entry:
         raise ValueError(f"has {', '.join(sorted(entry))}, which no trigger has")
-    return Trigger(name, subscriber, wanted, Backoff(retry, policy, delay_s), timeout_s, in_flight, dead_letter)
+    return Trigger(
+        name, subscriber, wanted, Backoff(retry, policy, delay_s), timeout_s, in_flight, dead_letter, from_site
+    )
 
 
 def _text(entry: dict[str, Any], name: str, default: str | None = None) -> str:

@@ -4,26 +4,20 @@ import http.client
 import http.server
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from free_ports import free_port
 from torpor.transformers.events import Event, Mode, decode, encode
 
 TIMEOUT_S = 30
 BIN = Path(sys.executable).parent
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def wait_for(condition: Callable[[], Any], what: Callable[[], object] = lambda: "") -> Any:
@@ -132,11 +126,14 @@ class Broker(Process):
 
     def counts(self) -> dict[tuple[str, str], int]:
         """Of events by trigger and outcome."""
+        return {(t, o): int(n) for t, o, n in re.findall(r'trigger="(.*)",outcome="(.*)"} (\d+)', self.metrics())}
+
+    def metrics(self) -> str:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=TIMEOUT_S)
         connection.request("GET", "/metrics")
         text = connection.getresponse().read().decode()
         connection.close()
-        return {(t, o): int(n) for t, o, n in re.findall(r'trigger="(.*)",outcome="(.*)"} (\d+)', text)}
+        return text
 
 
 def post(port: int, event: Event, mode: Mode = Mode.BINARY, **more: str) -> http.client.HTTPResponse:
@@ -152,16 +149,19 @@ def post(port: int, event: Event, mode: Mode = Mode.BINARY, **more: str) -> http
 
 @pytest.fixture
 def start_broker(tmp_path: Path) -> Iterator[Callable[..., Broker]]:
-    """Start brokers with the text of their triggers; a free port for the ingress, and its own server unless --nats is given."""
+    """Start brokers with the text of their triggers; a free port for the ingress, and its own server unless --nats is given.
+
+    before: of the command, what it runs in.
+    """
     brokers: list[Broker] = []
 
-    def start(triggers: str = "", *options: str, port: int = 0) -> Broker:
+    def start(triggers: str = "", *options: str, port: int = 0, before: Sequence[str] = ()) -> Broker:
         file = tmp_path / f"triggers-{len(brokers)}.toml"
         file.write_text(triggers)
-        given = [*options, "--folder", str(tmp_path / "data"), "--ack-wait-s", "1"]
+        given = ["--folder", str(tmp_path / "data"), "--ack-wait-s", "1", *options]
         if "--nats" not in given and "--nats-port" not in given:
             given += ["--nats-port", "0"]
-        command = [BIN / "torpor", "events", "broker", "--triggers", file, "--port", str(port), *given]
+        command = [*before, BIN / "torpor", "events", "broker", "--triggers", file, "--port", str(port), *given]
         broker = Broker(*command, ready=r"ready: broker on .*:(\d+), nats (\S+),")
         broker.port, broker.nats_url = int(broker.match[1]), broker.match[2]
         brokers.append(broker)

@@ -67,9 +67,10 @@ def test_every_key_of_a_trigger_is_told(tmp_path: Path) -> None:
         "subscriber": '"http://x/"',
         "backoff_policy": '"linear"',
         "dead_letter": '"d"',
+        "from_site": "true",
     }
     file = tmp_path / "triggers.toml"
     file.write_text("[[trigger]]\n" + "".join(f"{key} = {values.get(key, 1)}\n" for key in keys))
     (trigger,) = read_triggers(file)
     assert (trigger.backoff.retry, trigger.in_flight, trigger.dead_letter) == (1, 1, "d")
-    assert len(keys) == 9
+    assert len(keys) == 10
