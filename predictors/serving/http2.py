@@ -259,7 +259,6 @@ class Http2(asyncio.Protocol):
             stream.push(payload, size)
             return
         if stream.size > self._server.max_body_bytes:
-            self._server.release(stream)
             self._app.refuse(stream, self._server.too_large(stream.size))
             return
         stream.pieces.append(payload)
@@ -488,6 +487,9 @@ class Http2(asyncio.Protocol):
 
     def send_answer(self, stream: "Stream", block: bytes, body: bytes, trailers: bytes | None) -> None:
         """A whole answer: header block, body, and the header block of trailers."""
+        if stream.pieces:  # of a body that is refused before its end
+            stream.pieces.clear()
+            self._server.release(stream)
         size = len(body)
         ends = 0 if size or trailers is not None else _END_STREAM
         self.send_block(stream, block, ends)
@@ -499,8 +501,6 @@ class Http2(asyncio.Protocol):
                 self.send_block(stream, trailers, _END_STREAM)
             self._end(stream)
         else:
-            stream.pieces.clear()  # of a body that was refused before its end
-            self._server.release(stream)
             stream.trailers = trailers
             stream.is_ending = True
             self.send_later(stream, body)
@@ -576,7 +576,6 @@ class Http2(asyncio.Protocol):
         """The answer has been sent. A caller that is still sending is told to stop (RFC 9113, 8.1)."""
         del self._streams[stream.id]
         if not stream.has_whole_body:
-            self._server.release(stream)
             self._ignored.keep(stream.id, None)
             self._send_number(_RST_STREAM, stream.id, Code.NO_ERROR)
         if self._credit < _CREDIT:  # who also takes answers may give up on as many more
@@ -710,7 +709,7 @@ class Stream(Exchange):
 
     async def chunk(self) -> tuple[bytes, bool]:
         """What came of a streaming call's messages, and whether more comes."""
-        while not (self.pieces or self.has_whole_body):
+        if not (self.pieces or self.has_whole_body):
             await self._woken()
         data = b"".join(self.pieces)
         self.pieces.clear()

@@ -83,9 +83,9 @@ def read_fields(fields: Fields) -> Head:
             continue
         _check_field(name, value)
         add_field(headers, name, value)
-    method, target = pseudo.get(b":method"), pseudo.get(b":path")
-    if not method or not target or b":scheme" not in pseudo:
-        raise Malformed(":method, :scheme and :path must be given")
+    method, target = pseudo.get(b":method"), pseudo.get(b":path", b"")
+    if not method or b":scheme" not in pseudo:
+        raise Malformed(":method and :scheme must be given")
     if not (target.startswith(b"/") or target == b"*") or not target.isascii():
         raise Malformed(":path must be a path")
     if b":authority" in pseudo:

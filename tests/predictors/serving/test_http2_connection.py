@@ -1,5 +1,6 @@
 """One HTTP/2 connection without a socket: what it gives back, what it holds, and what it is asked for nothing, to the frame."""
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +23,7 @@ from torpor.predictors.serving.http1 import IDLE_S, LINGER_S, PROGRESS_S
 from torpor.predictors.serving.http2 import ROUND_TRIP_S, Http2, Stream
 from torpor.predictors.serving.http2_fields import encode_field, status_field
 
+TIMEOUT_S = 10
 CLOSED, FLOW, SIZE, REFUSED, CALM = 5, 3, 6, 7, 11
 ENDS = ["END_STREAM"]
 FRAME_BYTES = 16384
@@ -84,7 +86,7 @@ def watch(at: Bench, stream: int = 1) -> Stream:
 
 
 def run(at: Bench, work: Any) -> Any:
-    return at.server.loop.run_until_complete(work)
+    return at.server.loop.run_until_complete(asyncio.wait_for(work, TIMEOUT_S))
 
 
 # Windows
@@ -431,6 +433,13 @@ def test_what_comes_together_wakes_its_call_once(at) -> None:
     at.sent()
     at.frames(data(1, 5), data(1, 6))
     assert run(at, task) == (bytes(11), True)
+
+
+def test_a_call_that_says_nothing_has_ended(at) -> None:
+    """Its head was all of it: nothing is waited for."""
+    at.frames(at.post(1, b"/watch", ends=True))
+    (call,) = at.app.asked
+    assert run(at, call.chunk()) == (b"", False)
 
 
 # What brings nothing

@@ -122,6 +122,13 @@ def test_a_path_is_ascii_and_begins_with_a_slash(path: bytes) -> None:
     assert read_fields([*PSEUDO[:2], (b":path", b"*")]).path == "*"
 
 
+@pytest.mark.parametrize("missing", PSEUDO, ids=lambda field: field[0].decode())
+def test_a_request_has_method_scheme_and_path(missing: tuple[bytes, bytes]) -> None:
+    """RFC 9113, 8.3.1."""
+    with pytest.raises(Malformed):
+        read_fields([field for field in PSEUDO if field is not missing])
+
+
 def test_only_trailers_may_be_asked_for() -> None:
     """In any case of letters (RFC 9110, 10.1.4); another coding belongs to HTTP/1.1."""
     for value in (b"trailers", b"Trailers"):
