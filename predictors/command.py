@@ -6,6 +6,7 @@ import gc
 import json
 import logging
 import os
+import signal
 import socket
 import sys
 import time
@@ -179,7 +180,9 @@ def _serve(options: argparse.Namespace, began_s: float) -> int:
         with asyncio.Runner(loop_factory=_event_loop()) as runner:
             return runner.run(_run(catalog, settings, began_s, options.post, certificate))
     except KeyboardInterrupt:
-        return 130
+        return 128 + signal.SIGINT
+    except asyncio.CancelledError:
+        return 128 + signal.SIGTERM
 
 
 async def _supervise(arguments: Sequence[str], settings: Mapping[str, Any]) -> int:
@@ -255,6 +258,10 @@ async def _run(
     from .serving.tracing import tracing_from
     from .serving.worker import Colleagues, HandedDown
 
+    start = asyncio.current_task()
+    assert start is not None
+    # Until there is something to drain. Raised by a handler anywhere, an exception would pass for the model's own.
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, start.cancel)
     data_plane = DataPlane(version("torpor"))
     data_plane.tracing = tracing_from(os.environ)
     tls = None

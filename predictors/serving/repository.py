@@ -5,11 +5,12 @@ TorchServe's management API adds and removes single versions, where there is one
 A change is prepared (a model is loaded and warmed beside what serves), and then committed: its name leads to the new
 versions from one request to the next, and the old ones answer what they have taken before they go. If a process cannot
 prepare, all abort. Changes are made one after the other, so that one that hangs would hold up all that follow: it fails
-when its time is up, and its thread, which nobody can end, is left to itself.
+when its time is up, and its thread, which nobody can end, is left to itself. So does one at the start, and the process with it.
 The API is Triton's extension_model_repository.md (https://github.com/triton-inference-server/server).
 """
 
 import asyncio
+import faulthandler
 import gc
 import logging
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -22,6 +23,9 @@ from .data_plane import DataPlane, Served
 from .tasks import Tasks, in_daemon
 
 logger = logging.getLogger("torpor")
+
+_ENDING_S = 2.0
+"""So long a process whose start has failed has to end by itself."""
 
 
 class Loadable(Protocol):
@@ -81,17 +85,18 @@ class Repository:
         self._retiring = Tasks()
 
     async def load_all(self, changes: Mapping[str, bool]) -> None:
-        """Load the catalog's models as it is and as `changes` says, on this thread: nobody is served yet. Raises anything."""
+        """Load the catalog's models as it is and as `changes` says. Raises anything; then the process is to end."""
         self.changes |= changes
         for name in self._catalog.names():
             if changes.get(name, True):
                 source = self._catalog.model(name)
                 for version in source.versions():
                     logger.info("loading %s version %s", name, version)
-                    with self._data_plane.metrics.phase("import"), _for_good():
-                        assembled = source.assemble(version)
-                    async with _in_time(source, version):  # the import, on this thread, cannot be left to itself
-                        model = await assembled.load(self._data_plane, name, version)
+                    with _or_end(source.load_timeout_s(version)):
+                        async with _in_time(source, name, version):
+                            with self._data_plane.metrics.phase("import"), _for_good():
+                                assembled = await in_daemon(partial(source.assemble, version))
+                            model = await assembled.load(self._data_plane, name, version)
                     self._data_plane.publish(name, [*self._data_plane.versions(name), model])
 
     async def load(self, name: str, parameters: object = None) -> None:
@@ -190,7 +195,7 @@ class Repository:
 
     async def _load(self, source: Source, name: str, version: str) -> Served:
         """Import and load it beside what serves. Raises TimeoutError, and what the model raises."""
-        async with _in_time(source, version):
+        async with _in_time(source, name, version):
             assembled = await in_daemon(partial(source.assemble, version))
             return await assembled.load(self._data_plane, name, version)
 
@@ -206,7 +211,7 @@ class Repository:
 
 
 @asynccontextmanager
-async def _in_time(source: Source, version: str) -> AsyncIterator[None]:
+async def _in_time(source: Source, name: str, version: str) -> AsyncIterator[None]:
     """Give up what takes longer than a version may take to load. Raises TimeoutError."""
     limit_s = source.load_timeout_s(version)
     try:
@@ -216,8 +221,21 @@ async def _in_time(source: Source, version: str) -> AsyncIterator[None]:
         if not limit.expired():  # it is the model's own
             raise
         raise TimeoutError(
-            f"version {version} has not been loaded and warmed up in load_timeout_s = {limit_s:g}"
+            f"{name} version {version} has not been imported, loaded and warmed up in load_timeout_s = {limit_s:g}"
         ) from None
+
+
+@contextmanager
+def _or_end(limit_s: float) -> Iterator[None]:
+    """What is not done in this time, and a little more, ends the process, with the traceback of each thread.
+
+    For native code that keeps the interpreter's lock, so that nothing of Python's can end it; and after a failure, for a thread
+    that the model has started and that would keep the process.
+    """
+    if limit_s:
+        faulthandler.dump_traceback_later(limit_s + _ENDING_S, exit=True, file=2)
+    yield
+    faulthandler.cancel_dump_traceback_later()
 
 
 @contextmanager

@@ -28,6 +28,10 @@ def settle(future: Future[T], function: Callable[[], T]) -> None:
         return
     try:
         result = function()
+    except StopIteration as error:  # no coroutine can be given one (PEP 479)
+        failure = RuntimeError("StopIteration was raised")
+        failure.__cause__ = error
+        future.set_exception(failure)
     except BaseException as error:
         future.set_exception(error)
     else:

@@ -4,8 +4,11 @@ import asyncio
 import gc
 import json
 import os
+import re
 import signal
 import socket
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -197,7 +200,7 @@ def test_a_load_that_hangs_fails_and_lets_the_next_go_on() -> None:
     async def scenario() -> None:
         catalog = Loading(hangs=frozenset({2}))
         hanging, next_one = (asyncio.create_task(catalog.repository.load("m")) for _ in range(2))
-        limit = "TimeoutError: version 1 has not been loaded and warmed up in load_timeout_s = 0.01"
+        limit = "TimeoutError: m version 1 has not been imported, loaded and warmed up in load_timeout_s = 0.01"
         with pytest.raises(ModelFailed, match=limit):
             await hanging
         await next_one
@@ -220,12 +223,28 @@ def test_an_import_that_hangs_fails_as_a_load_does() -> None:
 
     async def scenario() -> None:
         catalog = Imports(hangs=frozenset({1}))
-        with pytest.raises(ModelFailed, match="TimeoutError: version 2 has not been loaded"):
+        with pytest.raises(ModelFailed, match="TimeoutError: m version 2 has not been imported"):
             await catalog.repository.load("m")
         catalog.may_end.set()
         catalog.hangs = frozenset()
         await catalog.repository.load("m")
         assert catalog.loads == 2
+
+    asyncio.run(scenario())
+
+
+def test_a_class_that_finds_no_next_one_fails_like_any_other() -> None:
+    """Python gives a StopIteration to no coroutine, so that its load would never end."""
+
+    class Imports(Loading):
+        def assemble(self, version: str) -> Loading:
+            return next(iter(()))
+
+    async def scenario() -> None:
+        with pytest.raises(ModelFailed, match="failed to load: RuntimeError: StopIteration was raised") as raised:
+            await Imports().repository.load("m")
+        assert raised.value.__cause__ is not None
+        assert isinstance(raised.value.__cause__.__cause__, StopIteration)
 
     asyncio.run(scenario())
 
@@ -452,7 +471,7 @@ def test_a_load_that_hangs_holds_up_no_other(start, connect_http1, models, proce
     (models / "triple" / "model.toml").write_text(IN_TIME)
     failed = post(connections[0], "/v2/repository/models/triple/load")
     assert failed.status == 500
-    assert "version 1 has not been loaded and warmed up in load_timeout_s = 0.2" in failed.error()
+    assert "triple version 1 has not been imported, loaded and warmed up in load_timeout_s = 0.2" in failed.error()
     (models / "double" / "10" / "factor").write_text("21")
     assert post(connections[0], "/v2/repository/models/double/load").status == 200
     assert {answer(connection, "/v2/models/double/infer") for connection in connections} == {21}
@@ -460,13 +479,52 @@ def test_a_load_that_hangs_holds_up_no_other(start, connect_http1, models, proce
     assert server.stop() == 0
 
 
-def test_a_load_that_hangs_ends_the_start(failing_start, models) -> None:
-    """As one that fails: whoever runs the server sees it, and starts it again."""
-    (models / "triple" / "model.py").write_text(HANGS)
+HANGING_IMPORT = "import threading\nthreading.Event().wait()\n"
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+@pytest.mark.parametrize("code", [HANGS, HANGING_IMPORT], ids=["load", "import"])
+def test_a_load_that_hangs_ends_the_start(failing_start, models, code: str, processes: str) -> None:
+    """As one that fails, the import included: whoever runs the server sees it, and starts it again."""
+    (models / "triple" / "model.py").write_text(code)
+    (models / "triple" / "model.toml").write_text(IN_TIME)
+    status, log = failing_start(models, "--processes", processes)
+    assert status == 1
+    assert "triple version 1 has not been imported, loaded and warmed up in load_timeout_s = 0.2" in log
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import ctypes\nctypes.PyDLL(None).sleep(600)\n",  # PyDLL, unlike CDLL, keeps the interpreter's lock
+        "import concurrent.futures, threading\nwait = threading.Event().wait\n"
+        "concurrent.futures.ThreadPoolExecutor().submit(wait)\nwait()\n",
+    ],
+    ids=["native code", "a pool"],
+)
+def test_a_start_that_nothing_in_python_can_end_is_ended(failing_start, models, code: str) -> None:
+    """By who lets no other thread run, or is waited for at the end; the log says where it was."""
+    (models / "triple" / "model.py").write_text(code)
     (models / "triple" / "model.toml").write_text(IN_TIME)
     status, log = failing_start(models)
     assert status == 1
-    assert "version 1 has not been loaded and warmed up in load_timeout_s = 0.2" in log
+    assert "Timeout (0:00:02.200000)!" in log
+    assert re.search(r'model\.py", line \d in <module>', log)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+def test_a_signal_ends_a_start_that_hangs_in_an_import(models, tmp_path: Path, number: int, processes: int) -> None:
+    """There is nothing to drain."""
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    (models / "triple" / "model.py").write_text(f"open({str(gate)!r}, 'w').close()\n{HANGING_IMPORT}")
+    command = [Path(sys.executable).with_name("torpor"), "serve", models / "triple", "--port", "0"]
+    with subprocess.Popen([*command, "--processes", str(processes)], stderr=subprocess.DEVNULL) as server:
+        for _ in range(processes):
+            gate.read_text()
+        server.send_signal(number)
+        assert server.wait(20) == 128 + number
 
 
 @pytest.mark.parametrize("processes", ["1", "2"])

@@ -241,7 +241,7 @@ def test_a_machine_that_stood_still_is_no_reason(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_worker_without_a_limit_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """0 is none; nor is one asked that is still starting, whose imports run on its event loop."""
+    """0 is none; nor is one asked that is still starting, whose imports may keep the interpreter's lock."""
 
     async def story() -> None:
         for worker_timeout_s, is_ready in ((0.0, True), (30.0, False)):
