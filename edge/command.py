@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 DONE, REFUSED, WRONG = 0, 1, 2
 
+_IMAGE = "localhost/torpor:dev"
 _INPUTS = {
     "model": "a model's folder",
     "image": "a container image as a tar archive",
@@ -44,6 +45,18 @@ def add_command(commands: Any) -> None:
         epilog="Exit status: 0 done; 1 refused, with the reason in brackets, and nothing has changed; 2 a wrong argument.",
     )
     kinds = edge.add_subparsers(metavar="COMMAND", required=True)
+
+    profile = _add(kinds, "profile", _profile, "make the files of a node from its description")
+    profile.add_argument("profile", type=Path, metavar="FILE", help="the node's description, TOML (docs/edge.md)")
+    profile.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="new or empty")
+    profile.add_argument(
+        "--model", type=Path, metavar="FOLDER", help="a model's folder: its workload, sized for the node"
+    )
+    profile.add_argument("--service", type=Path, metavar="FILE", help="its InferenceService, instead of a plain one")
+    profile.add_argument("--path", default="", metavar="PATH", help="where the image has the model, if not the bundle")
+    text = f"of the pods (default {_IMAGE})"
+    profile.add_argument("--image", default=_IMAGE, help=text)
+    profile.add_argument("--namespace", default="torpor", help="of the workload (default torpor)")
 
     bundle = _add(kinds, "bundle", _bundle, "make a bundle: the same inputs and build time give the same bytes")
     bundle.add_argument("out", type=Path, metavar="OUT", help="a folder, or one file by the name NAME.tar")
@@ -112,7 +125,7 @@ def add_command(commands: Any) -> None:
     report.add_argument("--once", action="store_true", help="report once; exit status 1 if the broker does not take it")
     status = _add(kinds, "status", _status, "what is served, what was before, until when updates are taken")
     doctor = _add(kinds, "doctor", _doctor, "check every file of what is served, and the node's state")
-    for parser in (install, rollback, place, report, status, doctor):
+    for parser in (install, rollback, place, report, status, doctor, profile):
         text = f"the folder of the node's bundles (default {NODE_ROOT})"
         parser.add_argument("--node", type=Path, default=Path(NODE_ROOT), metavar="FOLDER", help=text)
     for parser in (status, install):
@@ -147,6 +160,29 @@ def _add(kinds: Any, name: str, run: Callable[[argparse.Namespace], int], text: 
 
 def _now() -> datetime:
     return datetime.now(UTC).replace(microsecond=0)
+
+
+def _profile(options: argparse.Namespace) -> int:
+    from .profiles.files import node_files
+    from .profiles.profile import read_profile
+
+    if options.path and not options.model:
+        print("torpor: --path, but no --model", file=sys.stderr)
+        return WRONG
+    if options.out.exists() and any(options.out.iterdir()):
+        print(f"torpor: {options.out} has files, must be new or empty", file=sys.stderr)
+        return WRONG
+    profile = read_profile(options.profile.read_bytes(), str(options.profile))
+    service = options.service.read_text() if options.service else ""
+    files = node_files(
+        profile, service, options.model, options.path, options.image, options.namespace, str(options.node)
+    )
+    for name, text in files.items():
+        path = options.out / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        print(path)
+    return DONE
 
 
 def _bundle(options: argparse.Namespace) -> int:

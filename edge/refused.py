@@ -15,6 +15,7 @@ Reason = Literal[
     "expired",  # metadata beyond its time
     "name",  # another bundle than the node's, or than the target's
     "platform",  # for another architecture
+    "profile",  # for another node: more memory, another runtime, a device that is not there
     "space",  # the disk is full
     "busy",  # another installation runs
     "state",  # the node's own state does not allow it
