@@ -303,8 +303,9 @@ async def _run(
         logger.error("%s: pip install 'torpor[events]'", error)
         return 1
     receiver = _receiver(data_plane, settings, store, sink)
-    app = App(data_plane, repository, settings["max_body_bytes"], colleagues, receiver, management)
-    server = HttpServer(app, listener, settings["max_body_bytes"], settings["max_unfinished_bytes"])
+    limits_bytes = settings["max_body_bytes"], settings["max_unfinished_bytes"]
+    app = App(data_plane, repository, *limits_bytes, colleagues, receiver, management)
+    server = HttpServer(app, listener, *limits_bytes)
     lifecycle = Lifecycle(data_plane, server, settings["drain_quiet_s"], settings["drain_timeout_s"], beside)
     if talk is not None:  # without its supervisor a worker has nobody to serve
         talk.add_done_callback(lambda _: lifecycle.stop(0.0))

@@ -115,8 +115,8 @@ SETTINGS = (
     ),
     Setting(
         "load_timeout_s", float, 600.0,
-        "seconds after which import, load and warm-up of a version (at the start load and warm-up) have failed, so that other "
-        "loads go on. 600: after as long Knative, and a Deployment, give a start up; 0 for no limit",
+        "seconds after which import, load and warm-up of a version have failed, so that other loads go on, and a start that "
+        "hangs ends. 600: after as long Knative, and a Deployment, give a start up; 0 for no limit",
         "batching", low=0, high=86_400,
     ),
     Setting(
@@ -219,8 +219,9 @@ SETTINGS = (
     ),
     Setting(
         "max_unfinished_bytes", int, 512 << 20,
-        "most bytes that a process holds of request bodies that are still coming, of all connections together; the newest on "
-        "top are refused with 503 and Retry-After; never less than twice max_body_bytes", low=1, high=1 << 40,
+        "most bytes that a process holds of request bodies that are still coming, of all connections together, and as many of "
+        "those that came compressed and are not answered; the newest on top are refused with 503 and Retry-After; never less "
+        "than twice max_body_bytes", low=1, high=1 << 40,
     ),
     Setting(
         "tls_cert", str, "",

@@ -20,16 +20,19 @@ class App:
         data_plane: DataPlane,
         repository: Repository,
         max_body_bytes: int,
+        max_unfinished_bytes: int,
         colleagues: Colleagues | None = None,
         open_receiver: Callable[[Fail], Receiver] | None = None,
         management: Management | None = None,
     ) -> None:
-        """max_body_bytes: of a body, once it is inflated. colleagues: the server's processes, if it has more than one.
+        """max_body_bytes: of a body, once it is inflated; max_unfinished_bytes: of all that are inflated and not answered.
+
+        colleagues: the server's processes, if it has more than one.
 
         open_receiver: makes what answers events, when the first one comes; without it they are requests like any other.
         management: TorchServe's, if it is on this port.
         """
-        coder = ContentCoder(max_body_bytes)
+        coder = ContentCoder(max_body_bytes, max_unfinished_bytes)
         self._rest = Rest(data_plane, repository, coder, colleagues, open_receiver, management)
         self._grpc = Grpc(data_plane, repository, coder)
 

@@ -2,16 +2,18 @@
 
 zlib gives 200 to 800 MB/s inflating and takes 30 to 90 MB/s compressing (level 1, two cores), without Python's lock. So
 what fits in about a millisecond is done where it comes; the rest goes to one thread, one body after the other: 64 MiB take
-it 0.1 to 0.3 s, and however many bombs come, they take one core and wait for one another.
+it 0.1 to 0.3 s, and however many bombs come, they take one core and wait for one another. Nor do they take the memory: a
+thousandth of what they hold has come, and the queue, which counts rows, would let all of them wait.
 """
 
 import asyncio
+import weakref
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-from ..errors import InvalidInput, NotSupported, PayloadTooLarge
+from ..errors import InvalidInput, NotSupported, PayloadTooLarge, Unavailable
 from .exchange import Exchange
 
 _WINDOWS = {b"gzip": 31, b"deflate": 15}
@@ -33,23 +35,39 @@ Result = Callable[[], bytes]
 
 
 class ContentCoder:
-    """Inflates and compresses for one server; what comes of it is at most `max_body_bytes`."""
+    """Inflates and compresses for one server."""
 
-    def __init__(self, max_body_bytes: int) -> None:
+    def __init__(self, max_body_bytes: int, max_held_bytes: int) -> None:
+        """max_body_bytes: of a body, inflated. max_held_bytes: of all that have not been answered, twice as much at least."""
         self._max_body_bytes = max_body_bytes
+        self._max_held_bytes = max(max_held_bytes, 2 * max_body_bytes)
+        self._held_bytes = 0
         self._thread = ThreadPoolExecutor(1, "torpor-coding")  # it starts with the first large body
 
     def inflate(self, exchange: Exchange, data: bytes, coding: bytes, then: Callable[[Result], None]) -> None:
         """Call `then` with the content, now or later; not at all if the caller leaves.
 
-        Raises InvalidInput, PayloadTooLarge, NotSupported for what is seen at once.
+        Raises InvalidInput, PayloadTooLarge, NotSupported, Unavailable for what is seen at once.
         """
         inflation = Inflation(data, coding, self._max_body_bytes)
         content = inflation.run(_INFLATED_AT_ONCE_BYTES)
         if content is None:
-            self._later(exchange, inflation.run_to_end, then)
+            self._later(exchange, inflation.run_to_end, lambda result: then(lambda: self._held(exchange, result())))
         else:
+            content = self._held(exchange, content)
             then(lambda: content)
+
+    def _held(self, exchange: Exchange, content: bytes) -> bytes:
+        """The content, which counts until the exchange has gone. Raises Unavailable if there is no room for it."""
+        size = len(content)
+        if self._held_bytes + size > self._max_held_bytes:
+            raise Unavailable("the server holds as much of inflated bodies as it may")
+        self._held_bytes += size
+        weakref.finalize(exchange, self._let_go, size).atexit = False
+        return content
+
+    def _let_go(self, size: int) -> None:
+        self._held_bytes -= size
 
     def compress(self, exchange: Exchange, data: bytes, coding: bytes, then: Callable[[Result], None]) -> None:
         """Call `then` with the compressed data, now or later; not at all if the caller leaves."""

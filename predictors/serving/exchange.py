@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from time import monotonic
 from typing import Protocol
 
 from ..errors import TorporError
@@ -61,13 +62,25 @@ class Exchange:
     on_leave: called if the caller leaves before it is answered; what is answered afterwards goes nowhere.
     """
 
-    __slots__ = ("body", "handler", "head", "on_leave")
+    __slots__ = ("__weakref__", "_began_s", "body", "handler", "head", "on_leave")
 
     def __init__(self, head: Head) -> None:
         self.head = head
         self.body = b""
         self.handler: Callable[[Exchange], None] | None = None
         self.on_leave: Callable[[], object] | None = None
+        self._begin()
+
+    def _begin(self) -> None:
+        """Note when the head had come, if its caller gives it so long from then on."""
+        if self.head.options.timeout_s is not None:
+            self._began_s = monotonic()
+
+    @property
+    def timeout_s(self) -> float | None:
+        """What is left of the seconds that the head gives it: the body took some of them. None if it does not say."""
+        timeout_s = self.head.options.timeout_s
+        return None if timeout_s is None else timeout_s - (monotonic() - self._began_s)
 
     def respond(self, status: int, body: bytes, fields: Fields = ()) -> None:
         """Answer with the whole body at once."""

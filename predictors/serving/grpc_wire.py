@@ -184,7 +184,7 @@ class Grpc:
         name, version, request = v2_grpc.decode(data, start)
         model = self._data_plane.model(name, _version(exchange, version))
         answer = partial(self._inferred, _stream(exchange), model, request.terms)
-        timeout_s = exchange.head.options.timeout_s
+        timeout_s = exchange.timeout_s
         self._start(exchange, model, lambda headers: model.start(request, headers, timeout_s, answer))
 
     def _start(self, exchange: Exchange, model: Served, start: Start) -> None:
@@ -236,7 +236,7 @@ class Grpc:
 
         def begin(headers: Mapping[str, str] | None) -> Any:
             call = Call("predictions", headers or {}, b"", fields=dict(request.input))
-            return model.call(call, exchange.head.options.timeout_s, answer)
+            return model.call(call, exchange.timeout_s, answer)
 
         self._start(exchange, model, begin)
 

@@ -13,6 +13,7 @@ from ..errors import HeadTooLarge, InvalidInput, RequestTimeout, TorporError
 from ..remembered import Remembered
 from .exchange import Exchange, Fields, Head
 from .http1_head import MAX_HEAD_BYTES, ChunkedBody, read_head
+from .request_options import NO_OPTIONS
 
 if TYPE_CHECKING:
     from .server import HttpServer
@@ -348,6 +349,8 @@ class _Http1Exchange(Exchange):
         self._connection = connection
         self.closes = not head.keeps_alive
         self.is_answered = False
+        if head.options is not NO_OPTIONS:
+            self._begin()
 
     def respond(self, status: int, body: bytes, fields: Fields = ()) -> None:
         if not self.is_answered:

@@ -397,7 +397,7 @@ class Rest:
 
         headers, span = self._data_plane.begin(model, exchange.head)
         together = Together(model, answer)
-        together.start(requests, headers, exchange.head.options.timeout_s)
+        together.start(requests, headers, exchange.timeout_s)
         exchange.on_leave = self._data_plane.leaving(together.cancel, together, span, together.parts)
 
     def _infer_v2(self, model: Served, exchange: Exchange) -> None:
@@ -424,7 +424,7 @@ class Rest:
         headers, span = self._data_plane.begin(model, head)
         query = head.query if route.has_query else ""
         call = Call(route.protocol, headers or {}, exchange.body, route.is_explained, route.rest, query)
-        started = model.call(call, head.options.timeout_s, partial(self._forwarded, exchange, route, model))
+        started = model.call(call, exchange.timeout_s, partial(self._forwarded, exchange, route, model))
         exchange.on_leave = self._data_plane.leaving(partial(model.cancel, started), started, span)
 
     def _forwarded(self, exchange: Exchange, route: Route, model: Served, result: CallAnswer | TorporError) -> None:
@@ -444,7 +444,7 @@ class Rest:
         """Run the request; the answer comes when its batch has run."""
         answer = partial(self._answer, exchange, model, request.terms, encode)
         headers, span = self._data_plane.begin(model, exchange.head)
-        started = model.start(request, headers, exchange.head.options.timeout_s, answer)
+        started = model.start(request, headers, exchange.timeout_s, answer)
         exchange.on_leave = self._data_plane.leaving(partial(model.cancel, started), started, span)
 
     def _answer(

@@ -56,7 +56,7 @@ async def _serve() -> tuple[App, HttpServer]:
     batcher = Batcher(policy, Device(), metrics)  # type: ignore[arg-type]
     data_plane.publish("m", [ServedModel("m", "1", Signature(), batcher, metrics)])
     await data_plane.set_ready(True)
-    app = App(data_plane, Repository(Empty(), data_plane, may_change=True), MAX_BODY_BYTES)
+    app = App(data_plane, Repository(Empty(), data_plane, may_change=True), MAX_BODY_BYTES, MAX_BODY_BYTES)
     return app, HttpServer(app, Port("", 0, None), MAX_BODY_BYTES, MAX_BODY_BYTES)
 
 

@@ -226,7 +226,7 @@ class Receiver:
                 replied(reply)
 
         together = Together(model, answered)
-        together.start(asked.requests, headers, head.options.timeout_s)
+        together.start(asked.requests, headers, exchange.timeout_s)
         return self._data_plane.leaving(together.cancel, together, span, together.parts)
 
     def _identity(self, model: Served) -> Identity:

@@ -98,7 +98,7 @@ class Site:
         self.catalog = Catalog()
         repository = Repository(self.catalog, self.data_plane, may_change=True)
         repository.everybody = self.catalog
-        self.app = App(self.data_plane, repository, 1 << 20, open_receiver=open_receiver)
+        self.app = App(self.data_plane, repository, 1 << 20, 1 << 20, open_receiver=open_receiver)
 
     @property
     def counted(self) -> dict[tuple[str, str], int]:
@@ -249,13 +249,45 @@ def test_a_row_that_fails_is_the_answer_to_all(site: Site, result: Any, status: 
     assert site.counted == {("rest", str(status)): 1}
 
 
-def test_each_of_several_rows_has_the_requests_headers_and_time(site: Site) -> None:
+@pytest.fixture
+def ticking(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From a request's head to the beginning of its inference three seconds pass."""
+    ticks = itertools.count(100.0, 3.0)
+    monkeypatch.setattr("torpor.predictors.serving.exchange.monotonic", lambda: next(ticks))
+
+
+def test_a_callers_time_begins_with_its_head(site: Site, caller: Caller, ticking: None) -> None:
+    """By every protocol: what its body took to come, or to be inflated, is over."""
+    headers = {b"grpc-timeout": b"10S"}
+    for path, body in (("/v1/models/m:predict", b'{"instances": [[1]]}'), ("/v1/models/m:predict", ROWS)):
+        site.ask("POST", path, body, headers)
+    tensor = {"name": "x", "datatype": "FP32", "shape": [1, 1], "data": [1]}
+    site.ask("POST", "/v2/models/m/infer", json.dumps({"inputs": [tensor]}).encode(), headers)
+    caller.call(f"{SERVICE}/ModelInfer", infer(), grpc_timeout="10S")
+    assert [asked.timeout_s for asked in site.model.asked] == [7.0] * 5
+
+
+def test_a_callers_time_begins_with_its_head_at_torchserves_paths_too(
+    site: Site, caller: Caller, ticking: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over HTTP and gRPC."""
+    times: list[float | None] = []
+    monkeypatch.setattr(site.model, "takes_calls", True)
+    monkeypatch.setattr(site.model, "call", lambda call, timeout_s, answer: times.append(timeout_s))
+    site.ask("POST", "/predictions/m", b"", {b"grpc-timeout": b"10S"})
+    request = message("org.pytorch.serve.grpc.inference.PredictionsRequest")(model_name="m")
+    path = "/org.pytorch.serve.grpc.inference.InferenceAPIsService/Predictions"
+    caller.call(path, request.SerializeToString(), grpc_timeout="10S")
+    assert times == [7.0, 7.0]
+
+
+def test_each_of_several_rows_has_the_requests_headers_and_time(site: Site, ticking: None) -> None:
     """The headers where the model wants them."""
     headers = {b"name": b"value", b"grpc-timeout": b"5S"}
     site.ask("POST", "/v1/models/m:predict", ROWS, headers)
     site.model.signature.wants = "request"
     site.ask("POST", "/v1/models/m:predict", ROWS, headers)
-    assert [a.timeout_s for a in site.model.asked] == [5.0] * 4
+    assert [a.timeout_s for a in site.model.asked] == [2.0] * 4
     assert [a.headers for a in site.model.asked] == [None] * 2 + [{"name": "value", "grpc-timeout": "5S"}] * 2
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from torpor.predictors.errors import InvalidInput, PayloadTooLarge
+from torpor.predictors.errors import InvalidInput, PayloadTooLarge, Unavailable
 from torpor.predictors.protocol.messages import message
 from torpor.predictors.serving.content_coding import ContentCoder, Inflation, Result, is_worth_compressing
 from torpor.predictors.serving.exchange import Exchange, Head
@@ -245,7 +245,7 @@ def test_what_takes_long_is_done_beside_the_loop(way: str, most: int) -> None:
     """And what does not, at once: a thread would cost it more."""
 
     async def run() -> None:
-        coder, came = ContentCoder(1 << 20), []
+        coder, came = ContentCoder(1 << 20, 16 << 20), []
         begin(way, coder, most, came.append)
         assert len(came) == 1
         begin(way, coder, most + 2, came.append)
@@ -263,7 +263,7 @@ def test_nothing_is_done_with_the_content_for_a_caller_that_left(way: str) -> No
     async def run() -> None:
         errors: list[object] = []
         asyncio.get_running_loop().set_exception_handler(lambda loop, context: errors.append(context))
-        coder, came = ContentCoder(1 << 20), []
+        coder, came = ContentCoder(1 << 20, 16 << 20), []
         exchange = begin(way, coder, 1 << 20, came.append)
         assert exchange.on_leave is not None
         exchange.on_leave()
@@ -279,7 +279,7 @@ def test_large_bodies_take_one_core_together() -> None:
 
     async def run() -> None:
         before = {*threading.enumerate()}
-        coder, came = ContentCoder(1 << 20), []
+        coder, came = ContentCoder(1 << 20, 16 << 20), []
         body = gzip.compress(bytes(1 << 20))
         for _ in range(8):
             coder.inflate(Exchange(Head("POST", "/", {}, None)), body, b"gzip", came.append)
@@ -290,10 +290,49 @@ def test_large_bodies_take_one_core_together() -> None:
     asyncio.run(run())
 
 
+@pytest.mark.parametrize(("size", "most", "count"), [(100, 300, 3), (1 << 20, 3 << 20, 3), (100, 1, 2)])
+@pytest.mark.parametrize("more", [1, 1 << 20])
+def test_what_came_of_few_bytes_has_a_bound_together(size: int, most: int, count: int, more: int) -> None:
+    """Two of the largest at least; what comes on top is refused, until one of those before it has gone."""
+
+    async def kept(coder: ContentCoder, size: int) -> Exchange:
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        exchange = begin("inflate", coder, size, future.set_result)
+        assert len((await future)()) == size
+        return exchange
+
+    async def run() -> None:
+        coder = ContentCoder(size, most)
+        exchanges = [await kept(coder, size) for _ in range(count)]
+        with pytest.raises(Unavailable, match="the server holds as much of inflated bodies as it may"):
+            await kept(coder, min(more, size))
+        exchanges.pop()
+        assert await kept(coder, size)
+
+    asyncio.run(run())
+
+
+def test_inflated_bodies_that_wait_have_a_bound(start, connect, gated, gate_path) -> None:
+    """Those on top are told to come again; each counts until it has its answer, and no longer."""
+    server = start("marked", "--max-body-bytes", str(1 << 20), "--max-unfinished-bytes", "1", GATE=str(gate_path))
+    tensor = {"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}
+    body = gzip.compress(json.dumps({"inputs": [tensor]}).encode().ljust(1 << 20))
+    request = ("POST", "/v2/models/marked/infer", body, {"content-encoding": "gzip"})
+    waiting = [connect(server) for _ in range(2)]
+    with gated(server) as gate:
+        streams = [connection.send(*request) for connection in waiting]
+        gate.wait_for_rows(2)
+        refused = connect(server).request(*request)
+        assert (refused.status, refused.headers["retry-after"]) == (503, "1")
+    assert [c.receive(stream).status for c, stream in zip(waiting, streams, strict=True)] == [200, 200]
+    for _ in range(3):
+        assert waiting[0].request(*request).status == 200
+
+
 def test_content_may_be_as_large_as_the_limit() -> None:
     """One byte more is too large, at once or by the thread."""
     for limit in (100, 1 << 20):
-        coder = ContentCoder(limit)
+        coder = ContentCoder(limit, limit)
         assert asyncio.run(whole("inflate", coder, limit)) == bytes(limit)
         with pytest.raises(PayloadTooLarge, match=f"body = {limit + 1} bytes or more inflated"):
             asyncio.run(whole("inflate", coder, limit + 1))

@@ -91,7 +91,7 @@ def test_the_document_has_every_route_and_no_other(takes_calls: bool, may_change
     data_plane.publish("m", [Model("1", takes_calls)])
     repository = Repository(Nothing(), data_plane, may_change)
     receiver: Any = (lambda _: Nothing()) if takes_events else None
-    rest = Rest(data_plane, repository, ContentCoder(1), None, receiver)
+    rest = Rest(data_plane, repository, ContentCoder(1, 1), None, receiver)
     headers = {b"ce-id": b"1"}
 
     def is_served(method: str, path: str) -> bool:

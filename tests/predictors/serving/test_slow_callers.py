@@ -17,6 +17,7 @@ from torpor.predictors.errors import InvalidInput
 from torpor.predictors.serving import http1
 from torpor.predictors.serving.http1 import HEAD_S, IDLE_S, LINGER_S, PROGRESS_S, Http1
 from torpor.predictors.serving.http2 import ROUND_TRIP_S, Http2
+from torpor.predictors.serving.http2_fields import encode_field
 from torpor.predictors.serving.server import PATIENCE_S
 
 MOST = 2**31 - 1
@@ -59,6 +60,25 @@ def test_a_body_must_go_on(bench) -> None:
     at.say(b"efghij" + HEAD % b"echo")
     assert not at.written()
     assert at.server.in_flight == 0
+
+
+@pytest.mark.parametrize("version", [Http1, Http2])
+def test_the_time_that_a_caller_gives_begins_with_its_head(bench, monkeypatch, version: type[Http1 | Http2]) -> None:
+    """Not when the last of its body has come."""
+    now_s = 100.0
+    monkeypatch.setattr("torpor.predictors.serving.exchange.monotonic", lambda: now_s)
+    at = bench(version)
+    if version is Http1:
+        at.say((HEAD % b"model").replace(b"Host", b"grpc-timeout: 9S\r\nHost") + b"012")
+    else:
+        head = at.post(1, b"/model")
+        head.data += encode_field(b"grpc-timeout", b"9S")
+        at.frames(head, DataFrame(1, b"012"))
+    now_s += 4
+    at.say(b"3456789") if version is Http1 else at.frames(DataFrame(1, b"3456789", flags=["END_STREAM"]))
+    now_s += 2
+    (asked,) = at.app.asked
+    assert (asked.body, asked.timeout_s) == (b"0123456789", 3.0)
 
 
 def test_who_waits_for_the_model_waits_as_long_as_it_takes(bench) -> None:
