@@ -10,7 +10,10 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -214,6 +217,57 @@ def test_a_killed_server_leaves_its_port(serve, connect) -> None:
     second = serve("echo", "--port", str(first.port))
     assert second.port == first.port
     assert connect(second).request("GET", LIVE).status == 200
+
+
+JUMPS = """
+import signal, time
+offset_s, seconds, nanoseconds = 0, time.time, time.time_ns
+time.time = lambda: seconds() + offset_s
+time.time_ns = lambda: nanoseconds() + offset_s * 10**9
+def jump(number, frame):
+    global offset_s
+    offset_s = 86400 if number == signal.SIGUSR1 else -86400
+for number in (signal.SIGUSR1, signal.SIGUSR2):
+    signal.signal(number, jump)
+"""
+"""Makes the time of day of a Python process jump by its signals: a day ahead of the machine's, or behind it."""
+
+
+def test_a_clock_that_jumps_is_seen_by_nobody_who_waits(start, connect, gated, gate_path, tmp_path: Path) -> None:
+    """Neither by requests, with deadlines or without, nor by a drain; what is written for people follows it."""
+    (tmp_path / "sitecustomize.py").write_text(JUMPS)
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    options = ("--drain-quiet-s", "0", "--drain-timeout-s", "20")
+    server = start("marked", *options, GATE=str(gate_path), PYTHONPATH=path.removesuffix(os.pathsep))
+
+    def until(path: str, condition: Callable[[Any], bool]) -> None:
+        end_s = time.monotonic() + TIMEOUT_S
+        while not condition(reply := connect(server).request("GET", path)):
+            assert time.monotonic() < end_s, reply
+
+    def jump(number: signal.Signals, days: int) -> None:
+        server.process.send_signal(number)
+        day = timedelta(days=1)
+        until(LIVE, lambda r: round((parsedate_to_datetime(r.headers["date"]) - datetime.now(UTC)) / day) == days)
+
+    waiting = [(connect(server), headers) for headers in ({}, {"grpc-timeout": "60S"}, {"grpc-timeout": "60S"})]
+    with gated(server) as gate:
+        streams = [caller.send("POST", INFER, ask(1), headers) for caller, headers in waiting[:2]]
+        gate.wait_for_rows(2)
+        for number, days in ((signal.SIGUSR1, 1), (signal.SIGUSR2, -1)):
+            jump(number, days)
+            assert connect(server).request("POST", INFER, ask(2), {"grpc-timeout": "50m"}).status == 504
+            gate.wait_for_rows(2)
+        server.process.send_signal(signal.SIGTERM)
+        until("/v2/health/ready", lambda r: r.status == 503)
+        jump(signal.SIGUSR1, 1)
+        streams.append(waiting[2][0].send("POST", INFER, ask(1), waiting[2][1]))
+        gate.wait_for_rows(3)
+    replies = [caller.receive(stream) for (caller, _), stream in zip(waiting, streams, strict=True)]
+    assert [doubled(reply) for reply in replies] == [2, 2, 2]
+    assert server.wait() == 0
+    stopped = [line for line in server.log if line.endswith("stopped\n")]
+    assert [line[:10] for line in stopped] == [(datetime.now() + timedelta(days=1)).date().isoformat()]
 
 
 def test_serving_needs_no_disk(serve, connect, binary_request) -> None:
