@@ -72,18 +72,17 @@ def runtime(name: str) -> Path:
 @contextmanager
 def contained(
     name: str, flags: Sequence[str], command: Sequence[str], environment: Mapping[str, str], folder: Path,
-    network: Network | None = None, shared: Sequence[Path] = (),
+    network: Network | None = None,
 ) -> Iterator[Container]:  # fmt: skip
     """A container that is ready to be started, by the runtime of that name; what is left of it goes afterwards.
 
-    flags: the runtime's own. folder: where the command works. network: None is loopback alone. shared: folders of this
-    machine that the command may write to.
+    flags: the runtime's own. folder: where the command works. network: None is loopback alone.
     """
     program = runtime(name)
     title = f"torpor-{uuid.uuid4().hex[:8]}"
     with ExitStack() as stack:
         bundle = stack.enter_context(_root())
-        config = _config(command, environment, folder, network, shared, title)
+        config = _config(command, environment, folder, network, title)
         (bundle / "config.json").write_text(json.dumps(config))
         base = [str(program), "--root", str(bundle / "state"), *flags]
         stack.callback(subprocess.run, [*base, "delete", "--force", title], capture_output=True, check=False)
@@ -127,8 +126,7 @@ def network() -> Iterator[Network]:
 
 
 def _config(
-    command: Sequence[str], environment: Mapping[str, str], folder: Path, network: Network | None,
-    shared: Sequence[Path], title: str,
+    command: Sequence[str], environment: Mapping[str, str], folder: Path, network: Network | None, title: str
 ) -> dict[str, Any]:  # fmt: skip
     namespaces: list[dict[str, str]] = [{"type": kind} for kind in ("pid", "ipc", "uts", "mount")]
     namespaces.append({"type": "network"} | ({"path": str(network.namespace)} if network else {}))
@@ -151,10 +149,6 @@ def _config(
             {"destination": "/dev/shm", "type": "tmpfs", "source": "shm", "options": ["mode=1777", "size=64m"]},
             {"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["ro"]},
             {"destination": "/tmp", "type": "tmpfs", "source": "tmpfs", "options": ["mode=1777"]},
-            *(
-                {"destination": str(path), "type": "bind", "source": str(path), "options": ["rbind", "rw"]}
-                for path in shared
-            ),
         ],
         "linux": {"namespaces": namespaces, "cgroupsPath": f"/{title}"},
     }

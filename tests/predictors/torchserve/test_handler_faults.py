@@ -137,24 +137,6 @@ def test_a_killed_worker_is_back(ask) -> None:
     assert ask("single", "good")[1]["pid"] != before
 
 
-def test_a_request_beside_the_end_of_its_worker_costs_nothing(ask, server, connect_http1) -> None:
-    """The server learns of both at once: what it could not even send has not begun."""
-    before = ask("single", "good")[1]["pid"]
-    client = connect_http1(server)
-    assert client.request("GET", "/ping").status == 200
-    os.kill(server.process.pid, signal.SIGSTOP)
-    try:
-        os.kill(before, signal.SIGKILL)
-        while Path(f"/proc/{before}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
-            pass
-        stream = client.send("POST", "/predictions/single", b"both", {"content-type": "text/plain"})
-    finally:
-        os.kill(server.process.pid, signal.SIGCONT)
-    reply = client.receive(stream)
-    assert reply.status == 200
-    assert json.loads(reply.body)["pid"] != before
-
-
 def test_a_worker_that_dies_before_it_begins_costs_nothing(ask, server, connect_http1) -> None:
     """What it had not read was not its end; TorchServe answers 500."""
     before = ask("single", "good")[1]["pid"]
