@@ -112,10 +112,16 @@ class ChunkedBody:
             if self._missing:
                 at = self._take(data, at, pieces)
             end = data.find(b"\r\n", at)
+            # The same limits however the bytes come: a line's end may be half here.
+            line_bytes = (len(data) - data.endswith(b"\r") if end < 0 else end) - at
+            if self._in_trailers:
+                if self._trailer_bytes + line_bytes > MAX_HEAD_BYTES:
+                    size = self._trailer_bytes + line_bytes
+                    raise HeadTooLarge(f"trailers = {size} bytes, must be in [0, {MAX_HEAD_BYTES}]")
+            elif line_bytes > _MAX_SIZE_LINE_BYTES:
+                raise InvalidInput(f"a chunk's first line must have at most {_MAX_SIZE_LINE_BYTES} bytes")
             if end < 0:
                 self._kept = data[at:]
-                if len(self._kept) > _MAX_SIZE_LINE_BYTES:
-                    raise InvalidInput(f"a chunk's first line must have at most {_MAX_SIZE_LINE_BYTES} bytes")
                 return pieces, None
             line, at = data[at:end], end + 2
             if self._in_trailers:
@@ -124,8 +130,6 @@ class ChunkedBody:
                 self._trailer_bytes += len(line)
                 if _FIELD.fullmatch(line) is None:
                     raise InvalidInput("a trailer line is not NAME: VALUE")
-                if self._trailer_bytes > MAX_HEAD_BYTES:
-                    raise HeadTooLarge(f"trailers = {self._trailer_bytes} bytes, must be in [0, {MAX_HEAD_BYTES}]")
                 continue
             match = _SIZE_LINE.fullmatch(line)
             if match is None:

@@ -201,11 +201,12 @@ def test_who_speaks_http10_does_not_wait_to_continue(minor: int, awaits: bool) -
     assert read_head(block).awaits_continue is awaits
 
 
-def test_a_size_line_may_be_long_but_not_endless() -> None:
-    """An extension of 1 KiB is passed over, a byte more is refused though its end has not come."""
-    assert ChunkedBody().feed(b"5;" + b"q" * 1022) == ([], None)
+@pytest.mark.parametrize("end", [b"", b"\r", b"\r\n", b"\r\nhello"])
+def test_a_size_line_may_be_long_but_not_endless(end: bytes) -> None:
+    """An extension of 1 KiB is passed over, a byte more is refused, however much of what follows has come."""
+    assert ChunkedBody().feed(b"5;" + b"q" * 1022 + end)[1] is None
     with pytest.raises(InvalidInput, match="must have at most 1024 bytes"):
-        ChunkedBody().feed(b"5;" + b"q" * 1023)
+        ChunkedBody().feed(b"5;" + b"q" * 1023 + end)
 
 
 def test_trailers_may_be_as_large_as_a_head() -> None:
@@ -215,3 +216,12 @@ def test_trailers_may_be_as_large_as_a_head() -> None:
     assert ChunkedBody().feed(trailers + b"\r\n") == ([], b"")
     with pytest.raises(HeadTooLarge, match=f"trailers = {MAX_HEAD_BYTES + 4} bytes, must be in"):
         ChunkedBody().feed(trailers + b"x: y\r\n\r\n")
+
+
+@pytest.mark.parametrize("end", [b"", b"\r", b"\r\n"])
+def test_a_trailer_may_be_as_long_as_all_of_them(end: bytes) -> None:
+    """Whole or not: what limits a chunk's first line does not limit it."""
+    line = b"0\r\nx: " + b"y" * (MAX_HEAD_BYTES - 3)
+    assert ChunkedBody().feed(line + end) == ([], None)
+    with pytest.raises(HeadTooLarge, match=f"trailers = {MAX_HEAD_BYTES + 1} bytes, must be in"):
+        ChunkedBody().feed(line + b"y" + end)
