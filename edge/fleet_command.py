@@ -129,6 +129,7 @@ def _agent(options: argparse.Namespace) -> int:
         with stop.heeded(), agent.alone():
             if options.once:
                 return REFUSED if agent.round() else DONE
+            _say(f"torpor: {settings['name']} asks {settings['mirrors']} every {settings['interval_s']:g} s")
             stop.wait(random.uniform(0, settings["interval_s"] / 10))
             while True:
                 agent.round()
