@@ -15,7 +15,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 CALLS = {"_check_form", "_check_key", "_check_apart", "_check_names", "_check_parts", "_check_space", "check", "sync",
          "sync_folder", "update_root"}  # fmt: skip
-TESTS = ("test_bundle.py", "test_trust.py", "test_node.py", "test_k3s.py", "test_command.py")
+TESTS = ("test_bundle.py", "test_trust.py", "test_node.py", "test_k3s.py", "test_command.py", "test_rollout.py",
+         "test_origin.py", "test_agent.py", "test_receiver.py", "test_fleet_command.py")  # fmt: skip
 
 
 def checks(tree: ast.Module) -> Iterator[tuple[list[ast.stmt], int, str]]:
