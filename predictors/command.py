@@ -341,7 +341,7 @@ def _management(
     where = settings["torchserve_management"]
     if where == "off":
         return None, {}
-    from .serving.server import HttpServer, Port
+    from .serving.server import HttpServer, Port, Ports
     from .torchserve.management import Management
     from .torchserve.management_api import MOST_BODY_BYTES, ManagementApi, ManagementApp
     from .torchserve.properties import read_address
@@ -353,9 +353,9 @@ def _management(
     if where == "port":
         return api, {}
     _, port = read_address("management_address", catalog.config.management_address)
-    server = HttpServer(
-        ManagementApp(api), Port(_LOOPBACK, port, None), MOST_BODY_BYTES, settings["max_unfinished_bytes"]
-    )
+    ports = dict.fromkeys((port, catalog.config.grpc_management_port or port))
+    listener = Ports([Port(_LOOPBACK, port, None) for port in ports])
+    server = HttpServer(ManagementApp(api), listener, MOST_BODY_BYTES, settings["max_unfinished_bytes"])
     return None, {"TorchServe's management": server}
 
 

@@ -1,15 +1,27 @@
 """The application on top of the server: gRPC goes one way, everything else is REST; neither knows the HTTP version."""
 
 from collections.abc import Callable
+from typing import Protocol
 
 from ..errors import TorporError
 from .content_coding import ContentCoder
 from .data_plane import DataPlane
-from .exchange import Exchange, Fields
+from .exchange import Exchange, Fields, Head
 from .grpc_wire import Grpc
 from .repository import Repository
-from .rest import JSON, Fail, Management, Receiver, Rest, error_body
+from .rest import JSON, Fail, Handler, Receiver, Rest, error_body
 from .worker import Colleagues
+
+
+class Management(Protocol):
+    """What answers the requests of TorchServe's management API: `torchserve.management_api`."""
+
+    def takes(self, head: Head) -> bool: ...
+
+    def route(self, exchange: Exchange) -> Handler:
+        """Raises a TorporError."""
+
+    def fail(self, exchange: Exchange, error: Exception) -> None: ...
 
 
 class App:
@@ -33,8 +45,9 @@ class App:
         management: TorchServe's, if it is on this port.
         """
         coder = ContentCoder(max_body_bytes, max_unfinished_bytes)
-        self._rest = Rest(data_plane, repository, coder, colleagues, open_receiver, management)
+        self._rest = Rest(data_plane, repository, coder, colleagues, open_receiver)
         self._grpc = Grpc(data_plane, repository, coder)
+        self._management = management
 
     def open(self, exchange: Exchange) -> bool:
         """Choose the handler that gets the exchange when its body is here; False if it needs none (any more)."""
@@ -60,5 +73,7 @@ class App:
     def malformed(self, error: TorporError) -> tuple[bytes, Fields]:
         return error_body(str(error)), JSON
 
-    def _protocol(self, exchange: Exchange) -> Rest | Grpc:
+    def _protocol(self, exchange: Exchange) -> Rest | Grpc | Management:
+        if self._management is not None and self._management.takes(exchange.head):
+            return self._management
         return self._grpc if exchange.head.is_grpc else self._rest

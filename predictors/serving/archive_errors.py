@@ -17,7 +17,7 @@ from ..errors import (
 INFERENCES = ("/predictions/", "/explanations/")
 """Paths whose requests are inferences by whatever method."""
 
-_PATHS = (*INFERENCES, "/ping", "/invocations", "/models")
+_PATHS = (*INFERENCES, "/ping", "/invocations", "/models", "/wfpredict/")
 
 _TYPES: tuple[tuple[type[TorporError], str], ...] = (
     (VersionNotFound, "ModelVersionNotFoundException"),

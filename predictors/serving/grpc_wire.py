@@ -124,29 +124,16 @@ class Grpc:
 
     def fail(self, exchange: Exchange, error: Exception, model: Served | None = None) -> None:
         """End a call with an error's status. model: that the call was for, if that is known."""
-        code, text = GrpcCode.INTERNAL, _INTERNAL
-        more: Trailers = ()
-        if isinstance(error, TorporError):
-            code, text = error.grpc_code, str(error)
-            if isinstance(error, Unavailable) and error.retry_after_s is not None:
-                more = ((_PUSHBACK, b"%d" % math.ceil(error.retry_after_s * 1e3)),)
-            if isinstance(error, ModelFailed):
-                logger.warning("%s: %s", exchange.head, text)
-        else:
-            logger.error("%s failed", exchange.head, exc_info=error)
+        code = error.grpc_code if isinstance(error, TorporError) else GrpcCode.INTERNAL
         if exchange.head.path in _INFERENCES:
             self._requests["grpc", code.name] += 1
         if model is not None:
             self._data_plane.metrics.failed(model.name, model.version, error)
-        if _takes_trailers(exchange):
-            _stream(exchange).respond_grpc(b"", (*_status(code, text), *more))
-        else:  # a proxy that strips `te` would strip trailers as well
-            exchange.respond(200, b"", (_GRPC, *_status(code, text), *more))
+        refuse(exchange, error)
 
     def _answer(self, request_type: str, method: Unary, exchange: Exchange) -> None:
         """A unary call that is answered at once."""
-        response = method(_parse(request_type, exchange.body, exchange.head.options.coding))
-        _stream(exchange).respond_grpc(_frame(response.SerializeToString()), _OK)
+        respond(exchange, method(read(exchange, request_type)))
 
     async def _answer_streaming(self, stream: Stream, request_type: str, method: Streaming) -> None:
         stream.start_grpc()
@@ -273,12 +260,12 @@ class Grpc:
         return message("inference.RepositoryIndexResponse")(models=self._repository.index(request.ready))
 
     def _load(self, exchange: Exchange) -> None:
-        request = _parse("inference.RepositoryModelLoadRequest", exchange.body, exchange.head.options.coding)
+        request = read(exchange, "inference.RepositoryModelLoadRequest")
         load = partial(self._repository.load, parameters=request.parameters)
         self._change(exchange, request, load, isLoaded=True)
 
     def _unload(self, exchange: Exchange) -> None:
-        request = _parse("inference.RepositoryModelUnloadRequest", exchange.body, exchange.head.options.coding)
+        request = read(exchange, "inference.RepositoryModelUnloadRequest")
         self._change(exchange, request, self._repository.unload, isUnloaded=True)
 
     def _change(
@@ -291,8 +278,7 @@ class Grpc:
         async def answer() -> None:
             try:
                 await change(name)
-                response = message(kind)(model_name=name, **done).SerializeToString()
-                _stream(exchange).respond_grpc(_frame(response), _OK)
+                respond(exchange, message(kind)(model_name=name, **done))
             except Exception as error:
                 self.fail(exchange, error)
 
@@ -345,6 +331,34 @@ class Grpc:
                 response.error_response.error_code = GrpcCode.NOT_FOUND
                 response.error_response.error_message = "not found"
             yield response
+
+
+def read(exchange: Exchange, message_type: str) -> Any:
+    """The message of a unary call, a small one. Raises InvalidInput, PayloadTooLarge."""
+    return _parse(message_type, exchange.body, exchange.head.options.coding)
+
+
+def respond(exchange: Exchange, response: Any) -> None:
+    """Answer a unary call with a message."""
+    _stream(exchange).respond_grpc(_frame(response.SerializeToString()), _OK)
+
+
+def refuse(exchange: Exchange, error: Exception) -> None:
+    """End a call with an error's status."""
+    code, text = GrpcCode.INTERNAL, _INTERNAL
+    more: Trailers = ()
+    if isinstance(error, TorporError):
+        code, text = error.grpc_code, str(error)
+        if isinstance(error, Unavailable) and error.retry_after_s is not None:
+            more = ((_PUSHBACK, b"%d" % math.ceil(error.retry_after_s * 1e3)),)
+        if isinstance(error, ModelFailed):
+            logger.warning("%s: %s", exchange.head, text)
+    else:
+        logger.error("%s failed", exchange.head, exc_info=error)
+    if _takes_trailers(exchange):
+        _stream(exchange).respond_grpc(b"", (*_status(code, text), *more))
+    else:  # a proxy that strips `te` would strip trailers as well
+        exchange.respond(200, b"", (_GRPC, *_status(code, text), *more))
 
 
 def _parse(message_type: str, body: bytes, coding: bytes) -> Any:

@@ -65,17 +65,6 @@ class Receiver(Protocol):
         """model: that the path names, None for the path `/`. version: of the only model then, "" for any. Raises NotFound."""
 
 
-class Management(Protocol):
-    """What answers the requests of TorchServe's management API: `torchserve.management_api`."""
-
-    def takes(self, head: Head) -> bool: ...
-
-    def route(self, exchange: Exchange) -> Handler:
-        """Raises a TorporError."""
-
-    def fail(self, exchange: Exchange, error: Exception) -> None: ...
-
-
 Encode = Callable[[InferResponse, Terms], tuple[bytes, Fields]]
 
 
@@ -89,9 +78,7 @@ class Rest:
         coder: ContentCoder,
         colleagues: Colleagues | None,
         open_receiver: Callable[[Fail], Receiver] | None,
-        management: Management | None = None,
     ) -> None:
-        self._management = management
         self._data_plane = data_plane
         self._repository = repository
         self._coder = coder
@@ -105,8 +92,6 @@ class Rest:
     def route(self, exchange: Exchange) -> Handler:
         """Who answers the exchange. Refuses before a body is read what can be refused: raises a TorporError."""
         head = exchange.head
-        if self._management is not None and self._management.takes(head):
-            return self._management.route(exchange)
         if _may_infer(head):
             inference, options = self._target(head), head.options
             if inference is not None:
@@ -130,9 +115,6 @@ class Rest:
 
     def fail(self, exchange: Exchange, error: Exception) -> None:
         """Answer with an error."""
-        if self._management is not None and self._management.takes(exchange.head):
-            self._management.fail(exchange, error)
-            return
         self._count(exchange.head, error)
         if not isinstance(error, TorporError):
             logger.error("%s failed", exchange.head, exc_info=error)
@@ -242,6 +224,8 @@ class Rest:
                 return self._metrics
             case ["", "openapi.json"]:
                 return self._reading(method, self._openapi)
+            case ["", "wfpredict", *_]:
+                raise NotSupported("workflows are not supported: call the models one after the other, or a transformer")
             case ["", "v1", "models"]:
                 return self._reading(method, lambda: (200, {"models": self._data_plane.names()}))
             case ["", "v1", "models", name] if name.endswith(":predict"):

@@ -58,6 +58,7 @@ class Config:
     grpc_inference_address: str = "127.0.0.1"
     grpc_inference_port: int = 0
     management_address: str = "http://127.0.0.1:8081"
+    grpc_management_port: int = 0
     max_request_size: int | None = None
     allowed_urls: Sequence[str] = ()
 
@@ -143,8 +144,8 @@ _KINDS = {
     "job_queue_size": "positive", "number_of_gpu": "count", "service_envelope": "envelope",
     "decode_input_request": "flag", "limit_max_image_pixels": "flag", "enable_model_api": "flag",
     "inference_address": "text", "metrics_address": "text", "grpc_inference_address": "text",
-    "grpc_inference_port": "count", "management_address": "text", "max_request_size": "positive",
-    "allowed_urls": "patterns",
+    "grpc_inference_port": "count", "grpc_management_port": "count", "management_address": "text",
+    "max_request_size": "positive", "allowed_urls": "patterns",
 }  # fmt: skip
 _FIELDS = {"model_snapshot": "snapshot"}
 

@@ -10,8 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
+import grpc
 import pytest
 from archives import manifest, write_mar, write_storage
+from torpor.predictors.protocol.messages import message
 
 ECHO = """
 import os
@@ -45,6 +47,7 @@ class Only:
     def handle(self, data, context):
         return ["x" for row in data]
 """
+MANAGEMENT = "org.pytorch.serve.grpc.management"
 TEXT, JSON = {"content-type": "text/plain"}, {"content-type": "application/json"}
 
 
@@ -359,6 +362,88 @@ def test_its_own_port_is_on_loopback_and_has_nothing_else(serve, connect_http1, 
     assert management.request("POST", "/models?url=thin.mar").status == 200
     assert management.request("POST", "/predictions/echo", b"x").json()["type"] == "ResourceNotFoundException"
     assert client.request("POST", "/predictions/thin", b"x", TEXT).status == 200
+    with grpc.insecure_channel(server.address) as channel:
+        assert call(channel, "ListModels", limit=1)["models"] == [{"modelName": "echo", "modelUrl": "echo.mar"}]
+        with pytest.raises(grpc.RpcError) as error:
+            channel.unary_unary("/org.pytorch.serve.grpc.inference.InferenceAPIsService/Ping")(b"", timeout=30)
+        assert error.value.code().name == "UNIMPLEMENTED"
+
+
+def test_grpc_management_listens_where_the_configuration_says(
+    serve, grpc_channel, tmp_path: Path, free_port: int
+) -> None:
+    """On loopback, beside REST's port."""
+    more = f"management_address=http://127.0.0.1:0\ngrpc_management_port={free_port}"
+    server = serve(write_store(tmp_path, more), "--torchserve-management", "loopback")
+    server.port = free_port
+    assert call(grpc_channel(server), "ListModels")["models"]
+
+
+def call(channel: grpc.Channel, method: str, **fields: Any) -> Any:
+    """Ask TorchServe's management service: its sentence, or what its JSON says."""
+    request, response = (message(f"{MANAGEMENT}.{name}") for name in (f"{method}Request", "ManagementResponse"))
+    invoke = channel.unary_unary(
+        f"/{MANAGEMENT}.ManagementAPIsService/{method}", lambda one: one.SerializeToString(), response.FromString
+    )
+    text = invoke(request(**fields), timeout=30).msg
+    return json.loads(text) if text[:1] in "[{" else text
+
+
+def test_models_are_managed_by_grpc_as_by_rest(server, grpc_channel, predict) -> None:
+    """With the same words; a field that is empty was not given, and nobody waits unless `synchronous` says so."""
+    channel = grpc_channel(server)
+    registered = call(channel, "RegisterModel", url="many.mar", model_name="by-grpc", batch_size=2, synchronous=True)
+    assert registered == 'Model "by-grpc" Version: 1.0 registered with 2 initial workers'
+    (said,) = call(channel, "DescribeModel", model_name="by-grpc")
+    assert (said["batchSize"], said["maxBatchDelay"], len(said["workers"])) == (2, 100, 2)
+    (said,) = call(channel, "DescribeModel", model_name="by-grpc", customized=True)
+    assert said["customizedMetadata"] == {"labels": 10}
+    scaled = call(channel, "ScaleWorker", model_name="by-grpc", max_worker=1, synchronous=True)
+    assert scaled == "Workers scaled to 1 for model: by-grpc"
+    assert call(channel, "ScaleWorker", model_name="by-grpc") == "Processing worker updates..."
+    preferred = call(channel, "SetDefault", model_name="by-grpc", model_version="1.0")
+    assert preferred == 'Default version successfully updated for model "by-grpc" to "1.0"'
+    assert predict("by-grpc")[0] == 200
+    assert call(channel, "UnregisterModel", model_name="by-grpc") == 'Model "by-grpc" unregistered'
+    assert predict("by-grpc")[0] == 404
+
+
+@pytest.mark.parametrize(
+    ("method", "fields", "code"),
+    [
+        ("DescribeModel", {"model_name": "nobody"}, "NOT_FOUND"),
+        ("RegisterModel", {}, "INVALID_ARGUMENT"),
+        ("RegisterModel", {"url": "missing.mar"}, "NOT_FOUND"),
+        ("RegisterModel", {"url": "echo.mar"}, "ALREADY_EXISTS"),
+        ("ListModels", {"limit": -1}, "INVALID_ARGUMENT"),
+        ("UnregisterModel", {"model_name": "nobody"}, "NOT_FOUND"),
+    ],
+)
+def test_what_grpc_management_refuses_has_a_status(
+    server, grpc_channel, method: str, fields: dict[str, Any], code: str
+) -> None:
+    """That of REST's, in gRPC's terms."""
+    with pytest.raises(grpc.RpcError) as error:
+        call(grpc_channel(server), method, **fields)
+    assert error.value.code().name == code
+
+
+def test_grpc_management_is_off_unless_asked_for(serve, grpc_channel, tmp_path: Path) -> None:
+    """As REST's is."""
+    server = serve(write_mar(tmp_path / "echo.mar", {"handler.py": ECHO}))
+    with pytest.raises(grpc.RpcError) as error:
+        call(grpc_channel(server), "ListModels")
+    assert error.value.code().name == "UNIMPLEMENTED"
+
+
+def test_workflows_are_refused_in_plain_words(manage, client) -> None:
+    """They are of TorchServe's own making."""
+    reason = "workflows are not supported: call the models one after the other, or a transformer"
+    assert manage("POST", "/workflows?url=w.war") == (
+        501,
+        {"code": 501, "type": "InternalServerException", "message": reason},
+    )
+    assert client.request("POST", "/wfpredict/w", b"x").json()["message"] == reason
 
 
 def test_the_server_listens_where_torchserve_would(serve, connect_http1, tmp_path: Path, free_port: int) -> None:
@@ -396,12 +481,19 @@ def test_what_the_repository_api_has_unloaded_may_be_registered(serve, connect_h
     assert client.request("POST", "/predictions/echo", b"x", TEXT).status == 200
 
 
-def test_a_configuration_without_the_model_api_leaves_reading_and_scaling(serve, connect_http1, tmp_path: Path) -> None:
+def test_a_configuration_without_the_model_api_leaves_reading_and_scaling(
+    serve, connect_http1, grpc_channel, tmp_path: Path
+) -> None:
     """As TorchServe's enable_model_api."""
-    client = connect_http1(serve(write_store(tmp_path, "enable_model_api=false"), "--torchserve-management", "port"))
+    server = serve(write_store(tmp_path, "enable_model_api=false"), "--torchserve-management", "port")
+    client = connect_http1(server)
     assert client.request("POST", "/models?url=more.mar").status == 405
     assert client.request("DELETE", "/models/echo").status == 405
     assert client.request("PUT", "/models/echo?min_worker=1&synchronous=true").status == 200
+    for method, fields in (("RegisterModel", {"url": "more.mar"}), ("UnregisterModel", {"model_name": "echo"})):
+        with pytest.raises(grpc.RpcError) as error:
+            call(grpc_channel(server), method, **fields)
+        assert error.value.code().name == "PERMISSION_DENIED"
 
 
 def test_a_server_may_begin_with_no_model(serve, connect_http1, tmp_path: Path) -> None:

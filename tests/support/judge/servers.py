@@ -73,8 +73,8 @@ def torpor(scene: Scene, folder: Path, store: Path) -> Iterator[Addresses]:
             assert server.process.poll() is None, server.log.read_text()[-3000:]
             assert time.monotonic() < limit_s, server.log.read_text()[-3000:]
             time.sleep(0.1)
-        address = f"127.0.0.1:{port}"
-        yield Addresses(address, f"127.0.0.1:{management}", address, address, "inference")
+        address, managing = f"127.0.0.1:{port}", f"127.0.0.1:{management}"
+        yield Addresses(address, managing, address, managing, "inference")
 
 
 def _wait(server: servers.Running, scene: Scene, addresses: Addresses) -> None:
