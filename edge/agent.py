@@ -60,7 +60,7 @@ class Identity:
 
 class Agent:
     """bring_up: serves what is current; '' or what was wrong. receiver: of reports, None for nowhere. log: gets a line for
-    whatever happens. interruptible: held while it only waits for others. platform: of the node, where it is another one.
+    whatever happens. interruptible: held while it only waits for others.
     """
 
     def __init__(
@@ -73,11 +73,10 @@ class Agent:
         receiver: Origin | None = None,
         log: Callable[[str], None] = lambda line: None,
         disk: Disk | None = None,
-        platform: str = "",
         interruptible: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         self._root = root
-        self._node = Node(root, disk, platform)
+        self._node = Node(root, disk)
         self._disk = disk or Disk()
         self._identity = identity
         self._mirrors = list(mirrors)

@@ -28,6 +28,7 @@ from .contents import (
 )
 from .layout import CHUNK_BYTES, OCI_LAYOUT
 from .pieces import pieces
+from .profiles.profile import read_profile
 from .refused import Refused
 
 _CYCLONEDX = {"image": "container", "model": "machine-learning-model"}
@@ -66,6 +67,17 @@ def make_bundle(
         )
     if unknown := {kind for kind, _ in names} - set(KINDS):
         raise Refused("malformed", f"kind = {min(unknown)!r}, must be one of {', '.join(KINDS)}")
+    profiles = [each for each in inputs if each.kind == "profile"]
+    if len(profiles) > 1:
+        raise Refused("malformed", f"{len(profiles)} profiles, must be one at most: a bundle is for one kind of node")
+    for each in profiles:
+        if not each.path.is_file():
+            raise Refused("malformed", f"profile = {each.path}, must be a file")
+        needed = read_profile(each.path.read_bytes(), str(each.path)).platform
+        if platform not in ("any", needed):
+            raise Refused(
+                "platform", f"the bundle is for {platform}, must be for {needed}, as {each.path} says, or any"
+            )
     blobs = out / "blobs" / "sha256"
     blobs.mkdir(parents=True)
     read = [(each, [_store_file(path, place, blobs) for place, path in _files(each)]) for each in inputs]

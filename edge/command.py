@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from .bundle import Input
     from .contents import Contents
     from .generations import Generation
-    from .k3s import K3s
     from .node import Node
     from .trust import Accepted
 
@@ -107,12 +107,17 @@ def add_command(commands: Any) -> None:
     install.add_argument("--accept-expired", default="", metavar="TEXT", help=text)
     rollback = _add(kinds, "rollback", _rollback, "serve what was served before")
     place = _add(
-        kinds, "place", _place, "put what is served where K3s looks for it, as install and rollback do with --k3s"
+        kinds, "place", _place, "put what is served where K3s or systemd looks for it, as install and rollback do"
     )
     for parser in (install, rollback, place):
-        parser.add_argument(
-            "--k3s", type=Path, metavar="FOLDER", required=parser is place,
+        where = parser.add_mutually_exclusive_group(required=parser is place)
+        where.add_argument(
+            "--k3s", type=Path, metavar="FOLDER",
             help="K3s's data folder, /var/lib/rancher/k3s: images and manifests are put there",
+        )  # fmt: skip
+        where.add_argument(
+            "--systemd", type=Path, metavar="FOLDER",
+            help="systemd's folder of units, /etc/systemd/system: a unit for each model is put there, and restarted",
         )  # fmt: skip
     report = _add(
         kinds, "report", _report, "tell the node's broker what is served, at each change and from time to time"
@@ -124,11 +129,11 @@ def add_command(commands: Any) -> None:
     report.add_argument("--every-s", type=float, default=300.0, metavar="SECONDS", help="(default 300)")
     report.add_argument("--once", action="store_true", help="report once; exit status 1 if the broker does not take it")
     status = _add(kinds, "status", _status, "what is served, what was before, until when updates are taken")
-    doctor = _add(kinds, "doctor", _doctor, "check every file of what is served, and the node's state")
+    doctor = _add(kinds, "doctor", _doctor, "check what is served and the machine, and say what mends it")
     for parser in (install, rollback, place, report, status, doctor, profile):
         text = f"the folder of the node's bundles (default {NODE_ROOT})"
         parser.add_argument("--node", type=Path, default=Path(NODE_ROOT), metavar="FOLDER", help=text)
-    for parser in (status, install):
+    for parser in (status, install, doctor):
         parser.add_argument("--json", action="store_true", help="print an object")
     add_fleet(kinds, _add)
 
@@ -344,12 +349,11 @@ def _install(options: argparse.Namespace) -> int:
     from .layout import Layout
     from .node import Node
 
-    k3s = _k3s(options)
+    place = _placing(options)
     with Layout.at(options.bundle) as layout:
         root = options.root.read_bytes() if options.root else None
         done = Node(options.node).install(layout, _now(), root, options.accept_expired)
-    if k3s:
-        k3s.place(options.node / "current", done.generation.files)
+    place(done.generation)
     if options.json:
         value = {
             **_value(done.generation), "new": done.is_new, "moved_bytes": done.bytes.moved,
@@ -370,33 +374,38 @@ def _install(options: argparse.Namespace) -> int:
 def _rollback(options: argparse.Namespace) -> int:
     from .node import Node
 
-    k3s = _k3s(options)
+    place = _placing(options)
     generation = Node(options.node).roll_back()
-    if k3s:
-        k3s.place(options.node / "current", generation.files)
+    place(generation)
     print(f"{_named(generation)} is served again")
     return DONE
 
 
 def _place(options: argparse.Namespace) -> int:
-    from .k3s import K3s
     from .node import Node
     from .refused import Refused
 
-    k3s = K3s(options.k3s)
+    place = _placing(options)
     current = Node(options.node).current()
     if current is None:
         raise Refused("state", f"{options.node} serves nothing")
-    for name in k3s.place(options.node / "current", current.files):
+    for name in place(current):
         print(name)
     return DONE
 
 
-def _k3s(options: argparse.Namespace) -> "K3s | None":
-    """Before anything is changed: a folder that is not there is a wrong one."""
+def _placing(options: argparse.Namespace) -> "Callable[[Generation], list[str]]":
+    """Where a generation goes. Before anything is changed: a folder that is not there is a wrong one."""
     from .k3s import K3s
+    from .machine import Machine
+    from .systemd import Systemd
 
-    return K3s(options.k3s) if options.k3s else None
+    if options.k3s:
+        k3s = K3s(options.k3s)
+        return lambda generation: k3s.place(options.node / "current", generation.files)
+    if options.systemd:
+        return Systemd(options.systemd, options.node, Machine.here(), partial(print, file=sys.stderr)).place
+    return lambda generation: []
 
 
 def _status(options: argparse.Namespace) -> int:
@@ -471,46 +480,21 @@ def _before(node: "Node", current: "Generation | None") -> "Generation | None":
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    from .contents import time_text
-    from .node import Node
-    from .refused import Refused
-    from .trust import ends
+    from dataclasses import asdict
 
-    node = Node(options.node)
-    findings = []
-    current: Generation | None = None
-    try:
-        current = node.current()
-        if current is None:
-            findings.append("nothing is served yet")
-        else:
-            node.generations.check(current)
-    except Refused as refused:
-        findings.append(str(refused))
-    if before := _before(node, current):
-        try:
-            node.generations.check(before)
-        except Refused as refused:
-            findings.append(f"no rollback: {refused}")
-    try:
-        state = node.state()
-    except Refused as refused:
-        findings.append(f"no update: {refused}")
+    from .doctor import findings
+    from .machine import Machine
+    from .node import Node
+
+    found = list(findings(Node(options.node), Machine.here(), _now()))
+    if options.json:
+        print(json.dumps([asdict(finding) for finding in found]))
     else:
-        if state is not None:
-            if state.trust.time > _now():
-                findings.append(f"the clock is behind the last accepted time, {time_text(state.trust.time)}")
-            time = max(_now(), state.trust.time)
-            expired = [role for role, end in ends(state.trust).items() if end <= time]
-            if expired:
-                findings.append(
-                    f"the last accepted metadata has expired ({', '.join(expired)}); a newer bundle brings its own"
-                )
-    for finding in findings:
-        print(finding)
-    if not findings:
-        print("all is well")
-    return REFUSED if findings else DONE
+        for finding in found:
+            print(f"{finding.level}: {finding.subject}: {finding.text}\n    {finding.command}")
+        if not found:
+            print("all is well")
+    return REFUSED if any(finding.level == "error" for finding in found) else DONE
 
 
 def _titled(contents: "Contents") -> str:

@@ -91,6 +91,10 @@ class Contents:
     def files(self) -> list[File]:
         return [file for component in self.components for file in component.placed()]
 
+    def profile_files(self) -> list[File]:
+        """What says for which nodes it is."""
+        return [file for file in self.files() if file.path.startswith("profile/")]
+
     def parts(self) -> dict[str, Blob]:
         """By digest."""
         return {part.digest: part for file in self.files() for part in file.parts}

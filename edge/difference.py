@@ -43,6 +43,7 @@ def difference(old: Contents, new: Contents) -> Difference:
 
 
 def unneeded(bundle: Layout, found: Difference) -> list[Blob]:
-    """What a thin bundle leaves out: parts that the node has, but never a list. Raises Refused."""
-    lists = set(bundle.lists(bundle.index()))
-    return [blob for blob in found.shared if blob not in lists]
+    """What a thin bundle leaves out: parts that the node has, but never what it reads before it takes any. Raises Refused."""
+    index = bundle.index()
+    kept = {*bundle.lists(index), *(part for file in bundle.contents(index).profile_files() for part in file.parts)}
+    return [blob for blob in found.shared if blob not in kept]

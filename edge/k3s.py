@@ -3,6 +3,9 @@
 K3s watches both folders (images since 1.32, before that it reads them at its start). What is ours begins with `torpor-`; a
 file comes by one rename and is never half there, and goes when it is not served any more. K3s deletes no objects for that:
 what an update leaves out of its manifests is deleted by hand. The same call again mends whatever a power cut has left.
+
+Where the bundle's profile asks for gVisor, containerd's template for runsc comes too, unless there is one; K3s reads it when it
+starts again.
 """
 
 import os
@@ -12,6 +15,8 @@ from pathlib import Path
 from .contents import File
 from .disk import Disk
 from .generations import byte_range
+from .profiles.k3s_settings import containerd_template
+from .profiles.profile import read_profile
 from .refused import Refused
 
 PREFIX = "torpor-"
@@ -28,6 +33,7 @@ class K3s:
             raise Refused("state", f"{data} does not exist, must be K3s's data folder")
         self._images = data / "agent" / "images"
         self._manifests = data / "server" / "manifests"
+        self._template = data / "agent" / "etc" / "containerd" / "config-v3.toml.tmpl"
         self._disk = disk or Disk()
 
     def place(self, folder: Path, files: tuple[File, ...]) -> list[str]:
@@ -39,6 +45,12 @@ class K3s:
         taken = sum(_is(file, "image", IMAGES) or _is(file, "manifest", MANIFESTS) for file in files)
         if sum(map(len, wanted.values())) != taken:
             raise Refused("name", "two files of the bundle have one name for K3s, which takes a-z, 0-9, - and . only")
+        for file in files:
+            if (
+                file.path.startswith("profile/")
+                and read_profile((folder / file.path).read_bytes(), file.path).is_sandboxed
+            ):
+                self._put_template()
         for target, sources in wanted.items():
             if sources:
                 self._disk.need_folder(target)
@@ -50,6 +62,13 @@ class K3s:
             if target.is_dir():
                 self._disk.sync_folder(target)
         return [name for sources in wanted.values() for name in sources]
+
+    def _put_template(self) -> None:
+        if not self._template.exists():
+            self._disk.need_folder(self._template.parent)
+            self._disk.put(self._template, containerd_template().encode())
+        elif "runsc" not in self._template.read_text():
+            raise Refused("state", f"{self._template} has no runsc; add what `torpor edge profile` writes into k3s/")
 
     def _put(self, source: Path, target: Path) -> None:
         beside = target.with_name(target.name + ".new")

@@ -14,7 +14,6 @@ mapped. The generation before stays for `roll_back`.
 import errno
 import fcntl
 import os
-import platform
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -25,6 +24,8 @@ from .contents import Blob, Contents, time_text
 from .disk import Disk
 from .generations import Generation, Generations, Place
 from .layout import Layout
+from .machine import Machine
+from .profiles.profile import read_profile
 from .refused import Refused
 from .staging import Bytes, Staging
 from .state import State
@@ -33,11 +34,7 @@ from .trust import Accepted, InForce, Trust, accept, first_trust, refresh
 SPARE_BYTES = 1 << 20
 """What an installation needs beside the files: folders, seal and state."""
 
-_PLATFORMS = {"x86_64": "linux/amd64", "aarch64": "linux/arm64", "armv7l": "linux/arm", "armv6l": "linux/arm"}
-
-
-def platform_here() -> str:
-    return _PLATFORMS.get(platform.machine(), f"linux/{platform.machine()}")
+LARGEST_PROFILE_BYTES = 64 << 10
 
 
 @dataclass(frozen=True)
@@ -51,14 +48,18 @@ class Installed:
 
 
 class Node:
-    """The bundles under one folder. platform: of this node, where it is not the machine's own."""
+    """The bundles under one folder. machine: what the node is, if not the one that this runs on."""
 
-    def __init__(self, root: Path, disk: Disk | None = None, platform: str = "") -> None:
+    def __init__(self, root: Path, disk: Disk | None = None, machine: Machine | None = None) -> None:
         self.root = root
         self.generations = Generations(root / "generations")
         self._disk = disk or Disk()
-        self.platform = platform or platform_here()
+        self._machine = machine or Machine.here()
         self._staging = root / "staging"
+
+    @property
+    def platform(self) -> str:
+        return f"linux/{self._machine.architecture}"
 
     # Reading: by nobody's leave, also while an installation runs.
 
@@ -149,6 +150,7 @@ class Node:
         index = layout.index()
         accepted = self._accept(state, layout, index, clock, root, word)
         contents = layout.contents(index)
+        self._check_profile(layout, contents)
         places = self.generations.places()
         _check_parts(layout, contents, places)
         before = None
@@ -178,7 +180,6 @@ class Node:
         self._disk.need_folder(self.generations.folder)
         self._disk.rename(self._staging, self.generations.path(generation.number))
         self._disk.sync_folder(self.generations.folder)
-        self._disk.sync_folder(self.root)
         self._serve(generation)
         return Installed(generation, accepted, True, done)
 
@@ -202,6 +203,16 @@ class Node:
         if root is not None:
             return first_trust(root)
         raise Refused("state", f"{self.root} trusts no root yet; give the first one")
+
+    def _check_profile(self, layout: Layout, contents: Contents) -> None:
+        for file in contents.profile_files():
+            if file.size > LARGEST_PROFILE_BYTES:
+                raise Refused(
+                    "malformed", f"{file.path} has {file.size} bytes, must have {LARGEST_PROFILE_BYTES} at most"
+                )
+            profile = read_profile(b"".join(chunk for part in file.parts for chunk in layout.chunks(part)), file.path)
+            for lack in self._machine.unmet(profile):
+                raise Refused("profile", f"the bundle is for {profile.name}: {lack}")
 
     def _there(self, wanted: Generation) -> Generation | None:
         """The same generation, whole: what is served, or what an installation left that was broken off just before its end."""

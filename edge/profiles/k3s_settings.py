@@ -22,7 +22,7 @@ def k3s_settings(profile: Profile) -> Iterator[tuple[str, str]]:
     if profile.mirror or profile.link == "none":
         yield "registries.yaml", _registries(profile)
     if profile.is_sandboxed:
-        yield "config-v3.toml.tmpl", _template()
+        yield "config-v3.toml.tmpl", containerd_template()
         yield "runsc.toml", _runsc(profile)
 
 
@@ -76,7 +76,7 @@ mirrors:
 """
 
 
-def _template() -> str:
+def containerd_template() -> str:
     return f"""\
 {{{{/* /var/lib/rancher/k3s/agent/etc/containerd/config-v3.toml.tmpl; K3s makes config.toml of it at its start */}}}}
 {{{{ template "base" . }}}}

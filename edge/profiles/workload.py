@@ -25,6 +25,7 @@ from torpor.knative.render import (
     plain_service,
 )
 
+from ..contents import checked_name
 from ..refused import Refused
 from .objects import selector
 from .profile import Profile
@@ -81,9 +82,10 @@ def service_of(text: str, model: Model | None, path: str, image: str) -> Map:
     (service,) = services
     try:
         predictor = service["spec"]["predictor"]
-        str(service["metadata"]["name"])
+        name = service["metadata"]["name"]
     except (KeyError, TypeError):
         raise Refused("malformed", "the InferenceService must have metadata.name and spec.predictor") from None
+    checked_name(name, "the InferenceService's name")
     if "model" in predictor:
         predictor["containers"] = [
             {"name": "kserve-container", "image": image, "args": [_local(predictor.pop("model"))]}

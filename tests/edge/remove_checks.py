@@ -13,10 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-CALLS = {"_check_form", "_check_key", "_check_apart", "_check_names", "_check_parts", "_check_space", "check", "sync",
+CALLS = {"_check_form", "_check_key", "_check_apart", "_check_names", "_check_parts",
+         "_check_profile", "_check_space", "_check_valid", "check", "sync",
          "sync_folder", "update_root"}  # fmt: skip
-TESTS = ("test_bundle.py", "test_trust.py", "test_node.py", "test_k3s.py", "test_command.py", "test_rollout.py",
-         "test_origin.py", "test_agent.py", "test_receiver.py", "test_fleet_command.py")  # fmt: skip
+TESTS = ("test_bundle.py", "test_trust.py", "test_node.py", "test_k3s.py", "test_command.py", "test_profile.py",
+         "test_systemd.py", "test_doctor.py", "test_rollout.py", "test_origin.py", "test_agent.py", "test_receiver.py",
+         "test_fleet_command.py")  # fmt: skip
 
 
 def checks(tree: ast.Module) -> Iterator[tuple[list[ast.stmt], int, str]]:
@@ -38,8 +40,10 @@ def is_missed(module: Path, source: str) -> bool:
     with tempfile.TemporaryDirectory(prefix="torpor-checks-") as folder:
         package = Path(folder) / "torpor" / "edge"
         package.mkdir(parents=True)
-        for file in (ROOT / "edge").glob("*.py"):
-            (package / file.name).write_text(source if file == module else file.read_text())
+        for file in (ROOT / "edge").rglob("*.py"):
+            copy = package / file.relative_to(ROOT / "edge")
+            copy.parent.mkdir(exist_ok=True)
+            copy.write_text(source if file == module else file.read_text())
         command = [Path(sys.executable).with_name("pytest"), "-x", "-q", "-p", "no:cacheprovider"]
         tests = [ROOT / "tests" / "edge" / name for name in TESTS]
         variables = os.environ | {"PYTHONPATH": folder, "PYTHONSAFEPATH": "1"}
@@ -51,7 +55,7 @@ def is_missed(module: Path, source: str) -> bool:
 
 def main() -> int:
     missed, unmissed = 0, []
-    for module in sorted((ROOT / "edge").glob("*.py")):
+    for module in sorted((ROOT / "edge").rglob("*.py")):
         if module.name == "command.py" or (sys.argv[1:] and module.stem not in sys.argv[1:]):
             continue
         for number in range(sum(1 for _ in checks(ast.parse(module.read_text())))):
@@ -61,7 +65,7 @@ def main() -> int:
             if is_missed(module, ast.unparse(ast.fix_missing_locations(tree))):
                 missed += 1
             else:
-                unmissed.append(f"edge/{module.name}:{name}")
+                unmissed.append(f"{module.relative_to(ROOT)}:{name}")
                 print(unmissed[-1], flush=True)
     print(f"{missed} checks are missed by a test, {len(unmissed)} are not")
     return 1 if unmissed else 0

@@ -67,7 +67,9 @@ def test_from_keys_to_rollback(here: Path) -> None:
     assert status["current"]["version"] == "2"
     assert status["before"]["version"] == "1"
     assert set(status["ends"]) == {"root", "timestamp", "snapshot", "targets"}
-    assert done("doctor", *node, folder=here) == "all is well\n"
+    said = edge("doctor", *node, "--json", folder=here)
+    assert said.returncode in (0, 1)
+    assert not {"bundle", "state", "metadata"} & {finding["subject"] for finding in json.loads(said.stdout)}
     assert "sentences 1 (generation 1) is served again" in done("rollback", *node, folder=here)
     old = edge("install", "one.tar", *node, folder=here)
     assert old.returncode == 1

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from edge_bundles import profile
 from failing_disk import RecordedDisk, Unsynced, steps
 from torpor.edge.contents import Blob, File
 from torpor.edge.k3s import K3s
@@ -15,7 +16,7 @@ def served(folder: Path, **texts: str) -> tuple[File, ...]:
     """Files of a generation; __ stands for a slash, and _ in a name for a dot."""
     files = []
     for key, text in texts.items():
-        path = key.replace("__", "/").replace("_yaml", ".yaml").replace("_tar", ".tar")
+        path = key.replace("__", "/").replace("_yaml", ".yaml").replace("_tar", ".tar").replace("_toml", ".toml")
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text(text)
         files.append(File(path, (Blob.of(text.encode()),)))
@@ -64,6 +65,27 @@ def test_two_files_of_one_name_are_refused_before_anything_is_placed(tmp_path: P
         K3s(data).place(tmp_path / "1", two)
     assert refused.value.reason == "name"
     assert found(data) == before
+
+
+def test_a_profile_with_gvisor_brings_containerds_template(tmp_path: Path, data: Path) -> None:
+    """Where there is none; a person's own stays, if it has runsc, and else they are told."""
+    plain = served(tmp_path / "1", profile__node__node_toml=profile(), manifest__s__a_yaml="m1")
+    K3s(data, Unsynced()).place(tmp_path / "1", plain)
+    template = data / "agent/etc/containerd/config-v3.toml.tmpl"
+    assert not template.exists()
+    gvisor = served(
+        tmp_path / "2", profile__node__node_toml=profile(runtime_class='"gvisor"'), manifest__s__a_yaml="m2"
+    )
+    K3s(data, Unsynced()).place(tmp_path / "2", gvisor)
+    assert "io.containerd.runsc.v1" in template.read_text()
+    template.write_text("own, with runsc")
+    K3s(data, Unsynced()).place(tmp_path / "2", gvisor)
+    assert template.read_text() == "own, with runsc"
+    template.write_text("own")
+    with pytest.raises(Refused, match="tmpl has no runsc") as refused:
+        K3s(data, Unsynced()).place(tmp_path / "2", gvisor)
+    assert refused.value.reason == "state"
+    assert found(data)["server/manifests/torpor-s-a.yaml"] == "m2"
 
 
 def test_a_folder_that_is_not_there_is_no_k3s(tmp_path: Path) -> None:

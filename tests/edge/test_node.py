@@ -7,12 +7,15 @@ import os
 import random
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
-from edge_bundles import DAY, NAME, NOW, Publisher, files, packed
+from edge_bundles import DAY, NAME, NOW, Publisher, files, packed, profile
+from edge_machine import make_machine
 from failing_disk import FullDisk, RecordedDisk, Unsynced, steps
 from torpor.edge.disk import Disk
 from torpor.edge.layout import Layout
+from torpor.edge.machine import Machine
 from torpor.edge.node import Installed, Node
 from torpor.edge.refused import Refused
 
@@ -204,7 +207,7 @@ def refusal(publisher: Publisher, root: Path, bundle: Path, **how: object) -> st
     """The reason; what is served is as before."""
     before = files(root)
     with Layout.at(bundle) as layout, pytest.raises(Refused) as refused:
-        Node(root, Unsynced(), platform=str(how.get("platform", ""))).install(layout, how.get("clock", NOW))  # type: ignore[arg-type]
+        Node(root, Unsynced()).install(layout, how.get("clock", NOW), how.get("root"))  # type: ignore[arg-type]
     assert files(root) == before
     return refused.value.reason
 
@@ -213,11 +216,64 @@ def test_another_architectures_bundle_is_refused(tmp_path: Path) -> None:
     publisher = Publisher(tmp_path)
     arm = publisher.bundle("1", platform="linux/arm64")
     with Layout.at(arm) as layout, pytest.raises(Refused, match="must be for linux/amd64") as refused:
-        Node(tmp_path / "node", Unsynced(), "linux/amd64").install(layout, NOW, publisher.root)
+        Node(tmp_path / "node", Unsynced(), Machine(architecture="amd64")).install(layout, NOW, publisher.root)
     assert refused.value.reason == "platform"
     assert not (tmp_path / "node" / "node.json").exists()
+    there = make_machine(tmp_path / "arm", architecture="arm64")
     with Layout.at(arm) as layout:
-        Node(tmp_path / "node", Unsynced(), "linux/arm64").install(layout, NOW, publisher.root)
+        Node(tmp_path / "node", Unsynced(), there).install(layout, NOW, publisher.root)
+
+
+@pytest.mark.parametrize(
+    ("lines", "machine", "said"),
+    [
+        ({}, {"architecture": "arm64"}, "architecture = 'amd64', this node has arm64"),
+        ({"memory": '"8Gi"'}, {}, "memory = 8Gi, this node has 3900000Ki"),
+        ({"memory": '"4Gi"'}, {"proc__meminfo": None}, "memory = 4Gi, this node has 0Gi"),
+        ({"runtime_class": '"gvisor"'}, {"programs": ("runsc",)}, "no runsc and containerd-shim-runsc-v1 on its path"),
+        ({"accelerator": '"cuda"'}, {}, "no NVIDIA driver"),
+    ],
+)
+def test_a_node_that_does_not_meet_the_profile_takes_nothing(
+    tmp_path: Path, lines: dict[str, str], machine: dict[str, Any], said: str
+) -> None:
+    """It is said before anything is changed, and what it trusts is as before, so that the right bundle can come."""
+    publisher = Publisher(tmp_path)
+    bundle = publisher.bundle("1", description=profile("amd64", **lines))
+    node = Node(tmp_path / "node", Unsynced(), make_machine(tmp_path / "machine", **machine))
+    with Layout.at(bundle) as layout, pytest.raises(Refused) as refused:
+        node.install(layout, NOW, publisher.root)
+    assert said in str(refused.value)
+    assert refused.value.reason == "profile"
+    assert node.state() is None
+
+
+def test_a_node_that_meets_the_profile_takes_it(tmp_path: Path) -> None:
+    """A machine of 4 GiB shows less than that, and a driver says its version among other words."""
+    publisher = Publisher(tmp_path)
+    lines = {"memory": '"4Gi"', "runtime_class": '"gvisor"', "accelerator": '"cuda"'}
+    bundle = publisher.bundle("1", description=profile("amd64", **lines))
+    version = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.65.06  Release Build\nGCC version: 12\n"
+    programs = ("runsc", "containerd-shim-runsc-v1")
+    machine = make_machine(tmp_path / "machine", programs=programs, proc__driver__nvidia__version=version)
+    assert machine.driver == "580.65.06"
+    with Layout.at(bundle) as layout:
+        assert Node(tmp_path / "node", Unsynced(), machine).install(layout, NOW, publisher.root).is_new
+
+
+def test_a_thin_bundle_brings_its_profile(publisher: Publisher, tmp_path: Path) -> None:
+    """The node reads it before it takes anything, and the old one may be damaged."""
+    publisher.thin("1", "2", tmp_path / "thin.tar")
+    with Layout.at(tmp_path / "thin.tar") as layout:
+        (found,) = layout.contents(layout.index()).profile_files()
+        assert all(layout.has(part) for part in found.parts)
+
+
+def test_a_profile_of_megabytes_is_refused(tmp_path: Path) -> None:
+    """It is read into memory before space was checked."""
+    publisher = Publisher(tmp_path)
+    bundle = publisher.bundle("1", description=profile() + "#" * (65 << 10))
+    assert refusal(publisher, tmp_path / "node", bundle, root=publisher.root) == "malformed"
 
 
 def test_a_bundle_of_another_name_is_refused(tmp_path: Path) -> None:

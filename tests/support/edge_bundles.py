@@ -10,6 +10,7 @@ from securesystemslib.signer import CryptoSigner
 from torpor.edge.bundle import Input, make_bundle
 from torpor.edge.difference import Difference, difference, unneeded
 from torpor.edge.layout import Layout, put_metadata
+from torpor.edge.machine import architecture_here
 from torpor.edge.repository import begin, sign
 from torpor.edge.roles import ROLES
 
@@ -18,7 +19,14 @@ DAY = timedelta(days=1)
 NAME = "sentences"
 
 
-def inputs(folder: Path, last: float = 0.0, text: str = "one") -> list[Input]:
+def profile(architecture: str = "", **lines: str) -> str:
+    """Which any machine that runs tests meets, but for its architecture and further lines."""
+    wanted = {"memory": '"1Gi"', "runtime_class": '"none"', "cores": "1", "disk": '"1Gi"', **lines}
+    text = f'name = "node"\narchitecture = "{architecture or architecture_here()}"\n'
+    return text + "".join(f"{name} = {value}\n" for name, value in wanted.items())
+
+
+def inputs(folder: Path, last: float = 0.0, text: str = "one", description: str = "") -> list[Input]:
     """A model of eight tensors, the last of them of its own for each `last`; a manifest with `text`; an image; a profile."""
     for name in ("model", "image", "manifest", "profile"):
         (folder / name).mkdir(parents=True)
@@ -27,7 +35,7 @@ def inputs(folder: Path, last: float = 0.0, text: str = "one") -> list[Input]:
     (folder / "model" / "model.toml").write_text("[model]\n")
     (folder / "manifest" / "service.yaml").write_text(f"text: {text}\n")
     (folder / "image" / "runtime.tar").write_bytes(b"no tar, and so one piece" * 40)
-    (folder / "profile" / "node.toml").write_text("memory = 1\n")
+    (folder / "profile" / "node.toml").write_text(description or profile())
     return [
         Input("model", "minilm", folder / "model"),
         Input("image", "runtime", folder / "image" / "runtime.tar"),
@@ -57,6 +65,7 @@ class Publisher:
         built: datetime = NOW,
         now: datetime = NOW,
         days: int = 90,
+        description: str = "",
     ) -> Path:
         """Made and signed: a folder."""
         return self.sign(self.bundle_only(version, last, name=name, platform=platform, built=built), now, days)
@@ -66,7 +75,9 @@ class Publisher:
     ) -> Path:
         """Made, and in force nowhere."""
         out = self.folder / f"{name}-{version}"
-        given = inputs(self.folder / f"inputs-{name}-{version}", last, version)
+        architecture = "" if platform == "any" else platform.rpartition("/")[2]
+        description = description or profile(architecture)
+        given = inputs(self.folder / f"inputs-{name}-{version}", last, version, description)
         make_bundle(out, name, version, platform, built, given)
         return out
 
