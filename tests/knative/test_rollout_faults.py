@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from fake_api_server import FakeApiServer
+from fake_kserve import COMPONENTS, FakeKServe
 from torpor.knative.rollout import (
     ApiServer,
     ClusterAway,
@@ -64,14 +65,24 @@ class VirtualClock:
 
 
 @pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeApiServer]:
-    with FakeApiServer() as server:
+def use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[FakeApiServer], None]:
+    """Makes an API server the one that clients ask."""
+
+    def write(server: FakeApiServer) -> None:
         cluster = {"name": "c", "cluster": {"server": server.url}}
         context = {"name": "c", "context": {"cluster": "c", "user": "u"}}
         user = {"name": "u", "user": {"token": "t"}}
         config = {"clusters": [cluster], "contexts": [context], "users": [user], "current-context": "c"}
         (tmp_path / "config").write_text(json.dumps({"apiVersion": "v1", "kind": "Config", **config}))
         monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
+
+    return write
+
+
+@pytest.fixture
+def server(use: Callable[[FakeApiServer], None]) -> Iterator[FakeApiServer]:
+    with FakeApiServer() as server:
+        use(server)
         yield server
 
 
@@ -81,15 +92,25 @@ def document(mark: int) -> dict[str, Any]:
     return {"apiVersion": "serving.knative.dev/v1", "kind": "Service", "metadata": {"name": "s"}, "spec": spec}
 
 
+def inference_service(predictor: int, transformer: int) -> dict[str, Any]:
+    def component(mark: int) -> dict[str, Any]:
+        return {"containers": [{"image": f"localhost/torpor:{mark}"}]}
+
+    spec = {"predictor": component(predictor), "transformer": component(transformer)}
+    metadata = {"name": "m", "annotations": {"serving.kserve.io/deploymentMode": "Knative"}}
+    return {"apiVersion": "serving.kserve.io/v1beta1", "kind": "InferenceService", "metadata": metadata, "spec": spec}
+
+
 def rollout(
     mark: int,
     clock: VirtualClock | None = None,
     said: list[str] | None = None,
     force: bool = False,
     smoke: Smoke | None = None,
+    of: dict[str, Any] | None = None,
 ) -> Rollout:
     cluster = ApiServer()
-    target = target_of(cluster, "default", document(mark))
+    target = target_of(cluster, "default", of or document(mark))
     assert target is not None
     said = [] if said is None else said
     return Rollout(
@@ -141,6 +162,48 @@ def test_pods_that_never_get_a_node_take_the_candidate_back(stable: FakeApiServe
     outcome = rollout(2).run()
     assert (outcome.what, stable.traffic()) == ("returned", {"s-00001": 100})
     assert "Unschedulable" in "\n".join([outcome.why, *outcome.lines])
+
+
+@pytest.fixture
+def chain(use: Callable[[FakeApiServer], None]) -> Iterator[FakeKServe]:
+    """A transformer and a predictor, whose first revisions have all traffic."""
+    with FakeKServe() as server:
+        use(server)
+        assert rollout(1, of=inference_service(1, 1)).run().what == "promoted"
+        yield server
+
+
+def test_a_chains_revisions_are_rolled_out_together(chain: FakeKServe) -> None:
+    """Each gets its share, and is judged; then all of it."""
+    clock, shares = VirtualClock(), list[dict[str, int]]()
+    clock.events = {
+        slept: lambda: shares.extend(chain.shares(component) for component in COMPONENTS) for slept in range(1, 60)
+    }
+    assert rollout(2, clock, of=inference_service(2, 2)).run().what == "promoted"
+    for component in COMPONENTS:
+        assert chain.shares(component) == {f"m-{component}-00002": 100}
+        assert {f"m-{component}-00001": 90, f"m-{component}-00002": 10} in shares
+
+
+@pytest.mark.parametrize("bad", COMPONENTS)
+def test_one_bad_revision_takes_both_of_a_chain_back(chain: FakeKServe, bad: str) -> None:
+    """They were made for each other."""
+    chain.bad = {bad}
+    outcome = rollout(2, of=inference_service(2, 2)).run()
+    assert outcome.what == "returned"
+    assert "errors of" in outcome.why
+    assert [chain.shares(component) for component in COMPONENTS] == [{f"m-{name}-00001": 100} for name in COMPONENTS]
+
+
+def test_a_component_that_does_not_change_keeps_its_revision(chain: FakeKServe) -> None:
+    """Whatever the other one's rollout comes to, and whichever of them it is."""
+    chain.bad = {"transformer"}
+    assert rollout(2, of=inference_service(1, 2)).run().what == "returned"
+    assert chain.shares("predictor") == {"m-predictor-00001": 100}
+    assert chain.shares("transformer") == {"m-transformer-00001": 100}
+    chain.bad = set()
+    assert rollout(3, of=inference_service(2, 1)).run().what == "promoted"
+    assert chain.shares("predictor") == {"m-predictor-00002": 100}
 
 
 def test_each_smoke_request_counts_once(stable: FakeApiServer) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 NAMESPACE = "default"
-_KINDS = {"/apis/serving.knative.dev/v1": {"Service": "services", "Revision": "revisions"},
+KINDS = {"/apis/serving.knative.dev/v1": {"Service": "services", "Revision": "revisions"},
           "/api/v1": {"Pod": "pods", "Event": "events"}}  # fmt: skip
 
 
@@ -21,6 +21,8 @@ class FakeApiServer:
     has. errors: a request of the newest revision fails. manager: who owns the service's fields. restarts: of each pod's
     container.
     """
+
+    kinds = KINDS
 
     def __init__(self) -> None:
         self.away = False
@@ -73,8 +75,8 @@ class FakeApiServer:
     def answer(self, method: str, path: str, query: dict[str, list[str]], body: Any) -> tuple[int, Any]:
         if self.away:
             return 503, {"message": "away"}
-        if path in _KINDS:
-            kinds = _KINDS[path].items()
+        if path in self.kinds:
+            kinds = self.kinds[path].items()
             return 200, {"resources": [{"kind": k, "name": n, "namespaced": True} for k, n in kinds]}
         last = path.rsplit("/", 1)[-1]
         if method == "PATCH":
@@ -102,7 +104,7 @@ class FakeApiServer:
         if self.service is None and "apiVersion" not in body:
             return 404, {"message": "not found"}
         old = json.loads(json.dumps(self.service or {"metadata": {"namespace": NAMESPACE}, "spec": {}, "status": {}}))
-        new = _merged(old, body)
+        new = merged(old, body)
         if query.get("dryRun"):
             return 200, new
         changed = (self.service or {}).get("spec", {}).get("template") != new["spec"]["template"]
@@ -150,16 +152,19 @@ class FakeApiServer:
         if self.forbidden:
             return 403, {"message": "pods/proxy is forbidden", "reason": "Forbidden"}
         self.requests[revision] = count = self.requests.get(revision, 0) + 100
+        status = 500 if self.fails(revision) else 200
+        return 200, f'torpor_requests_total{{protocol="rest",status="{status}"}} {count}.0\n'
+
+    def fails(self, revision: str) -> bool:
         assert self.service is not None
-        bad = self.errors and revision == self.service["status"]["latestCreatedRevisionName"]
-        return 200, f'torpor_requests_total{{protocol="rest",status="{500 if bad else 200}"}} {count}.0\n'
+        return self.errors and revision == self.service["status"]["latestCreatedRevisionName"]
 
 
-def _merged(old: Any, patch: Any) -> Any:
+def merged(old: Any, patch: Any) -> Any:
     if not isinstance(patch, dict):
         return patch
     kept = old if isinstance(old, dict) else {}
-    return {**kept, **{key: _merged(kept.get(key), value) for key, value in patch.items()}}
+    return {**kept, **{key: merged(kept.get(key), value) for key, value in patch.items()}}
 
 
 def _handler(server: FakeApiServer) -> type[BaseHTTPRequestHandler]:
