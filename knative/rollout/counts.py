@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 from ..samples import Sample
 
-LATENCIES = {"torpor_queue_seconds": "waiting", "request_predict_seconds": "a batch"}
-"""torpor's histograms of time, and what each is called in a verdict. Requests wait, then run in a batch."""
+LATENCIES = {"torpor_request_seconds": "requests"}
+"""torpor's histogram of time, and what it is called in a verdict."""
 
 
 @dataclass(frozen=True)

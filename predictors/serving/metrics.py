@@ -83,6 +83,7 @@ class ModelMetrics:
         self.answered = 0
         self.predict_seconds = Histogram(_SECONDS)
         self.queue_seconds = Histogram(_SECONDS)
+        self.request_seconds = Histogram(_SECONDS)
         self.batch_rows = Histogram(_ROWS)
         self.padded_cells = 0
         self.cells = 0
@@ -95,9 +96,10 @@ class ModelMetrics:
         self.device_seconds += seconds
         self.batch_rows.observe(batch.rows)
         # Of the requests that ended with it: those that failed, and those whose callers left, are GONE.
-        states = [item.state for item, _, _ in batch.slices if item.answer is None]
-        self.predict_seconds.observe(seconds, len(states))
-        self.answered += states.count(State.TAKEN)
+        ended = [item for item, _, _ in batch.slices if item.answer is None]
+        answered = [item.arrival_s for item in ended if item.state is State.TAKEN]
+        self.predict_seconds.observe(seconds, len(ended))
+        self.answered += len(answered)
         if batch.bucket.axes:
             longest = map(max, zip(*[piece.item.sizes for piece in batch.slices], strict=True))
             self.padded_cells += batch.rows * math.prod(longest)
@@ -109,6 +111,8 @@ class ModelMetrics:
         self.queue_seconds.observe_sorted(
             sorted([taken_s - item.arrival_s for item, start, _ in batch.slices if not start])
         )
+        ended_s = taken_s + seconds
+        self.request_seconds.observe_sorted(sorted([ended_s - arrival_s for arrival_s in answered]))
 
 
 class StepMetrics:
@@ -173,6 +177,11 @@ class _Collector:
         histograms: tuple[tuple[str, str, str], ...] = (
             ("request_predict_seconds", "Time that the model took for a request's batch.", "predict_seconds"),
             ("torpor_queue_seconds", "Time that a request waited for its batch.", "queue_seconds"),
+            (
+                "torpor_request_seconds",
+                "Time from a request's arrival to the end of its last batch.",
+                "request_seconds",
+            ),
             ("torpor_batch_rows", "Rows that the model got at once.", "batch_rows"),
         )
         for name, text, attribute in histograms:

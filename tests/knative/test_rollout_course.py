@@ -190,7 +190,7 @@ def test_whatever_is_seen_shares_rise_by_steps_and_nothing_follows_a_return(seen
 
 
 def histogram(*counts: tuple[float, float]) -> dict[str, dict[float, float]]:
-    return {"torpor_queue_seconds": dict(counts)}
+    return {"torpor_request_seconds": dict(counts)}
 
 
 @pytest.mark.parametrize(
@@ -241,8 +241,8 @@ def test_metrics_are_read_as_torpor_writes_them() -> None:
     metrics.requests.update({("rest", "200"): 7, ("grpc", "OK"): 2, ("rest", "500"): 3, ("grpc", "INTERNAL"): 1})
     text = metrics.render().decode()
     assert (counted(samples(text)).requests, counted(samples(text)).errors) == (13, 4)
-    bucket = 'torpor_queue_seconds_bucket{model_name="m",le='
+    bucket = 'torpor_request_seconds_bucket{model_name="m",le='
     lines = f'{bucket}"0.5"}} 4.0\n{bucket}"+Inf"}} 5.0\n'
-    counts = counted(samples(f'{lines}{lines}torpor_queue_seconds_sum{{model_name="m"}} 3.0\nother 1\n'))
-    assert counts.histograms == {"torpor_queue_seconds": {0.5: 8.0, INF: 10.0}}
-    assert counts.p99_s("torpor_queue_seconds") == 0.5
+    counts = counted(samples(f'{lines}{lines}torpor_request_seconds_sum{{model_name="m"}} 3.0\nother 1\n'))
+    assert counts.histograms == {"torpor_request_seconds": {0.5: 8.0, INF: 10.0}}
+    assert counts.p99_s("torpor_request_seconds") == 0.5

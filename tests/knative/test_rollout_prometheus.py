@@ -1,134 +1,133 @@
-"""What a rollout reads from a real Prometheus is what it would have read from the pods themselves."""
+"""A rollout's counts from a real Prometheus that asks two real servers: a stable revision, and a candidate."""
 
+import contextlib
+import json
 import shutil
 import socket
 import subprocess
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from urllib.error import HTTPError
-from urllib.request import urlopen
 
 import pytest
 from torpor.knative.cluster import ClusterAway
-from torpor.knative.rollout.counts import Counts, counted
+from torpor.knative.rollout.counts import LATENCIES, Counts, Window
 from torpor.knative.rollout.judgement import Tolerance, judge
 from torpor.knative.rollout.metrics import PrometheusMetrics
-from torpor.knative.samples import samples
 
-TIMEOUT_S = 30
-GOOD, BAD = b'{"instances": [[2.0, 4.0]]}', b"{"
+PROMETHEUS = shutil.which("prometheus")
+MODEL = """\
+import time
+from typing import Annotated
 
-CONFIGURATION = """
-global: {{scrape_interval: 1s, scrape_timeout: 1s}}
-scrape_configs:
-- job_name: pods
-  static_configs:
-{targets}
+import numpy as np
+
+
+class Judged:
+    outputs = {"y": "float32[rows]"}
+
+    def predict(self, x: Annotated[np.ndarray, "float32[rows]"]) -> dict[str, np.ndarray]:
+        if x.min() < 0:
+            raise ValueError("below 0")
+        time.sleep(float(x.max()))
+        return {"y": x}
 """
-TARGET = "  - {{targets: ['{address}'], labels: {{namespace: {namespace}, pod: {pod}}}}}\n"
+STABLE, CANDIDATE = "s-00001", "s-00002"
+LIMIT_S = 60
+
+pytestmark = pytest.mark.skipif(PROMETHEUS is None, reason="there is no command prometheus")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 @pytest.fixture
-def prometheus(tmp_path: Path) -> Iterator[Callable[[dict[tuple[str, str], str]], str]]:
-    """Start one that asks these addresses, by namespace and pod; its own address."""
-    program = shutil.which("prometheus")
-    if program is None:
-        pytest.skip("prometheus is missing; install the Debian package prometheus")
-    processes: list[subprocess.Popen[bytes]] = []
+def prometheus(tmp_path: Path) -> Iterator[Callable[[dict[str, int]], str]]:
+    """Start it over pods by their ports; its URL. Every pod is there a second time, in a namespace of somebody else's."""
+    started: list[subprocess.Popen[bytes]] = []
 
-    def start(addresses: dict[tuple[str, str], str]) -> str:
-        targets = "".join(
-            TARGET.format(address=address, namespace=namespace, pod=pod)
-            for (namespace, pod), address in addresses.items()
-        )
-        file = tmp_path / "prometheus.yml"
-        file.write_text(CONFIGURATION.format(targets=targets))
-        for _ in range(3):  # it cannot choose a port itself
-            with socket.socket() as free:
-                free.bind(("127.0.0.1", 0))
-                address = f"127.0.0.1:{free.getsockname()[1]}"
-            options = [
-                f"--config.file={file}",
-                f"--storage.tsdb.path={tmp_path / 'data'}",
-                f"--web.listen-address={address}",
-            ]
-            process = subprocess.Popen([program, *options], stderr=subprocess.DEVNULL)
-            processes.append(process)
-            while process.poll() is None:
-                if is_ready(address):
-                    return f"http://{address}"
-                time.sleep(0.02)
-        raise AssertionError("prometheus does not start")
+    def start(pods: dict[str, int]) -> str:
+        scraped = [
+            {"targets": [f"127.0.0.1:{port}"], "labels": {"namespace": namespace, "pod": pod}}
+            for pod, port in pods.items()
+            for namespace in ("default", "another")
+        ]
+        jobs = [{"job_name": "pods", "scrape_interval": "200ms", "scrape_timeout": "200ms", "static_configs": scraped}]
+        (tmp_path / "prometheus.yml").write_text(json.dumps({"scrape_configs": jobs}))
+        url = f"127.0.0.1:{free_port()}"
+        options = [f"--config.file={tmp_path}/prometheus.yml", f"--storage.tsdb.path={tmp_path}/data"]
+        with (tmp_path / "log").open("wb") as log:
+            command = [PROMETHEUS or "", *options, f"--web.listen-address={url}"]
+            started.append(subprocess.Popen(command, stdout=log, stderr=log))
+        return f"http://{url}"
 
     yield start
-    for process in processes:
-        process.kill()
-        process.wait()
+    for process in started:
+        process.terminate()
+        process.wait(LIMIT_S)
 
 
-def is_ready(address: str) -> bool:
+def infer(port: int, value: float) -> None:
+    body = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1], "data": [value]}]}
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/v2/models/judged/infer", json.dumps(body).encode())
     try:
-        with urlopen(f"http://{address}/-/ready", timeout=1):
-            return True
-    except OSError:
-        return False
+        urllib.request.urlopen(request, timeout=LIMIT_S).close()
+    except urllib.error.HTTPError as error:
+        error.close()
 
 
-def until(condition: Callable[[], bool]) -> None:
-    """Wait for what another process does."""
-    end_s = time.monotonic() + TIMEOUT_S
-    while not condition():
-        assert time.monotonic() < end_s, "it took too long"
-        time.sleep(0.02)
+def seen(metrics: PrometheusMetrics, window: Window, revision: str, requests: int, errors: int = 0) -> Counts:
+    """What the window has when Prometheus has told of so many."""
+    end_s = time.monotonic() + LIMIT_S
+    while True:
+        with contextlib.suppress(ClusterAway):  # it starts
+            window.see(metrics.counts(revision, []))
+        counts = window.counts()
+        observed = sum(counts.observed(name) for name in LATENCIES)
+        if (counts.requests, counts.errors, observed) == (requests, errors, requests - errors):
+            return counts
+        assert time.monotonic() < end_s, counts
 
 
-def pods_own(address: str) -> Counts:
-    with urlopen(f"http://{address}/metrics", timeout=TIMEOUT_S) as answer:
-        return counted(samples(answer.read().decode()))
+def test_a_prometheus_tells_a_candidate_that_fails_and_one_that_is_slow(
+    start: Callable[..., Any], prometheus: Callable[[dict[str, int]], str], tmp_path: Path
+) -> None:
+    """Of its own pods in its own namespace, since the step began."""
+    folder = tmp_path / "judged"
+    folder.mkdir()
+    (folder / "model.py").write_text(MODEL)
+    (folder / "model.toml").write_text('class = "model:Judged"')
+    ports = {f"{name}-deployment-6d5f": start(folder).port for name in (STABLE, CANDIDATE)}
+    stable, candidate = ports.values()
+    metrics = PrometheusMetrics(prometheus(ports), "default")
+    windows = {name: Window() for name in (STABLE, CANDIDATE)}
+    for window in windows.values():
+        window.begin()
+    infer(candidate, -1.0)
+    seen(metrics, windows[CANDIDATE], CANDIDATE, 1, errors=1)
+    windows[CANDIDATE].begin()  # what was before the step does not count
+    for _ in range(20):
+        infer(stable, 0.0)
+        infer(candidate, 0.0)
+    before = seen(metrics, windows[STABLE], STABLE, 20)
+    assert judge(seen(metrics, windows[CANDIDATE], CANDIDATE, 20), before, Tolerance()).good is True
+    for _ in range(5):
+        infer(candidate, 0.5)
+    slow = judge(seen(metrics, windows[CANDIDATE], CANDIDATE, 25), before, Tolerance())
+    assert slow.good is False
+    assert "p99 of requests" in slow.why
+    for _ in range(6):
+        infer(candidate, -1.0)
+    bad = judge(seen(metrics, windows[CANDIDATE], CANDIDATE, 31, errors=6), before, Tolerance())
+    assert "6 errors of 31 requests" in bad.why
 
 
-def ask(address: str, body: bytes) -> None:
-    with suppress(HTTPError), urlopen(f"http://{address}/v1/models/halves:predict", body, timeout=TIMEOUT_S):
-        pass
-
-
-def test_prometheus_tells_what_the_pods_counted(serve: Callable[..., Any], prometheus: Callable[..., str]) -> None:
-    """Of two revisions whose names begin alike, each pod's own; none of another namespace. The candidate's errors are found."""
-    stable, candidate, other = (serve("halves") for _ in range(3))
-    for server, good, bad in ((stable, 30, 0), (candidate, 20, 5), (other, 7, 0)):
-        for body in [GOOD] * good + [BAD] * bad:
-            ask(server.address, body)
-    url = prometheus(
-        {
-            ("shop", "halves-00001-deployment-5d-x1"): stable.address,
-            ("shop", "halves-00001-1-deployment-7c-x2"): candidate.address,
-            ("else", "halves-00001-deployment-5d-x1"): other.address,
-        }
-    )
-    metrics = PrometheusMetrics(url, "shop")
-
-    def told() -> tuple[Counts, Counts] | None:
-        found = [metrics.counts(revision, []) for revision in ("halves-00001", "halves-00001-1")]
-        names = [[*counts] for counts in found]
-        if names != [["halves-00001-deployment-5d-x1"], ["halves-00001-1-deployment-7c-x2"]]:
-            return None
-        return next(iter(found[0].values())), next(iter(found[1].values()))
-
-    until(lambda: told() == (pods_own(stable.address), pods_own(candidate.address)))
-    one, two = told() or (Counts(), Counts())
-    assert (one.requests, one.errors, two.requests, two.errors) == (30, 0, 25, 5)
-    assert one.observed("request_predict_seconds") > 0
-    assert judge(two, one, Tolerance()).good is False
-    assert judge(one, one, Tolerance()).good is True
-
-
-def test_a_prometheus_that_is_away_is_the_cluster_away() -> None:
-    """It is waited for, as for an API server."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{free.getsockname()[1]}"
-        with pytest.raises(ClusterAway, match=f"Prometheus at {url}"):
-            PrometheusMetrics(url, "shop").counts("halves-00001", [])
+def test_a_prometheus_that_is_not_there_is_named() -> None:
+    with pytest.raises(ClusterAway, match=r"Prometheus at http://127\.0\.0\.1:1: "):
+        PrometheusMetrics("http://127.0.0.1:1/", "default").counts(STABLE, [])

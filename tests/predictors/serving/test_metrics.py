@@ -67,6 +67,20 @@ def test_a_batchs_time_is_observed_once_for_each_request_that_ends_with_it() -> 
     assert metrics.device_seconds == 0.75
 
 
+def test_a_request_is_timed_from_its_arrival_to_the_end_of_its_last_batch() -> None:
+    """Once it is answered: neither what failed nor what runs on."""
+    metrics = ModelMetrics("m", "1", policy())
+    answered, failed, split = bound(2, 1.0), bound(1, 1.0), bound(3, 1.5)
+    answered.state, failed.state, split.state = State.TAKEN, State.GONE, State.TAKEN
+    split.answer = print
+    slices = [Slice(answered, 0, 2), Slice(failed, 0, 1), Slice(split, 0, 1)]
+    metrics.batch_ran(Batch(slices, 4, Bucket("x"), 2.0), 0.25)
+    assert (metrics.request_seconds.count, metrics.request_seconds.sum) == (1, 1.25)
+    split.answer = None
+    metrics.batch_ran(Batch([Slice(split, 1, 3)], 2, Bucket("x"), 3.0), 0.5)
+    assert (metrics.request_seconds.count, metrics.request_seconds.sum) == (2, 1.25 + 2.0)
+
+
 def test_tritons_names_are_told_for_what_is_counted() -> None:
     """With its labels, and without the `_total` that Triton does not have; two processes' are summed."""
     server = ServerMetrics()
