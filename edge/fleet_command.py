@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -282,6 +283,7 @@ def _watch(options: argparse.Namespace) -> int:
     from .course import Do, Terms, order
     from .reports import read, standing
     from .repository import change_rollout, offers_of, withdraw
+    from .rollout import Rollout
 
     keys, target = _keys(options), _target(options)
     terms = Terms(options.steps, options.hold, options.max_failed, options.min_reports)
@@ -293,18 +295,12 @@ def _watch(options: argparse.Namespace) -> int:
                 progress.close()
                 print(f"{target}: the candidate was taken back, or is in force")
                 return REFUSED
+            rollout = offer.rollout
             found = standing(read(options.reports), offer.index.digest)
-            given = order(offer.rollout, found, time.monotonic() - raised_s, terms)
+            given = order(rollout, found, time.monotonic() - raised_s, terms)
             if given.what is Do.RAISE:
-                share = given.share
-                offer = change_rollout(
-                    options.repository,
-                    target,
-                    lambda rollout, to=share: rollout.raised(to, {}),
-                    keys,
-                    _now(),
-                    options.days,
-                )
+                raised = partial(Rollout.raised, share=given.share, by_labels={})
+                offer = change_rollout(options.repository, target, raised, keys, _now(), options.days)
                 raised_s = time.monotonic()
                 progress(_described(offer), stays=True)
             elif given.what is Do.STOP:
@@ -322,7 +318,7 @@ def _watch(options: argparse.Namespace) -> int:
             elif given.what is Do.END:
                 progress.close()
                 print(f"{_described(offer)}: {given.why}")
-                return REFUSED if offer.rollout.is_paused else DONE
+                return REFUSED if rollout.is_paused else DONE
             else:
                 progress(
                     f"{_described(offer)}: {len(found.healthy)} healthy, {len(found.failed)} failed, {given.why}", False

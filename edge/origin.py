@@ -52,7 +52,7 @@ class _Paced(io.RawIOBase):
         if self._received > self.most_bytes:
             raise TimeoutError(f"it does not end: {self._received} bytes came")
         self._connection.settimeout(min(left_s, IDLE_S))
-        count = self._raw.readinto(buffer)  # type: ignore[attr-defined]
+        count = self._raw.readinto(buffer)
         self._received += count or 0
         return int(count or 0)
 

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import ClassVar
 
 from torpor.predictors.errors import InvalidInput, UnsupportedMedia
 from torpor.transformers.events import decode
@@ -21,7 +20,7 @@ IDLE_S = 30.0
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    timeout = IDLE_S  # type: ignore[assignment]
+    timeout = IDLE_S
     server: "Receiver"
 
     def do_POST(self) -> None:
@@ -60,7 +59,7 @@ class Receiver(ThreadingHTTPServer):
 
     daemon_threads = True
     request_queue_size = 128
-    allow_reuse_address: ClassVar[bool] = True
+    allow_reuse_address = True
 
     def __init__(self, address: tuple[str, int], file: Path, most_bytes: int, now: Callable[[], datetime]) -> None:
         """Raises OSError."""

@@ -134,7 +134,7 @@ def test_systemd_finds_nothing_wrong_with_a_unit(
 
 
 def test_a_model_answers_from_a_sandbox(tmp_path: Path) -> None:
-    """The config of a unit, run by runsc itself: the kernel is gVisor's, the model's folder read-only, the rest of the node not there."""
+    """By a unit's config, run by runsc: the kernel is gVisor's, the model's folder read-only, nothing else there."""
     runsc = shutil.which("runsc")
     if runsc is None or os.geteuid() != 0:
         pytest.skip("no runsc on the path, or not root")

@@ -68,10 +68,18 @@ class Publisher:
         description: str = "",
     ) -> Path:
         """Made and signed: a folder."""
-        return self.sign(self.bundle_only(version, last, name=name, platform=platform, built=built), now, days)
+        made = self.bundle_only(version, last, name=name, platform=platform, built=built, description=description)
+        return self.sign(made, now, days)
 
     def bundle_only(
-        self, version: str, last: float = 0.0, *, name: str = NAME, platform: str = "any", built: datetime = NOW
+        self,
+        version: str,
+        last: float = 0.0,
+        *,
+        name: str = NAME,
+        platform: str = "any",
+        built: datetime = NOW,
+        description: str = "",
     ) -> Path:
         """Made, and in force nowhere."""
         out = self.folder / f"{name}-{version}"
