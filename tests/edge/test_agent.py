@@ -370,16 +370,29 @@ def test_expired_metadata_means_no_update_and_fresh_metadata_mends_it(site: Site
     assert site.version == "2"
 
 
-@pytest.mark.parametrize("says_so", [True, False])
-def test_a_full_disk_gets_its_room_back_and_is_tried_again(site: Site, says_so: bool) -> None:
+def test_expired_metadata_is_said_at_each_look_of_a_bare_node(site: Site) -> None:
+    """Which keeps none of it, so that "not changed" must not be the answer."""
+    site.in_force("1", days=10)
+    site.clock = NOW + timedelta(days=11)
+    agent = site.agent()
+    with agent.alone():
+        assert ["[expired]" in agent.round() for _ in range(4)] == [True] * 4
+
+
+@pytest.mark.parametrize(
+    ("says_so", "most", "said"),
+    [(True, 2500, "download has 1000 bytes free"), (False, 2500, "the disk is full"), (False, 900, "No space left")],
+)
+def test_a_full_disk_gets_its_room_back_and_is_tried_again(site: Site, says_so: bool, most: int, said: str) -> None:
+    """Before anything is fetched, while it is installed, while it is fetched."""
     from fleet import full_disk
 
     site.in_force("1")
     site.look()
     site.in_force("2")
-    agent = site.agent(full_disk(Unsynced, says_so))
+    agent = site.agent(full_disk(Unsynced, says_so, most))
     with agent.alone():
-        assert agent.round() != ""
+        assert said in agent.round()
         agent.round()
     assert len([line for line in site.log if line.startswith("waiting")]) == 1
     assert not (site.root / "download").exists()

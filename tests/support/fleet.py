@@ -101,15 +101,15 @@ class CutDisk(RecordedDisk):
         super().remove(path)
 
 
-def full_disk(kind: type[Disk], says_so: bool) -> Disk:
-    """A disk that takes only so little more as the agent's own state needs. says_so: in its free bytes, too."""
+def full_disk(kind: type[Disk], says_so: bool, most: int = 2500) -> Disk:
+    """A disk that takes files of so many bytes, and what the agent and the node know. says_so: in its free bytes, too."""
 
     class Full(kind):  # type: ignore[misc, valid-type]
         def free_bytes(self, path: Path) -> int:
             return 1000 if says_so else 1 << 40
 
         def write(self, file: int, offset: int, data: bytes) -> None:
-            if offset + len(data) > 2500 and not self._is_state(file):
+            if offset + len(data) > most and not self._is_state(file):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             super().write(file, offset, data)
 
