@@ -95,7 +95,6 @@ def _migrate_all(options: argparse.Namespace, making: Path) -> "list[Outcome]":
     """Raises SettingError for what is no archive."""
     from ..catalog import Outside
     from ..runtime.cores import usable_cores
-    from ..torchserve.manifest import ArchiveError
     from ..torchserve.place import has_archives
     from ..torchserve.store import ArchiveStore
     from .folder import NotCarriedError, migrate
@@ -110,18 +109,18 @@ def _migrate_all(options: argparse.Namespace, making: Path) -> "list[Outcome]":
     store = ArchiveStore.of(source.resolve(), Outside({}, os.environ), usable_cores(), None)
     outcomes: list[Outcome] = []
     for name in store.names():
-        if name.startswith(".") or name in _REPORTS:
+        if name.startswith(".") or "/" in name or name in _REPORTS:
             raise SettingError(f"{source}: model {name!r}: no folder of OUT can be called so")
         model = store.model(name)
         default, *others = model.versions()
         _progress(f"{name}: is carried over")
-        assembled = model.assemble(default)
-        outcome = Outcome(name, assembled.archive.path.name)
+        outcome = Outcome(name, model.archives[0].path.name)
         outcomes.append(outcome)
         folder = making / name
         try:
+            assembled = model.assemble(default)
             migrated = migrate(name, assembled, folder, options.protocol, options.unpickle)
-        except (NotCarriedError, ArchiveError) as error:
+        except (NotCarriedError, SettingError) as error:
             outcome.reason = str(error)
             shutil.rmtree(folder, ignore_errors=True)
             continue

@@ -90,6 +90,7 @@ def _serving(place: Path, name: str, environment: dict[str, str]) -> Iterator[in
         "--port", "0", "--drain-quiet-s", "0",
     ]  # fmt: skip
     kept = {key: value for key, value in os.environ.items() if not key.startswith("TORPOR_")}
+    kept["PYTHONDONTWRITEBYTECODE"] = "1"  # the folder is to be as it was written
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=kept | environment)
     assert process.stderr is not None
     said: list[str] = []

@@ -40,6 +40,9 @@ _CONTEXT = "archive.json"
 _MOST_ALONE_ROWS = 1024
 _CONVERSION_S = 600.0
 
+_OF_A_CHAIN = ("request_timeout_s", "load_timeout_s")
+"""Settings of a transformer and its predictor together, which are the transformer's."""
+
 _OTHER_PROTOCOL = {
     "v1": "v2 with the handler's own inputs: the folder takes `row`, BYTES of JSON; `--protocol v2` carries these over instead",
     "v2": "v1: `--protocol v1` carries that over instead; by gRPC a text in BYTES is the text, not its base64",
@@ -133,11 +136,11 @@ def _write_stock(
     predictor = _free("predictor", code)
     (code / f"{predictor}.py").write_text(_source("predictor.py", ("Network", _NETWORKS[stock])))
     model = assembled.model
-    device = [*_compiled(done, yaml), *_device(model)]
+    device = [*compiled(done, yaml), *_device(model)]
     settings = _batching(model, model.batch_size if model.batch_size > 1 else None)
-    _write_toml(
-        code, f"{predictor}:{_NETWORKS[stock]}", "" if done.form == "images" else done.name, settings, device, network
-    )
+    whole = {key: settings.pop(key) for key in _OF_A_CHAIN if key in settings and done.form == "images"}
+    name = "" if done.form == "images" else done.name
+    _write_toml(code, f"{predictor}:{_NETWORKS[stock]}", name, settings, device, network)
     if done.form == "tensors":
         done.carried.append("the base handler: `predict` of a class that needs no `ts`, its rows in batches")
         done.left.append(
@@ -154,7 +157,7 @@ def _write_stock(
     kept = ("Images", _IMAGES[stock])
     (done.folder / "transformer.py").write_text(_source("transformer.py", kept))
     more = 'predictor = "network"'
-    _write_toml(done.folder, f"transformer:{_IMAGES[stock]}", done.name, {}, [], parameters, transformer=more)
+    _write_toml(done.folder, f"transformer:{_IMAGES[stock]}", done.name, whole, [], parameters, transformer=more)
     done.carried.append(
         f"{stock}: a transformer (Pillow, no torchvision) before a predictor of tensors in batches; neither needs `ts`"
     )
@@ -271,13 +274,15 @@ def generated_row(done: Migrated) -> list[Any] | None:
     return row
 
 
-def _compiled(done: Migrated, yaml: Mapping[str, Any]) -> list[str]:
+def compiled(done: Migrated, yaml: Mapping[str, Any]) -> list[str]:
     """What `pt2` says, as a setting."""
     said = yaml.get("pt2")
     if not said:
         return []
     options = said.get("compile", said) if isinstance(said, dict) else {"backend": said}
-    if isinstance(options, dict) and options.get("enable", True) and options.get("backend", "inductor") == "inductor":
+    if isinstance(options, dict) and options.get("enable") is False:
+        return []
+    if isinstance(options, dict) and options.get("backend", "inductor") == "inductor" and "export" not in options:
         mode = options.get("mode", "default")
         done.carried.append(f"`pt2`: compile = {mode}")
         return [f'compile = "{mode}"']

@@ -41,7 +41,7 @@ class Handler:
             self.handle = load(said["handler"], folder, self.context)
 
     def predict(self, row: Array, requests: Sequence[Request]) -> list[str]:
-        results = self.results([_row(json.loads(text)) for text in row], requests)
+        results = self.results([_row(text) for text in row], requests)
         if len(results) != len(row):
             raise ModelFailed(f"the handler returned {len(results)} items, must be {len(row)}, one a row")
         return [json.dumps(_value(result)) for result in results]
@@ -106,7 +106,11 @@ def _refusal(status: int, text: object) -> InvalidInput | ModelFailed:
     return InvalidInput(f"{text}") if status < 500 else ModelFailed(f"{text}")
 
 
-def _row(value: Any) -> Any:
+def _row(text: bytes) -> Any:
+    try:
+        value = json.loads(text)
+    except ValueError as error:  # v1's are JSON, v2's may be anything
+        raise InvalidInput(f"input 'row' is not JSON: {error}") from None
     body = value.get("body") if isinstance(value, dict) else None
     if isinstance(body, dict) and list(body) == ["b64"]:
         try:

@@ -23,6 +23,7 @@ from torpor.predictors.migration.classes.handler import Handler, Inputs
 from torpor.predictors.migration.classes.transformer import Images
 from torpor.predictors.migration.code import Code
 from torpor.predictors.migration.comparison import difference
+from torpor.predictors.migration.folder import Migrated, compiled
 from torpor.predictors.migration.service import service_name
 from torpor.predictors.signature import Request
 from torpor.predictors.torchserve.worker.context import Context
@@ -312,6 +313,15 @@ def test_rows_of_a_handler_by_v2_must_be_as_many_as_its_inputs(results: Any, mes
         handled(results).predict(ASKED, x=torch.ones(2, 3))
 
 
+@pytest.mark.parametrize(
+    ("row", "message"), [(b"{", "input 'row' is not JSON"), (b'{"body": {"b64": "a"}}', "body.b64 is not base64")]
+)
+def test_rows_of_a_handler_that_cannot_be_read_are_the_callers_fault(row: bytes, message: str) -> None:
+    """400, and the handler is not asked."""
+    with pytest.raises(InvalidInput, match=message):
+        Handler.predict(handled([1]), np.array([row], object), [ASKED])
+
+
 def test_bytes_of_a_handler_are_texts_or_base64() -> None:
     """JSON has no others."""
     texts = Handler.predict(handled([b"a", b"\xff"]), np.array([b"1", b"2"], object), [ASKED, ASKED])
@@ -402,15 +412,21 @@ def test_a_storage_folder_is_migrated_model_by_model(tmp_path: Path) -> None:
     own = archived(tmp_path, "own", "own.py", FUNCTION, "--extra-files", str(sample(tmp_path, "model.toml", "")))
     own.rename(store / "own.mar")
     snapshot = {"digits": {"1.0": entry("a.mar")}, "llm": {"1.0": entry("v.mar")}, "own": {"1.0": entry("own.mar")}}
-    write_storage(tmp_path / "storage", snapshot)
+    wrong = archived(
+        tmp_path, "wrong", "wrong.py", FUNCTION, "--config-file", str(sample(tmp_path, "model.yaml", "batchSize: 0"))
+    )
+    wrong.rename(store / "wrong.mar")
+    write_storage(tmp_path / "storage", snapshot | {"wrong": {"1.0": entry("wrong.mar")}})
     done = migrate(tmp_path / "storage", tmp_path / "out", status=1)
     report = reported(tmp_path / "out")
     assert {name: model["verdict"] for name, model in report.items()} == {
         "digits": "same on 2 samples",
         "llm": "stays an archive",
         "own": "stays an archive",
+        "wrong": "stays an archive",
     }
     assert "handler 'vllm_handler' is no file of the archive" in done.stdout
+    assert "wrong.mar: model.yaml: batchSize = 0, must be an integer in [1, " in done.stdout
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["digits", "report.json", "report.md"]
 
 
@@ -431,6 +447,7 @@ def test_a_folder_with_files_is_left_alone(tmp_path: Path) -> None:
         (("a.mar", "out", "--sample", "no.json"), "--sample no.json: no such file"),
         (("a.mar", "out", "--tolerance", "2"), "'2', must be in [0, 1]"),
         (("dots.mar", "out"), "model '..': no folder of OUT can be called so"),
+        (("storage", "out"), "model '../out': no folder of OUT can be called so"),
     ],
 )
 def test_wrong_arguments_are_said(
@@ -438,7 +455,8 @@ def test_wrong_arguments_are_said(
 ) -> None:
     """Status 2, and no folder."""
     monkeypatch.chdir(tmp_path)
-    place = tmp_path if arguments[0] == "dots.mar" else tmp_path / "elsewhere"
+    place = tmp_path if arguments[0] == "dots.mar" else tmp_path / "storage/model-store"
+    write_storage(tmp_path / "storage", {"../out": {"1.0": entry("dots.mar")}})
     write_mar(place / "dots.mar", {"handler.py": FUNCTION}, {"model": {"modelName": "..", "handler": "handler.py"}})
     assert message in migrate(*arguments, status=2).stderr
     assert not (tmp_path / "out").exists()
@@ -523,3 +541,22 @@ def test_who_reads_the_weights_is_seen_in_the_code(tmp_path: Path, code: str, it
 def test_services_have_names_that_kubernetes_takes(name: str, service: str) -> None:
     """Lower case, digits and dashes, a letter first."""
     assert service_name(name) == service
+
+
+@pytest.mark.parametrize(
+    ("said", "settings", "is_left"),
+    [
+        (None, [], False),
+        ("inductor", ['compile = "default"'], False),
+        ({"backend": "inductor", "mode": "reduce-overhead"}, ['compile = "reduce-overhead"'], False),
+        ({"compile": {"enable": True}}, ['compile = "default"'], False),
+        ({"compile": {"enable": False}}, [], False),
+        ({"compile": {"enable": True, "backend": "openvino"}}, [], True),
+        ({"export": {"aot_compile": True}}, [], True),
+    ],
+)
+def test_pt2_is_a_setting(tmp_path: Path, said: object, settings: list[str], is_left: bool) -> None:
+    """Where torpor compiles as it says; else the report has it."""
+    migrated = Migrated("m", tmp_path, "base_handler", "tensors", tmp_path)
+    assert compiled(migrated, {"pt2": said}) == settings
+    assert bool(migrated.left) == is_left
