@@ -32,7 +32,7 @@ MOST_PENDING = 1000
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _PATIENCE_S = 30
-"""For a connection's first words: NATS' two seconds are too few where every second packet is lost."""
+"""For a connection's beginning: NATS' one or two seconds are too few where every second packet is lost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,8 @@ class Certificate:
         """As NATS' configuration has it."""
         files = {"cert_file": "tls.crt", "key_file": "tls.key", "ca_file": "ca.crt"}
         said = ", ".join(f"{key}: {_text(self.folder.resolve() / name)}" for key, name in files.items())
-        return f"{said}, timeout: {_PATIENCE_S}"
+        # TLS first, and who calls speaks first: otherwise a lost end of TCP's handshake leaves both waiting for a word.
+        return f"{said}, timeout: {_PATIENCE_S}, handshake_first: true"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,7 @@ class ToSite:
     def configuration(self) -> str:
         """Of the NATS server, in its language."""
         remote = f"url: {_text(f'tls://{self.site}')}, first_info_timeout: {_PATIENCE_S}s, tls {{ {self.certificate} }}"
-        return f"leafnodes {{ reconnect: 1s, remotes: [ {{ {remote} }} ] }}\n"
+        return f"leafnodes {{ reconnect: 1s, dial_timeout: {_PATIENCE_S}s, remotes: [ {{ {remote} }} ] }}\n"
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,8 +76,9 @@ class NatsServer:
         lines = f"listen: 127.0.0.1:{self._port}\nmax_payload: {MAX_PAYLOAD_BYTES}\n"
         if link is None:
             return f"{lines}jetstream {{ {jetstream} }}\n"
-        # A link that is lost without a word is found out by pings, which NATS sends every two minutes otherwise.
-        lines += f"server_name: {json.dumps(link.domain)}\nping_interval: 10s\nping_max: 2\n"
+        # A link that is lost without a word is found out by pings, which NATS sends every two minutes otherwise; not much
+        # sooner, since one that drops every second packet may be without a word for half a minute.
+        lines += f"server_name: {json.dumps(link.domain)}\nping_interval: 30s\nping_max: 2\n"
         return f"{lines}jetstream {{ {jetstream}, domain: {json.dumps(link.domain)} }}\n{link.configuration}"
 
     async def _wait_for_port(self) -> None:

@@ -64,6 +64,7 @@ def test_a_file_with_everything(tmp_path: Path) -> None:
         ('[[trigger]]\nname = "a"\nsubscriber = "http://x/"\nfilter = {Type = "x"}', "filter has 'Type'"),
         ('[[trigger]]\nname = "a"\nsubscriber = "http://x/"\nfilter = {type = 1}', "filter = {'type': 1}"),
         ('[[trigger]]\nname = "a"\nsubscriber = "http://x/"\ndead_letter = "a b"', "dead_letter = 'a b'"),
+        ('[[trigger]]\nname = "a"\nsubscriber = "http://x/"\nfrom_site = 1', "from_site = 1, must be true or false"),
         ('[[trigger]]\nname = "a"\nsubscriber = "http://x/"\n' * 2, "name is given twice"),
     ],
 )  # fmt: skip
