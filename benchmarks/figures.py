@@ -12,6 +12,7 @@ from beginnings import BusyProbe, FirstRequests, Memory, Start
 from chain import ChainLatency
 from chained import Chained
 from edge import Installation, Moved
+from edge_link import Linked
 from features import LookedUp
 from gvisor import Contained
 from jetstream import JetStream
@@ -469,6 +470,18 @@ def gvisor() -> Figure:
     )
 
 
+def edge_link() -> Figure:
+    return Figure(
+        "edge-link",
+        "10 000 events to an edge node without its link, three times kill -9 of all of it; then the link returns: answers "
+        "that the site does not have, or that differ from a repeat's",
+        "events",
+        [Linked("torpor")],
+        [Claim(0, "", at_most=True)],
+        adds_up=True,
+    )
+
+
 def features() -> Figure:
     return Figure(
         "features",
@@ -540,5 +553,6 @@ FIGURES = {"v2-binary": v2_binary, "json": json_bodies, "grpc": grpc, "minilm": 
            "open-loop": open_loop, "simulated": simulated, "sharing": sharing, "chain": chain,
            "chain-throughput": chain_throughput, "losses": losses, "tokenise": tokenise, "features": features,
            "jetstream": jetstream, "events": events, "up": up, "edge-update": edge_update,
-           "edge-install": edge_install, "gvisor": gvisor, "torchserve": torchserve, "torchserve-start": torchserve_start,
+           "edge-install": edge_install, "edge-link": edge_link, "gvisor": gvisor, "torchserve": torchserve,
+           "torchserve-start": torchserve_start,
            "torchserve-memory": torchserve_memory}  # fmt: skip
