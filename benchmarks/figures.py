@@ -554,5 +554,4 @@ FIGURES = {"v2-binary": v2_binary, "json": json_bodies, "grpc": grpc, "minilm": 
            "chain-throughput": chain_throughput, "losses": losses, "tokenise": tokenise, "features": features,
            "jetstream": jetstream, "events": events, "up": up, "edge-update": edge_update,
            "edge-install": edge_install, "edge-link": edge_link, "gvisor": gvisor, "torchserve": torchserve,
-           "torchserve-start": torchserve_start,
-           "torchserve-memory": torchserve_memory}  # fmt: skip
+           "torchserve-start": torchserve_start, "torchserve-memory": torchserve_memory}  # fmt: skip
