@@ -6,6 +6,7 @@ node's bundle, by a volume over the folder that it serves; a digest in the pod's
 """
 
 import hashlib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,9 +88,10 @@ def service_of(text: str, model: Model | None, path: str, image: str) -> Map:
         raise Refused("malformed", "the InferenceService must have metadata.name and spec.predictor") from None
     checked_name(name, "the InferenceService's name")
     if "model" in predictor:
-        predictor["containers"] = [
-            {"name": "kserve-container", "image": image, "args": [_local(predictor.pop("model"))]}
-        ]
+        args = json.dumps([_local(predictor.pop("model"))])
+        # As a document, so that comments can stand in it.
+        container = load(f"name: kserve-container\nimage: {json.dumps(image)}\nargs: {args}\n")[0]
+        predictor["containers"] = [container]
     return service
 
 

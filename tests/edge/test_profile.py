@@ -153,6 +153,14 @@ def test_a_node_that_carries_knative_gets_a_knative_service() -> None:
     assert "torpor.cuda" in files["manifests/nodefeaturerule.yaml"]
 
 
+def test_a_model_by_its_uri_is_the_service_of_a_node_with_knative() -> None:
+    files = files_of(SERVER, SERVICE.format(uri="pvc://models/digits"))
+    (service,) = objects_of(files, "service")
+    (container,) = service["spec"]["template"]["spec"]["containers"]
+    assert (container["name"], container["args"]) == ("kserve-container", ["/mnt/torpor/digits"])
+    assert container["ports"] == [{"name": "h2c", "containerPort": 8080}]
+
+
 def test_an_inference_services_own_words_stay() -> None:
     """Of a file: its name, and its model by the name in the bundle."""
     text = SERVICE.format(uri="pvc://models/digits") + "    timeout: 7\n"
@@ -188,9 +196,11 @@ def test_what_knative_would_refuse_is_refused_before() -> None:
 
 
 def test_a_model_for_cuda_is_refused_on_a_node_without(tmp_path: Path) -> None:
-    (tmp_path / "model.toml").write_text('class = "model:Digits"\n[device]\ndevice = "cuda"\n')
+    folder = tmp_path / "digits"
+    folder.mkdir()
+    (folder / "model.toml").write_text('class = "model:Digits"\n[device]\ndevice = "cuda"\n')
     with pytest.raises(Refused, match="the model's device is cuda, must be cpu or auto"):
-        files_of(GATEWAY, folder=tmp_path)
+        files_of(GATEWAY, folder=folder)
 
 
 def test_a_node_without_a_link_asks_no_registry() -> None:
