@@ -106,7 +106,6 @@ class ChunkedBody:
         """Pieces of the body; and, once it has ended, what follows it (else None). Raises InvalidInput, HeadTooLarge."""
         pieces: list[bytes] = []
         data = self._kept + data
-        self._kept = b""
         at = 0
         while True:
             if self._missing:
