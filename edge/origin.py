@@ -187,6 +187,8 @@ class Origin:
         finally:
             # What is left of it would be taken for the next answer; or the server has ended the connection.
             if answer is None or not answer.isclosed() or answer.length:
+                if answer:
+                    answer.close()
                 self._connection.close()
 
     @contextmanager

@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from torpor.predictors.errors import InvalidInput, UnsupportedMedia
-from torpor.transformers.events import decode
+from torpor.transformers.events import Event, decode
 
 from .reports import append
 
@@ -68,7 +68,7 @@ class Receiver(ThreadingHTTPServer):
         self._file, self._most_bytes, self._now = file, most_bytes, now
         self._lock = threading.Lock()
 
-    def take(self, events: list) -> int:  # type: ignore[type-arg]
+    def take(self, events: list[Event]) -> int:
         """The status: 204 when they are on the disk."""
         with self._lock:
             try:
