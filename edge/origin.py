@@ -177,6 +177,7 @@ class Origin:
     @contextmanager
     def _answer(self, method: str, name: str, headers: dict[str, str], body: bytes | None = None) -> Iterator[_Answer]:
         answer: _Answer | None = None
+        is_whole = False
         try:
             with self._failing(name):
                 path = f"{self._folder}/{name}" if name else self._folder or "/"
@@ -184,9 +185,12 @@ class Origin:
                 answer = cast(_Answer, self._connection.getresponse())
             self.date = _date(answer.headers.get("Date"))
             yield answer
+            is_whole = answer.isclosed()
+        except NotThere:
+            is_whole = answer is not None and answer.isclosed()
+            raise
         finally:
-            # What is left of it would be taken for the next answer; or the server has ended the connection.
-            if answer is None or not answer.isclosed() or answer.length:
+            if not is_whole:  # What is left of it would be taken for the next answer.
                 if answer:
                     answer.close()
                 self._connection.close()
