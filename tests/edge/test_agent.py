@@ -89,12 +89,13 @@ def test_a_bare_node_takes_what_is_in_force_and_then_only_what_is_new(site: Site
     assert site.look() == ""
     assert site.ran == ["1"]
     site.in_force("2")
+    first = len([path for _, path, status in site.mirrors.asked if path.startswith("blobs/") and status == 200])
     site.mirrors.asked.clear()
     agent = site.agent()
     with agent.alone():
         assert agent.round() == ""
         parts = [path for _, path, status in site.mirrors.asked if path.startswith("blobs/") and status == 200]
-        assert len(parts) < 20
+        assert len(parts) <= first - 7, "seven of eight tensors are there already"
         site.mirrors.asked.clear()
         agent.round()
         assert [(path, status) for _, path, status in site.mirrors.asked] == [("timestamp.json", 200)]
