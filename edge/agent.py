@@ -39,7 +39,7 @@ MOST_STARTS = 3
 
 WRONG_CLOCK_S = 60.0
 
-OF_THE_NODE = ("busy", "space", "state", "name", "platform")
+OF_THE_NODE = ("busy", "space", "state", "name", "platform", "profile")
 """Refusals that another mirror would not change."""
 
 

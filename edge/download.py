@@ -57,6 +57,7 @@ class Download:
         came = self._fetch(index, LARGEST_INDEX_BYTES, mirrors)
         data = self._path(index).read_bytes()
         parts: dict[str, Blob] = {}
+        profiles: set[str] = set()
         size = 0
         for (kind, name), blob in Heading(data).manifests.items():
             came += self._fetch(blob, LARGEST_LIST_BYTES, mirrors)
@@ -64,8 +65,10 @@ class Download:
             came += self._fetch(config, LARGEST_LIST_BYTES, mirrors)
             wanted |= {blob.digest, config.digest}
             parts |= layers
+            if kind == "profile":  # It is read from the bundle, before anything is installed.
+                profiles |= layers.keys()
             size += sum(file.size for file in read_files(self._path(config).read_bytes(), layers, f"{kind}/{name}"))
-        missing = [part for digest, part in sorted(parts.items()) if digest not in held]
+        missing = [part for digest, part in sorted(parts.items()) if digest in profiles or digest not in held]
         wanted |= {part.digest for part in missing}
         self._remove_others(wanted)
         self._check_space(size, missing)
