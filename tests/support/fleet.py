@@ -244,7 +244,7 @@ class Fleet:
         member = Member(node.name, {"ring": "canary" if node.number % 20 == 0 else "rest"})
         node.agent = Agent(
             node.root, Identity(member, NAME, self._publisher.root), mirrors, lambda generation: self._bring_up(node),
-            lambda: self.now(node), Origin(self._reports), disk=node.disk, platform="linux/amd64",
+            lambda: self.now(node), Origin(self._reports), disk=node.disk,
         )  # fmt: skip
         node.stack.enter_context(node.agent.alone())
 
