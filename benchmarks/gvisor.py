@@ -32,19 +32,18 @@ class Contained:
     label: str
     runtime: str
     model: str
-    flags: tuple[str, ...] = ()
     waiting: str = ""
+    """How torch's threads wait for each other (OMP_WAIT_POLICY); empty for the library's default, which is to spin."""
 
     def measure(self, seconds: float) -> Rate:
         loads.require("wrk")
         wire, peer = V2Binary(self.model), Torpor("torpor")
         command = peer.command(self.model, PORT, CONNECTIONS)
         variables = environment_of(peer, self.model, "", PORT, CONNECTIONS, THREADS[self.model], self.waiting)
-        flags = [*FLAGS[self.runtime], *self.flags]
         with (
             tempfile.TemporaryDirectory(prefix="bench-gvisor-") as scratch,
             network() as net,
-            contained(self.runtime, flags, command, variables, BENCHMARKS, net) as container,
+            contained(self.runtime, FLAGS[self.runtime], command, variables, BENCHMARKS, net) as container,
         ):
             probe = Probe(wire, *probe_rows(self.model), host=net.address)
             file = Path(scratch) / "bodies"
