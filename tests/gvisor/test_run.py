@@ -43,7 +43,7 @@ def test_tests_run_inside_and_their_status_comes_out() -> None:
     assert "1 passed" in done.stdout
     assert done.returncode == 0
     assert not Path("/written-inside").exists()
-    assert run(str(Path(__file__)), "-k", "no such test", **os.environ).returncode == 5
+    assert run(str(Path(__file__)), "-k", "none_of_them", **os.environ).returncode == 5
 
 
 @pytest.mark.skipif(not IS_INSIDE, reason="not inside gVisor")
