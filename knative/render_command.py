@@ -86,9 +86,16 @@ def _run(options: argparse.Namespace, began_s: float) -> int:
     if not _valid(files):
         print("torpor: render: nothing is written", file=sys.stderr)
         return 1
-    options.out.mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
-        (options.out / name).write_text(content)
+    written: list[str] = []
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            (options.out / name).write_text(content)
+            written.append(name)
+    except OSError as error:
+        left = ", ".join(written) or "nothing"
+        print(f"torpor: render: {options.out}: {error}; written: {left}, of {', '.join(files)}", file=sys.stderr)
+        return 2
     print(f"{options.out}: {', '.join(files)}")
     return 0
 

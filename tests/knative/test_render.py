@@ -190,6 +190,15 @@ def test_a_faulty_service_is_not_written(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_a_full_disk_is_said_with_what_is_written(tmp_path: Path) -> None:
+    """The kustomization comes first and names the others, so that kubectl takes none of a half folder."""
+    (tmp_path / "shop.yaml").write_text(BARE)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/inferenceservice.yaml").symlink_to("/dev/full")
+    done = render(tmp_path / "shop.yaml", tmp_path / "out", "--force", status=2)
+    assert "No space left on device; written: kustomization.yaml, of kustomization.yaml, infer" in done.stderr
+
+
 def test_a_folder_with_files_is_left_alone(tmp_path: Path) -> None:
     """Unless --force is given."""
     (tmp_path / "shop.yaml").write_text(BARE)

@@ -108,6 +108,11 @@ def test_a_plan_is_reproducible(saved: Path, capsys: pytest.CaptureFixture[str])
     assert one["measurement"]["memory_bytes"] == 300 << 20
 
 
+def test_a_full_disk_is_said(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--measurement", saved, "--shape", "bursts 20/s of 1m every 10m for 20m"]
+    assert "--output: [Errno 28] No space left on device" in refusal(capsys, *arguments, "--output", "/dev/full")
+
+
 def test_cold_starts_are_bought_off_where_the_goal_says_so(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """With pods that stay; without such a goal the model sleeps."""
     arguments = ["--measurement", saved, "--shape", "bursts 5/s of 1m every 10m for 30m", "--p99-ms", "10000"]
