@@ -4,7 +4,7 @@ import math
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -43,13 +43,15 @@ class Surroundings:
     """What the machine has in place of the cluster.
 
     environment: of `torpor up` itself. maps: texts that are replaced in command, arguments and environment. images: patterns
-    of those that are torpor's own. addresses: HOST:PORT of each service by its name.
+    of those that are torpor's own. addresses: HOST:PORT of each service by its name. bound: what SinkBindings set, by the
+    service's name.
     """
 
     environment: Mapping[str, str]
     maps: Sequence[tuple[str, str]]
     images: Sequence[str]
     addresses: Mapping[str, str]
+    bound: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
 def process_of(service: Service, port: int, models: Path | None, around: Surroundings) -> Process:
@@ -58,7 +60,7 @@ def process_of(service: Service, port: int, models: Path | None, around: Surroun
     maps = [*around.maps, *([(MODELS, str(models))] if models else [])]
     given = _environment(container, where, around, maps)
     own = _own_variables(service, port, models, container)
-    variables = {**own, **given, "PORT": str(port)}
+    variables = {**own, **given, **around.bound.get(service.name, {}), "PORT": str(port)}
     command = [_replaced(str(word), maps, variables) for word in container.get("command") or ()]
     arguments = [_replaced(str(word), maps, variables) for word in container.get("args") or ()]
     command = [*(command or _entrypoint(container, where, around.images)), *arguments]

@@ -48,6 +48,40 @@ def trigger_tables(triggers: Sequence[Document], addresses: Mapping[str, str], s
     return "\n\n".join(tables) + "\n"
 
 
+def bound_variables(
+    bindings: Sequence[Document], addresses: Mapping[str, str], brokers: Mapping[str, str], say: Callable[[str], None]
+) -> dict[str, dict[str, str]]:
+    """What SinkBindings put into the environment of their subjects, by these names, as Eventing does. brokers: URLs by name.
+
+    Raises UpError for what they cannot mean.
+    """
+    bound: dict[str, dict[str, str]] = {}
+    for binding in bindings:
+        where = f"{binding.where}: SinkBinding {binding.name}"
+        subject = binding.spec.get("subject") or {}
+        name = str(subject.get("name") or "")
+        if not name:
+            raise UpError(f"{where}: subject.name is missing; a selector is not read here")
+        group = str(subject.get("apiVersion", "")).partition("/")[0]
+        if (group, subject.get("kind")) != ("serving.knative.dev", "Service") or name not in addresses:
+            say(f"{where} is left out: its subject does not run here")
+            continue
+        sink = binding.spec.get("sink") or {}
+        ref = sink.get("ref") or {}
+        if str(ref.get("apiVersion", "")).partition("/")[0] == "eventing.knative.dev" and ref.get("kind") == "Broker":
+            if ref.get("name") not in brokers:
+                raise UpError(f"{where}: sink: the Broker {ref.get('name')} is not in the files")
+            url: str | None = brokers[ref["name"]]
+        else:
+            url = _subscriber(sink, addresses, f"{where}: sink")
+        if url is None:
+            say(f"{where} is left out: its sink does not run here")
+            continue
+        overrides = binding.spec.get("ceOverrides")
+        bound[name] = {"K_SINK": url, "K_CE_OVERRIDES": json.dumps(overrides) if overrides else ""}
+    return bound
+
+
 def duration_s(text: str, where: str) -> float:
     """Of an ISO 8601 duration without years and months, as Eventing has it. Raises UpError."""
     match = _DURATION.fullmatch(text)

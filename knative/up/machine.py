@@ -21,7 +21,7 @@ from .activator import Activator
 from .component import Component
 from .container import Process, Surroundings, process_of
 from .documents import UpError, reason_of
-from .eventing import Eventing
+from .eventing import Eventing, bound_variables
 from .instance import free_port
 from .page import Page
 from .services import Plan, Service
@@ -73,6 +73,7 @@ class Machine:
         self._settings = settings
         self._terminal = terminal
         self._addresses: dict[str, str] = {}
+        self._bound: dict[str, dict[str, str]] = {}
         self._maps = [*settings.maps]
         self._components = [
             Component(service, functools.partial(self._process, service), own_metrics.start_phases, terminal)
@@ -132,9 +133,13 @@ class Machine:
         for name, activator in self._activators.items():
             self._addresses[name] = f"127.0.0.1:{await activator.start(settings.host, next(ports))}"
         page = await self._page.start(settings.host, next(ports))
+        broker_port, brokers = 0, dict[str, str]()
         if self._eventing is not None:
             await self._eventing.start_nats()
             self._maps.append(("{nats}", self._eventing.nats_url))
+            broker_port = next(ports) or free_port()
+            brokers = {broker.name: f"http://127.0.0.1:{broker_port}/" for broker in self._plan.brokers}
+        self._bound = bound_variables(self._plan.bindings, self._addresses, brokers, say)
         for service in self._plan.services:  # what cannot be run is said before anything runs
             process_of(service, 0, None, self._surroundings())
         for component in self._components:
@@ -142,9 +147,8 @@ class Machine:
             component.start()
         say(f"the page is at http://{page}/")
         if self._eventing is not None:
-            port = next(ports) or free_port()
-            await self._eventing.start_broker(self._addresses, os.environ, port)
-            self._page.broker_port = port
+            await self._eventing.start_broker(self._addresses, os.environ, broker_port)
+            self._page.broker_port = broker_port
 
     async def _finish(self) -> None:
         """Who asks goes before who is asked."""
@@ -159,7 +163,7 @@ class Machine:
             await self._eventing.stop_nats()
 
     def _surroundings(self) -> Surroundings:
-        return Surroundings(os.environ, self._maps, self._settings.images, self._addresses)
+        return Surroundings(os.environ, self._maps, self._settings.images, self._addresses, self._bound)
 
     async def _process(self, service: Service, port: int) -> Process:
         """After its model has been fetched, if that must be. Raises UpError."""

@@ -46,11 +46,12 @@ class Service:
 
 @dataclass(frozen=True)
 class Plan:
-    """services: in the order of the files, a transformer before its predictor. brokers, triggers: of Eventing."""
+    """services: in the order of the files, a transformer before its predictor. brokers, triggers, bindings: of Eventing."""
 
     services: Sequence[Service]
     brokers: Sequence[Document] = ()
     triggers: Sequence[Document] = ()
+    bindings: Sequence[Document] = ()
     left_out: Sequence[str] = field(default_factory=tuple)
 
 
@@ -59,6 +60,7 @@ def plan(documents: Sequence[Document]) -> Plan:
     services: list[Service] = []
     brokers: list[Document] = []
     triggers: list[Document] = []
+    bindings: list[Document] = []
     left_out: list[str] = []
     for document in documents:
         match document.kind:
@@ -70,6 +72,8 @@ def plan(documents: Sequence[Document]) -> Plan:
                 brokers.append(document)
             case ("eventing.knative.dev", "Trigger"):
                 triggers.append(document)
+            case ("sources.knative.dev", "SinkBinding"):
+                bindings.append(document)
             case (_, kind):
                 left_out.append(f"{document.where}: {kind or 'a document without kind'} {document.name}".rstrip())
     names = [service.name for service in services]
@@ -78,7 +82,7 @@ def plan(documents: Sequence[Document]) -> Plan:
             raise UpError(f"{name} is there twice, must be one component")
     if not services:
         raise UpError("nothing to run: no InferenceService and no Knative Service in the files")
-    return Plan(services, brokers, triggers, left_out)
+    return Plan(services, brokers, triggers, bindings, left_out)
 
 
 def _inference_service(document: Document) -> list[Service]:

@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -68,6 +68,40 @@ def test_a_component_that_crashes_in_a_loop_backs_off(up: Start) -> None:
     running.interrupt()
     assert running.ended() == 0
     assert "nothing was cut" in running.log
+
+
+def test_a_component_that_is_never_ready_is_ended(up: Start, gate: Path) -> None:
+    """After Knative's progress deadline; it is tried again, and Ctrl-C ends it in between."""
+    running = up(service(f"late, {gate}", annotations="serving.knative.dev/progress-deadline: 1s"))
+    running.wait_for("subject was not ready within 1 s, and is ended")
+    running.wait_for(r"subject does not run: it ended by SIGKILL; again in 0\.5 s")
+    running.interrupt()
+    assert running.ended() == 0
+
+
+@pytest.fixture
+def behind_a_free_port() -> Iterator[int]:
+    """A taken port; the one before it is free."""
+    while True:
+        with socket.socket() as taken, socket.socket() as free:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            port = taken.getsockname()[1]
+            try:
+                free.bind(("127.0.0.1", port - 1))
+            except OSError:
+                continue
+            free.close()
+            yield port
+            return
+
+
+def test_a_taken_port_of_the_page_is_named(up: Start, behind_a_free_port: int) -> None:
+    """Behind the components': nothing has been started by then."""
+    running = up(service(annotations=""), "--port", str(behind_a_free_port - 1))
+    assert running.ended() == 1
+    assert f"torpor up: port {behind_a_free_port} on 127.0.0.1, for the page: address already in use" in running.log
+    assert "subject starts" not in running.log
 
 
 def test_a_command_that_is_not_here_is_named(up: Start) -> None:
@@ -300,6 +334,58 @@ spec: {{ predictor: {{ minReplicas: 0, model: {{ modelFormat: {{ name: torpor }}
         sink.shutdown()
         thread.join()
         sink.server_close()
+
+
+BOUND = """\
+apiVersion: sources.knative.dev/v1
+kind: SinkBinding
+metadata: {{ name: to-{name} }}
+spec:
+  subject: {{ apiVersion: {subject}, name: {name} }}
+  sink: {sink}
+  {overrides}
+"""
+
+
+def test_a_sink_binding_sets_its_subjects_environment(up: Start) -> None:
+    """Sink and overrides as on a cluster, whatever the container says itself; a subject that is not here is named."""
+    own = "env: [{ name: K_SINK, value: 'http://own' }]"
+    yaml = "\n---\n".join([
+        service(container=own),
+        service(name="other"),
+        service(name="free"),
+        BOUND.format(name="subject", subject="serving.knative.dev/v1, kind: Service", sink="{ uri: 'http://sink/' }",
+                     overrides="ceOverrides: { extensions: { site: edge1 } }"),
+        BOUND.format(name="other", subject="serving.knative.dev/v1, kind: Service", overrides="",
+                     sink="{ ref: { apiVersion: serving.knative.dev/v1, kind: Service, name: free }, uri: /in }"),
+        BOUND.format(name="job", subject="batch/v1, kind: Job", sink="{ uri: 'http://sink/' }", overrides=""),
+    ])  # fmt: skip
+    running = up(yaml)
+    environments = {
+        name: json.loads(ask(running.port(name), "/facts")[1])["environment"] for name in ("subject", "other", "free")
+    }
+    assert environments["subject"]["K_SINK"] == "http://sink/"
+    assert json.loads(environments["subject"]["K_CE_OVERRIDES"]) == {"extensions": {"site": "edge1"}}
+    assert environments["other"]["K_SINK"] == f"http://127.0.0.1:{running.port('free')}/in"
+    assert environments["other"]["K_CE_OVERRIDES"] == ""
+    assert "K_SINK" not in environments["free"]
+    assert "SinkBinding to-job is left out: its subject does not run here" in running.log
+
+
+def test_a_sink_binding_to_a_broker(up: Start) -> None:
+    """Its port is known before the component runs that is to send there; one that is not in the files is named."""
+    pytest.importorskip("nats")
+    broker = "apiVersion: eventing.knative.dev/v1\nkind: Broker\nmetadata: { name: default }\n"
+    sink = "{ ref: { apiVersion: eventing.knative.dev/v1, kind: Broker, name: default } }"
+    binding = BOUND.format(name="subject", subject="serving.knative.dev/v1, kind: Service", sink=sink, overrides="")
+    running = up("\n---\n".join([broker, service(), binding]))
+    address = running.wait_for(r"broker takes events at (http://\S+)")[1]
+    assert json.loads(ask(running.port(), "/facts")[1])["environment"]["K_SINK"] == address
+    running.interrupt()
+    assert running.ended() == 0
+    alone = up("\n---\n".join([service(), binding]))
+    assert alone.ended() == 1
+    assert "sink: the Broker default is not in the files" in alone.log
 
 
 def test_a_transformer_wakes_and_so_does_its_predictor(up: Start) -> None:
