@@ -4,7 +4,9 @@ import asyncio
 import contextlib
 import hashlib
 import importlib.util
+import os
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +17,14 @@ from .instance import prepare
 
 _FETCHED = ("gs", "s3", "http", "https", "hf", "hdfs", "webhdfs")
 """What the package kserve-storage fetches."""
+_PROGRAM = """\
+import sys
+from kserve_storage import Storage
+try:
+    Storage.download(sys.argv[1], sys.argv[2])
+except Exception as error:
+    sys.exit(type(error).__name__ + ": " + " ".join(str(error).split()))
+"""
 
 
 async def model_folder(
@@ -75,9 +85,8 @@ class _FetchFailed(Exception):
 
 async def _fetch(uri: str, folder: Path, say: Callable[[str], None]) -> None:
     """In a process, since nothing else of it can be cut short. Raises _FetchFailed, OSError."""
-    program = "import sys; from kserve_storage import Storage; Storage.download(sys.argv[1], sys.argv[2])"
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", program, uri, str(folder),
+        sys.executable, "-c", _PROGRAM, uri, str(folder),
         stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
         preexec_fn=prepare,
     )  # fmt: skip
@@ -91,5 +100,5 @@ async def _fetch(uri: str, folder: Path, say: Callable[[str], None]) -> None:
             raise _FetchFailed(said)
     finally:
         with contextlib.suppress(ProcessLookupError):
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)  # objects of S3 are fetched by processes of its own
         await process.wait()
