@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from .component import Component
-from .scale import State
 
 _AGAIN_S = 0.05
 
@@ -15,11 +14,12 @@ P = TypeVar("P", bound=asyncio.Protocol)
 async def connected(component: Component, make: Callable[[], P], is_wanted: Callable[[], bool]) -> P | None:
     """A connection's protocol; None when it is not wanted any more.
 
-    An instance that has just crashed refuses before its end is known: what waits here has not begun, and the next one gets it.
+    What waits here has not begun, and the next instance gets it: one that is dying may take connections, or refuse them, before
+    its end is known.
     """
     loop = asyncio.get_running_loop()
     while is_wanted():
-        if component.state in (State.AWAKE, State.STOPPING):
+        if component.takes_connections:
             try:
                 _, protocol = await loop.create_connection(make, "127.0.0.1", component.port)
             except OSError:

@@ -85,6 +85,12 @@ class Component:
     def state(self) -> State:
         return self.scale.state
 
+    @property
+    def takes_connections(self) -> bool:
+        return (
+            self.state in (State.AWAKE, State.STOPPING) and self._instance is not None and not self._instance.is_dying
+        )
+
     def now_s(self) -> float:
         """Exactly: the loop's own clock is uvloop's, which counts whole milliseconds."""
         return time.monotonic()
@@ -119,6 +125,11 @@ class Component:
         self.scale.ended(now_s)
         if not self.scale.requests:
             self._step()
+
+    def lost_connection(self) -> None:
+        """A connection to it has broken. If it is dying nobody may go to it any more, whoever waits for a place."""
+        if self._instance is not None and self._instance.is_dying:
+            self.gate.close()
 
     def start(self) -> None:
         """Begin as the scale has it."""

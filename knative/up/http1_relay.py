@@ -2,10 +2,16 @@
 
 The head is read as strictly as torpor's server reads it (what two readers could understand differently is refused) and goes on
 byte for byte, as bodies do, while they come. The connection behind is kept for the caller's next request.
+
+A component that dies may leave a request unread in its connection; then the kernel resets that, or says so when it is asked,
+where what was read whole ends in order. Without a body it can't have begun, and goes to the next instance. With a body it may
+have been read in part, so its caller gets a 503 that lets it decide; what was read whole is lost (502).
 """
 
 import asyncio
+import errno
 import re
+import socket
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
@@ -53,6 +59,10 @@ class Http1Relay(asyncio.Protocol):
         self._held_bytes = 0
         self._ticket: Ticket | None = None
         self._answer: Answer | None = None
+        self._is_unanswered = True
+        """Nothing of the answer has come."""
+        self._again = b""
+        """A request without a body, to be sent a second time if need be."""
         self._keeps_alive = True
         self._deadline: asyncio.TimerHandle | None = None
         self._behind: _Behind | None = None
@@ -126,6 +136,7 @@ class Http1Relay(asyncio.Protocol):
         self._missing = 1 if head.length is None else head.length
         self._chunks = ChunkedBody() if head.length is None else None
         self._held, self._held_bytes = [block], end
+        self._is_unanswered, self._again = True, b"" if self._missing else block
         ticket = self._ticket = Ticket(self._go, self._component.now_s())
         if self._missing:
             rest = self._take_body(rest)
@@ -198,6 +209,7 @@ class Http1Relay(asyncio.Protocol):
         if self._ticket is None or answer is None:
             self._drop_behind()  # nobody has asked
             return
+        self._is_unanswered = False
         try:
             passed, has_ended = answer.feed(data)
         except PredictorFailed as error:
@@ -208,15 +220,21 @@ class Http1Relay(asyncio.Protocol):
         if has_ended:
             self._complete(answer.keeps_alive)
 
-    def lost(self, behind: "_Behind") -> None:
-        """The connection behind has closed."""
+    def lost(self, behind: "_Behind", has_unread: bool) -> None:
+        """The connection behind has closed. has_unread: with bytes in it that the component has not read."""
         if self._behind is not behind:
             return
         self._drop_behind()
-        if self._ticket is None:
+        if self._ticket is None or not self._ticket.is_granted:
             return
+        self._component.lost_connection()
         if self._answer is not None and self._answer.ends_with_connection:
             self._complete(keeps_alive=False)
+        elif has_unread and self._is_unanswered and self._again:
+            self._held, self._again = [self._again], b""
+            self._tasks.start(self._connect(), f"connection to {self._component.name}")
+        elif has_unread and self._is_unanswered:
+            self._fail(Unavailable(f"{self._component.name} ended before it had read the request"))
         else:
             self._fail(PredictorFailed(f"{self._component.name} closed the connection before its answer had ended"))
 
@@ -317,6 +335,7 @@ class _Behind(asyncio.Protocol):
         self._relay = relay
         self.generation = relay.generation
         self.transport: asyncio.Transport = None  # type: ignore[assignment]
+        self._has_unread = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport  # type: ignore[assignment]
@@ -324,8 +343,13 @@ class _Behind(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._relay.answered(data)
 
+    def eof_received(self) -> None:
+        """What came after the component had closed it was reset; the system says so to who asks (EPIPE)."""
+        own = self.transport.get_extra_info("socket")
+        self._has_unread = own is not None and own.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.EPIPE
+
     def connection_lost(self, error: Exception | None) -> None:
-        self._relay.lost(self)
+        self._relay.lost(self, self._has_unread or isinstance(error, (ConnectionResetError, BrokenPipeError)))
 
     def pause_writing(self) -> None:
         self._relay.may_send(False)

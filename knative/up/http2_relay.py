@@ -1,24 +1,27 @@
-"""HTTP/2, and gRPC in it, between a caller and a component: frames go on as they are, in both directions (RFC 9113).
+"""HTTP/2, and gRPC in it, between a caller and a component: frames go on as they are, in both directions (RFC 9113), but for
+header blocks of the caller's.
 
 What is this relay's own: it answers the caller's first SETTINGS, and PINGs, while there is nobody behind; it holds a stream's
-frames until its request may go; and it answers where the component does not. Header blocks depend on those before them
-(RFC 7541), so a request's goes to the component even when nobody wants its answer, with RST_STREAM behind it, and always in
-the order of arrival. Answers' blocks may be left out, since the component is told to use no table for them.
+frames until its request may go; and it answers where the component does not. A header block depends on those before it
+(RFC 7541), so the caller's are read here and written anew without a table: then trailers can overtake a request that waits, and
+what nobody wants any more is left out. Answers' blocks may be left out too, since the component is told to use no table.
 
-The connection's window towards the component is kept here, so that bodies of requests that wait take nothing of it from those
-that go on; they lie here meanwhile, a stream's window of each. What waits is overtaken by the caller's acknowledgement of the
-component's SETTINGS: a component that takes less than HTTP/2 begins with (a table of 4096 bytes, windows of 65 535) may find
-too much in it.
+The windows towards the component are kept here, and how many streams it takes: bodies of requests that wait take nothing from
+those that go on, and what the caller sent before it knew the component's SETTINGS is held until they allow it. A stream's
+window of each lies here meanwhile.
 
 The connection behind is one instance's, and ends with it: a component that falls asleep says GOAWAY first, which goes through.
 """
 
 import asyncio
 from collections import deque
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from torpor.predictors.errors import TorporError
+from torpor.predictors.remembered import Remembered
 from torpor.predictors.serving.http2 import PREFACE
+from torpor.predictors.serving.http2_fields import CompressionFailed, FieldReader, encode_text
 from torpor.predictors.serving.tasks import Tasks
 
 from .behind import connected
@@ -33,17 +36,23 @@ _DATA, _HEADERS, _PRIORITY, _RST_STREAM, _SETTINGS, _PING, _GOAWAY, _WINDOW_UPDA
 )  # fmt: skip
 _ACK = _END_STREAM = 1
 _END_HEADERS = 4
-_NO_ERROR, _PROTOCOL_ERROR, _INTERNAL_ERROR, _FRAME_SIZE_ERROR, _REFUSED_STREAM, _CANCEL = 0, 1, 2, 6, 7, 8
+_NO_ERROR, _PROTOCOL_ERROR, _INTERNAL_ERROR, _FRAME_SIZE_ERROR, _REFUSED_STREAM, _CANCEL, _COMPRESSION_ERROR = (
+    0, 1, 2, 6, 7, 8, 9,
+)  # fmt: skip
 _HEAD_BYTES = 9
 _MOST_FRAME_BYTES = 1 << 20
+_LEAST_FRAME_BYTES = 1 << 14
+"""What everybody takes."""
 _PADDED, _WITH_PRIORITY = 8, 32
-_HEADER_TABLE_SIZE, _ENABLE_PUSH = 1, 2
+_HEADER_TABLE_SIZE, _ENABLE_PUSH, _MAX_CONCURRENT_STREAMS, _INITIAL_WINDOW_SIZE = 1, 2, 3, 4
 _NO_TABLE_NO_PUSH = bytes((0, _HEADER_TABLE_SIZE, 0, 0, 0, 0)) + bytes((0, _ENABLE_PUSH, 0, 0, 0, 0))
 """In place of what the caller's SETTINGS say of these."""
 _TABLE_IS_EMPTY = b"\x20"
 """HPACK's size update to 0 (RFC 7541, 6.3), which a decoder that has bounded its table waits for."""
-_OWN_SETTINGS = bytes((0, 3, 0, 0, 0, 100))
-"""SETTINGS_MAX_CONCURRENT_STREAMS, until the component says how many it takes."""
+_NEVER_INDEXED = b"\x10"
+_MOST_STREAMS = 100
+_OWN_SETTINGS = bytes((0, _MAX_CONCURRENT_STREAMS, 0, 0, 0, _MOST_STREAMS))
+"""Until the component says how many it takes."""
 _FIRST_WINDOW_BYTES = 65_535
 _LAST_STREAM = (1 << 31) - 1
 
@@ -77,7 +86,7 @@ class Frames:
 
 
 class _Stream:
-    """One request. frames: its own, held until its header block has gone on."""
+    """One request. frames: those that have not gone on: all while it waits, then DATA without room and trailers behind it."""
 
     __slots__ = (
         "deadline",
@@ -88,6 +97,7 @@ class _Stream:
         "is_over",
         "is_sent",
         "number",
+        "room",
         "ticket",
     )
 
@@ -95,7 +105,9 @@ class _Stream:
         self.number = number
         self.ticket: Ticket | None = None
         self.deadline: asyncio.TimerHandle | None = None
-        self.frames: list[bytes] = []
+        self.frames: deque[bytes] = deque()
+        self.room = 0
+        """Bytes of its body that the component takes now, once it is sent."""
         self.is_sent = False
         self.has_ended = False
         """The caller sends no more."""
@@ -105,6 +117,11 @@ class _Stream:
         """By the component, to the end."""
         self.is_over = False
         """Left by its caller or answered by the relay: nothing of it goes through any more, in either direction."""
+
+    @property
+    def is_done(self) -> bool:
+        """Both sides have ended it."""
+        return self.is_answered and self.has_ended and not self.frames
 
 
 class Http2Relay(asyncio.Protocol):
@@ -118,8 +135,10 @@ class Http2Relay(asyncio.Protocol):
         self._frames = Frames()
         self._streams: dict[int, _Stream] = {}
         """Those that go on; frames of others are dropped."""
-        self._queue: deque[_Stream | bytes] = deque()
-        """Streams whose header blocks have not gone on, and trailers that must not overtake them."""
+        self._queue: deque[_Stream] = deque()
+        """Those that wait, in the order of their numbers, which the component may not see in another."""
+        self._fields = FieldReader()
+        self._literals: Remembered[bytes, bytes] = Remembered(64)
         self._block: list[bytes] = []
         """The frames of a header block that is coming in pieces."""
         self._has_emptied_table = False
@@ -135,8 +154,11 @@ class Http2Relay(asyncio.Protocol):
         """So many of the caller's acknowledgements are of the relay's own SETTINGS."""
         self._room = _FIRST_WINDOW_BYTES
         """Bytes of bodies that the component takes now."""
-        self._blocked: deque[bytes] = deque()
-        """DATA that it does not take yet."""
+        self._stream_room = _FIRST_WINDOW_BYTES
+        """Of one stream's at its beginning."""
+        self._most_streams = _MOST_STREAMS
+        self._is_settled = False
+        """The component's SETTINGS have come."""
         self._owed = 0
         """Bytes of bodies that have come since the caller was told that it may send as many again."""
         self._last = 0
@@ -218,7 +240,7 @@ class Http2Relay(asyncio.Protocol):
             self._block.append(one)
             if flags & _END_HEADERS:
                 block, self._block = self._block, []
-                self._take_block(b"".join(block), number, bool(block[0][4] & _END_STREAM))
+                self._take_block(block, number)
         elif kind == _SETTINGS and flags & _ACK and self._own_acks:
             self._own_acks -= 1
         elif kind == _SETTINGS:
@@ -232,19 +254,23 @@ class Http2Relay(asyncio.Protocol):
         elif kind == _WINDOW_UPDATE:
             self._preamble.append(one)
 
-    def _take_block(self, block: bytes, number: int, has_ended: bool) -> None:
+    def _take_block(self, frames: list[bytes], number: int) -> None:
         """A header block is whole: a request's, or its trailers."""
+        has_ended = bool(frames[0][4] & _END_STREAM)
+        try:
+            block = _framed(self._literal(_fragment(frames)), number, has_ended)
+        except CompressionFailed:
+            self._break(_COMPRESSION_ERROR)
+            return
         stream = self._streams.get(number)
         if stream is not None:
             stream.has_ended = has_ended
-            if stream.is_sent:
-                self._queue.append(block)
-                self._advance()
-            else:
-                stream.frames.append(block)
+            self._forward(stream, block)
             return
-        if number <= self._last or number % 2 == 0:  # trailers of a request that has been answered here are so rare
+        if number % 2 == 0:
             self._break(_PROTOCOL_ERROR)
+            return
+        if number <= self._last:  # trailers of a request that has been answered here
             return
         self._last = number
         stream = self._streams[number] = _Stream(number)
@@ -263,86 +289,119 @@ class Http2Relay(asyncio.Protocol):
         if stream.ticket is ticket:
             stream.deadline = self._loop.call_later(self._component.timeout_s, self._expired, stream)
 
+    def _literal(self, block: bytes) -> bytes:
+        """A header block with fields that no table remembers: what a caller marked so stays so (RFC 7541, 7.1.3).
+
+        Raises CompressionFailed. Reading one takes some 50 microseconds, and equal ones mean the same until the table changes.
+        """
+        literal = self._literals.get(block)
+        if literal is None:
+            fields, has_changed = self._fields.decode(block)
+            texts = (_NEVER_INDEXED + encode_text(name) + encode_text(value) for name, value in fields)
+            literal = _TABLE_IS_EMPTY + b"".join(texts)
+            if has_changed:
+                self._literals.clear()
+            else:
+                self._literals.keep(block, literal)
+        return literal
+
     def _take_of_stream(self, one: bytes, number: int, kind: int, flags: int) -> None:
         if kind == _DATA:
             self._owed += len(one) - _HEAD_BYTES
         stream = self._streams.get(number)
         if kind == _PRIORITY or stream is None:
             return
-        if stream.is_sent:
-            self._forward(one)
-        else:
-            stream.frames.append(one)
         if kind == _RST_STREAM:
+            if stream.is_sent:
+                self._out.append(one)
             self._end(stream)
             self._advance()
-        elif kind == _DATA and flags & _END_STREAM:
-            stream.has_ended = True
-            if stream.is_answered:
-                del self._streams[number]
+        elif kind == _DATA:
+            stream.has_ended = bool(flags & _END_STREAM)
+            self._forward(stream, one)
+        elif stream.is_sent:
+            self._out.append(one)
+        else:
+            stream.frames.append(one)
 
     # To the component.
 
     def _advance(self) -> None:
-        """Send on the header blocks whose turn it is, and what was held behind them."""
+        """Send on the streams whose turn it is."""
         if self._is_closing:
             return
         if self._behind is None:
             if self._is_wanted():
                 self._connect()
             return
-        while self._queue and self._may_go(one := self._queue[0]):
+        while self._queue and self._may_go(stream := self._queue[0]):
             self._queue.popleft()
-            if isinstance(one, bytes):
-                self._out.append(one)
-                continue
-            one.is_sent = True
-            if not one.is_over:
-                for held in one.frames:
-                    self._forward(held)
-            else:
-                self._out += [held for held in one.frames if held[3] == _HEADERS]
-                self._out.append(_reset(one.number, _CANCEL))
-            one.frames = []
+            if not stream.is_over:
+                stream.is_sent = True
+                stream.room = self._stream_room
+                self._drain(stream)
         if not self._is_reading:
             self._flush()
 
-    def _may_go(self, one: _Stream | bytes) -> bool:
-        if isinstance(one, _Stream):
-            return one.is_over or _was_granted(one)
-        return not any(data[5:9] == one[5:9] for data in self._blocked)  # trailers behind their body
+    def _may_go(self, stream: _Stream) -> bool:
+        if stream.is_over:
+            return True
+        if not (self._is_settled and _was_granted(stream)):
+            return False
+        return len(self._streams) <= self._most_streams or self._sent_streams() < self._most_streams
 
-    def _forward(self, one: bytes) -> None:
-        """A frame of a stream, when the component has room for it."""
-        if one[3] == _RST_STREAM:
-            self._drop_blocked(one[5:9])
-        elif one[3] == _DATA:
-            if self._blocked:
-                self._blocked.append(one)
-                return
-            size = len(one) - _HEAD_BYTES
-            if size > self._room:
-                # In two, since a component need not say more before it has all that it has said.
-                if self._room and not one[4] & _PADDED:
-                    end, number = _HEAD_BYTES + self._room, int.from_bytes(one[5:9], "big")
-                    self._out.append(frame(_DATA, 0, number, one[_HEAD_BYTES:end]))
-                    self._room, one = 0, frame(_DATA, one[4], number, one[end:])
-                self._blocked.append(one)
-                return
-            self._room -= size
-        self._out.append(one)
+    def _sent_streams(self) -> int:
+        return sum(stream.is_sent for stream in self._streams.values())
 
-    def _drop_blocked(self, number: bytes) -> None:
-        if self._blocked:
-            self._blocked = deque(data for data in self._blocked if data[5:9] != number)
+    def _forward(self, stream: _Stream, one: bytes) -> None:
+        """DATA or trailers."""
+        stream.frames.append(one)
+        if stream.is_sent and len(stream.frames) == 1:
+            self._drain(stream)
 
-    def _has_more_room(self, size: int) -> None:
-        """The component takes so many bytes more."""
-        self._room += size
-        waiting, self._blocked = self._blocked, deque()
-        for one in waiting:
-            self._forward(one)
-        self._advance()
+    def _drain(self, stream: _Stream) -> None:
+        """Send what the component has room for."""
+        while stream.frames:
+            one = stream.frames[0]
+            if one[3] == _DATA:
+                size, room = len(one) - _HEAD_BYTES, max(0, min(self._room, stream.room))
+                if size > room:
+                    # In two, since a component need not say more before it has all that it has said.
+                    if room and not one[4] & _PADDED:
+                        end = _HEAD_BYTES + room
+                        self._out.append(frame(_DATA, 0, stream.number, one[_HEAD_BYTES:end]))
+                        self._take_room(stream, room)
+                        stream.frames[0] = frame(_DATA, one[4], stream.number, one[end:])
+                    return
+                self._take_room(stream, size)
+            self._out.append(stream.frames.popleft())
+        if stream.is_done:
+            del self._streams[stream.number]
+
+    def _take_room(self, stream: _Stream, size: int) -> None:
+        self._room -= size
+        stream.room -= size
+
+    def _drain_all(self) -> None:
+        for stream in [*self._streams.values()]:
+            if stream.is_sent and stream.frames:
+                self._drain(stream)
+
+    def _settle(self, one: bytes) -> bytes:
+        """The component's SETTINGS, as the caller is to have them: the table that it reads by is this relay's."""
+        passed = []
+        for name, value, entry in _entries(one):
+            if name == _INITIAL_WINDOW_SIZE:
+                for stream in self._streams.values():
+                    stream.room += value - self._stream_room
+                self._stream_room = value
+            elif name == _MAX_CONCURRENT_STREAMS:
+                self._most_streams = value
+            if name != _HEADER_TABLE_SIZE:
+                passed.append(entry)
+        self._is_settled = True
+        self._drain_all()
+        return frame(_SETTINGS, 0, 0, b"".join(passed))
 
     def _flush(self) -> None:
         if self._out and self._behind is not None:
@@ -355,7 +414,7 @@ class Http2Relay(asyncio.Protocol):
             self._tasks.start(self._open(), f"connection to {self._component.name}")
 
     def _is_wanted(self) -> bool:
-        return not self._is_closing and any(isinstance(one, _Stream) and _was_granted(one) for one in self._queue)
+        return not self._is_closing and any(_was_granted(stream) for stream in self._queue)
 
     async def _open(self) -> None:
         behind = await connected(self._component, lambda: _Behind(self), self._is_wanted)
@@ -383,8 +442,11 @@ class Http2Relay(asyncio.Protocol):
                 if not self._block_passes:
                     continue
             elif kind == _WINDOW_UPDATE and not number:
-                self._has_more_room(int.from_bytes(one[_HEAD_BYTES:], "big") & _LAST_STREAM)
+                self._room += int.from_bytes(one[_HEAD_BYTES:], "big") & _LAST_STREAM
+                self._drain_all()
                 continue
+            elif kind == _SETTINGS and not flags & _ACK:
+                one = self._settle(one)
             elif number:
                 stream = self._streams.get(number)
                 if kind == _HEADERS:
@@ -394,23 +456,26 @@ class Http2Relay(asyncio.Protocol):
                         # Nobody else will say that these bytes have been read.
                         self._behind.transport.write(_window_update(len(one) - _HEAD_BYTES))
                     continue
-                if kind == _HEADERS:
+                if kind == _WINDOW_UPDATE:
+                    stream.room += int.from_bytes(one[_HEAD_BYTES:], "big") & _LAST_STREAM
+                    self._drain(stream)
+                elif kind == _HEADERS:
                     stream.has_begun = True
                     if not self._has_emptied_table:
                         self._has_emptied_table = True
                         one = _with_empty_table(one)
                 if kind == _RST_STREAM:
-                    self._drop_blocked(one[5:9])
                     del self._streams[number]
                     self._release(stream, stream.is_answered)
                 elif flags & _END_STREAM and kind in (_DATA, _HEADERS):
                     stream.is_answered = True
-                    if stream.has_ended:
+                    if stream.is_done:
                         del self._streams[number]
                     self._release(stream, True)
             passed.append(one)
         if passed and not self._is_closing:
             self._transport.write(b"".join(passed))
+        self._advance()
         self._close_if_idle()
 
     def lost(self) -> None:
@@ -418,12 +483,14 @@ class Http2Relay(asyncio.Protocol):
         if self._is_closing:
             return
         self._is_closing = True
+        self._component.lost_connection()
+        is_no_http2 = not self._is_settled and self._component.takes_connections
         for stream in [*self._streams.values()]:
             if stream.is_answered:
                 continue
             if stream.has_begun:
                 self._transport.write(_reset(stream.number, _INTERNAL_ERROR))
-            elif stream.is_sent:
+            elif stream.is_sent or is_no_http2:
                 self._respond(stream, 502, ())
             else:  # which clients, gRPC's among them, send again by themselves: nobody has seen it
                 self._transport.write(_reset(stream.number, _REFUSED_STREAM))
@@ -438,7 +505,7 @@ class Http2Relay(asyncio.Protocol):
         else:
             self._respond(stream, 504, ())
         if stream.is_sent:
-            self._forward(_reset(stream.number, _CANCEL))
+            self._out.append(_reset(stream.number, _CANCEL))
         self._advance()
         self._close_if_idle()
 
@@ -491,8 +558,32 @@ def _was_granted(stream: _Stream) -> bool:
 
 def _relayed(settings: bytes) -> bytes:
     """The payload of a caller's SETTINGS, but for what is this relay's to say."""
-    entries = (settings[at : at + 6] for at in range(_HEAD_BYTES, len(settings), 6))
-    return b"".join(one for one in entries if one[1] not in (_HEADER_TABLE_SIZE, _ENABLE_PUSH) or one[0])
+    return b"".join(entry for name, _, entry in _entries(settings) if name not in (_HEADER_TABLE_SIZE, _ENABLE_PUSH))
+
+
+def _entries(settings: bytes) -> Iterator[tuple[int, int, bytes]]:
+    """Name, value and bytes of each that a SETTINGS frame has."""
+    for at in range(_HEAD_BYTES, len(settings), 6):
+        entry = settings[at : at + 6]
+        yield int.from_bytes(entry[:2], "big"), int.from_bytes(entry[2:], "big"), entry
+
+
+def _fragment(frames: list[bytes]) -> bytes:
+    """The header block in HEADERS and CONTINUATION frames."""
+    first, flags = frames[0], frames[0][4]
+    at = _HEAD_BYTES + (1 if flags & _PADDED else 0) + (5 if flags & _WITH_PRIORITY else 0)
+    end = len(first) - (first[_HEAD_BYTES] if flags & _PADDED else 0)
+    return b"".join([first[at:end], *(one[_HEAD_BYTES:] for one in frames[1:])])
+
+
+def _framed(block: bytes, number: int, has_ended: bool) -> bytes:
+    """A header block in HEADERS and CONTINUATION frames."""
+    pieces = [block[at : at + _LEAST_FRAME_BYTES] for at in range(0, len(block), _LEAST_FRAME_BYTES)]
+    flags = [0] * len(pieces)
+    flags[0] |= _END_STREAM if has_ended else 0
+    flags[-1] |= _END_HEADERS
+    kinds = [_HEADERS, *[_CONTINUATION] * (len(pieces) - 1)]
+    return b"".join(frame(*one[:2], number, one[2]) for one in zip(kinds, flags, pieces, strict=True))
 
 
 def _with_empty_table(headers: bytes) -> bytes:

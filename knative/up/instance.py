@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from .container import Process
 
@@ -16,6 +17,8 @@ _PROBE_S = 0.05
 """As often as Knative's queue-proxy asks while a container starts."""
 _PROBE_TIMEOUT_S = 1.0
 _LINE_BYTES = 1 << 16
+_FLAGS, _PF_EXITING = 6, 4
+"""The field behind the name in /proc/PID/stat, and the kernel's flag in it (include/linux/sched.h)."""
 
 
 def free_port() -> int:
@@ -38,6 +41,17 @@ class Instance:
     @property
     def pid(self) -> int:
         return self._process.pid if self._process else 0
+
+    @property
+    def is_dying(self) -> bool:
+        """Whether the kernel has begun to take it apart: before its first connection closes, long before it is known."""
+        if self._process is None or self._process.returncode is not None:
+            return True
+        try:
+            fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            return sys.platform == "linux"
+        return bool(int(fields[_FLAGS]) & _PF_EXITING)
 
     async def start(self) -> None:
         """Raises OSError if there is no such command."""

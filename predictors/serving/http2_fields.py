@@ -41,7 +41,7 @@ class FieldReader:
         """A request's head. Raises Malformed, CompressionFailed."""
         head = self._heads.get(block)
         if head is None:
-            fields, table_changed = self._decode(block)
+            fields, table_changed = self.decode(block)
             if table_changed:
                 self._heads.clear()
             head = read_fields(fields)
@@ -51,13 +51,14 @@ class FieldReader:
 
     def trailers(self, block: bytes) -> None:
         """Check what follows a body; nothing in it matters here. Raises Malformed, CompressionFailed."""
-        fields, table_changed = self._decode(block)
+        fields, table_changed = self.decode(block)
         if table_changed:
             self._heads.clear()
         for name, value in fields:
             _check_field(name, value)
 
-    def _decode(self, block: bytes) -> tuple[list[Field], bool]:
+    def decode(self, block: bytes) -> tuple[list[Field], bool]:
+        """A block's fields as they came, and whether the table has changed. Raises CompressionFailed."""
         table = self._decoder.header_table
         entries = table.dynamic_entries
         count, newest, size = len(entries), entries[0] if entries else None, table.maxsize
@@ -126,8 +127,13 @@ def status_field(status: int) -> bytes:
 def encode_field(name: bytes, value: bytes) -> bytes:
     """A literal field that no table remembers, so that a block means the same on every connection (RFC 7541, 6.2.2)."""
     index = _NAMES.get(name)
-    start = b"\0" + _integer(len(name)) + name if index is None else b"\x0f" + bytes([index - 15])
-    return start + _integer(len(value)) + value
+    start = b"\0" + encode_text(name) if index is None else b"\x0f" + bytes([index - 15])
+    return start + encode_text(value)
+
+
+def encode_text(text: bytes) -> bytes:
+    """A name's or a value's bytes as they are, behind their length (RFC 7541, 5.2)."""
+    return _integer(len(text)) + text
 
 
 def encode_fields(fields: Fields) -> bytes:

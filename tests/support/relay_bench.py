@@ -5,6 +5,7 @@ the relay has said that it does not read. A transport that holds much tells the 
 """
 
 import asyncio
+import errno
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
@@ -27,6 +28,7 @@ class End:
         self._protocol = protocol
         self._held = bytearray()
         self._pauses = False
+        self._has_unread = False
         self.is_paused = False
         """The relay does not read."""
         self.is_closed = False
@@ -58,6 +60,9 @@ class End:
 
     def is_closing(self) -> bool:
         return self.is_closed
+
+    def get_extra_info(self, name: str) -> Any:
+        return SimpleNamespace(getsockopt=lambda *option: errno.EPIPE if self._has_unread else 0)
 
     def can_write_eof(self) -> bool:
         return False
@@ -94,9 +99,11 @@ class End:
         assert self.reads
         self._protocol.data_received(data)
 
-    def lose(self) -> None:
-        """This side has gone."""
+    def lose(self, has_unread: bool = False) -> None:
+        """This side has gone. has_unread: before something came that it would have had to read."""
         self._held.clear()
+        self._has_unread = has_unread
+        self._protocol.eof_received()
         self._lost()
 
     def _lose_soon(self) -> None:
@@ -121,6 +128,13 @@ class Subject:
         self.timeout_s = timeout_s
         self.ended: list[bool] = []
         """Of each request that has ended, whether its answer went through whole."""
+
+    @property
+    def takes_connections(self) -> bool:
+        return self.state in (State.AWAKE, State.STOPPING)
+
+    def lost_connection(self) -> None:
+        pass
 
     def now_s(self) -> float:
         return asyncio.get_running_loop().time()

@@ -12,6 +12,7 @@ import h2.connection
 import h2.errors
 import h2.events
 import h2.settings
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from relay_bench import End, RelayBench, run_relay
@@ -259,6 +260,43 @@ def test_http1_who_leaves_is_known_to_the_other_side(
     run_relay(scenario())
 
 
+@pytest.mark.parametrize(
+    ("request_", "has_unread", "status"),
+    [
+        (b"GET / HTTP/1.1\r\nhost: a\r\n\r\n", True, b"200"),  # by the next instance
+        (b"GET / HTTP/1.1\r\nhost: a\r\n\r\n", False, b"502"),
+        (b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\n\r\nb", True, b"503"),
+        (b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\n\r\nb", False, b"502"),
+    ],
+)
+def test_http1_what_came_after_the_end_of_a_connection_is_not_lost(
+    request_: bytes, has_unread: bool, status: bytes
+) -> None:
+    """It was reset, so it has not been read; what was read and not answered is lost."""
+
+    async def scenario() -> None:
+        bench = await RelayBench().started()
+        bench.subject.wake()
+        answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
+        for one in (b"GET /kept HTTP/1.1\r\nhost: a\r\n\r\n", request_):
+            bench.caller.give(one)
+            await bench.settle()
+            assert bench.component is not None
+            assert bench.component.take(1 << 20) == one
+            if one is not request_:
+                bench.component.give(answer)
+                assert bench.caller.take(1 << 20) == answer
+        bench.component.lose(has_unread)
+        await bench.settle()
+        if status == b"200":
+            assert bench.component.take(1 << 20) == request_
+            bench.component.give(answer)
+        assert bench.caller.take(1 << 20).startswith(b"HTTP/1.1 " + status)
+        assert bench.subject.gate.inside == 0
+
+    run_relay(scenario())
+
+
 @dataclass
 class Planned:
     """An HTTP/2 stream. Sizes are of bodies. leaves: who resets it in its middle, "caller", "component" or nobody."""
@@ -266,6 +304,7 @@ class Planned:
     fields: list[tuple[bytes, bytes]]
     asks: int
     answers: int
+    asks_trailers: bool
     has_trailers: bool
     leaves: str
     number: int = 0
@@ -280,14 +319,21 @@ FIELDS = st.lists(
     st.tuples(st.sampled_from([b"x-a", b"x-b"]), st.sampled_from([b"1", b"2" * 70, b"3" * 9000])), max_size=3
 )
 PLANNED = st.builds(
-    Planned, FIELDS, BODY_SIZES, BODY_SIZES, st.booleans(), st.sampled_from(["", "", "", "caller", "component"])
+    Planned,
+    FIELDS,
+    BODY_SIZES,
+    BODY_SIZES,
+    st.booleans(),
+    st.booleans(),
+    st.sampled_from(["", "", "", "caller", "component"]),
 )
 CODES = h2.settings.SettingCodes
 COMPONENT = st.fixed_dictionaries(
     {},
     optional={
-        CODES.HEADER_TABLE_SIZE: st.just(8192),  # nothing less than HTTP/2 begins with: http2_relay.py
-        CODES.INITIAL_WINDOW_SIZE: st.just(1 << 20),
+        CODES.HEADER_TABLE_SIZE: st.sampled_from([0, 100, 8192]),
+        CODES.INITIAL_WINDOW_SIZE: st.sampled_from([2000, 1 << 20]),
+        CODES.MAX_CONCURRENT_STREAMS: st.sampled_from([1, 2]),
         CODES.MAX_FRAME_SIZE: st.just(65_536),
     },
 )
@@ -307,16 +353,12 @@ class Side:
     def __init__(self, is_client: bool, own: dict[Any, int]) -> None:
         config = h2.config.H2Configuration(client_side=is_client, header_encoding=None)
         self.state = h2.connection.H2Connection(config)
-        # What a caller's own SETTINGS say holds at once, for it reads nothing before they have gone. What the component's say
-        # holds when they are acknowledged, but for larger frames, which h2 would not find in the same packet.
-        at_once = {code: value for code, value in own.items() if is_client or code is CODES.MAX_FRAME_SIZE}
-        values = {**self.state.local_settings, CODES.ENABLE_PUSH: 0, **at_once}
+        # What the first SETTINGS say holds at once: the relay reads the component's before it sends a request.
+        values = {**self.state.local_settings, CODES.ENABLE_PUSH: 0, **own}
         self.state.local_settings = h2.settings.Settings(client=is_client, initial_values=values)
         self.state.max_inbound_frame_size = self.state.local_settings.max_frame_size
         self.state.decoder.max_allowed_table_size = self.state.local_settings.header_table_size
         self.state.initiate_connection()
-        if not is_client:
-            self.state.update_settings({code: value for code, value in own.items() if code not in at_once})
         self.out = bytearray()
         self.unacknowledged: list[tuple[int, int]] = []
         self.missing: dict[int, int] = {}
@@ -347,7 +389,8 @@ class Http2Story:
             side.flush()
         if not self.bench.subject.gate.is_open:
             yield self.bench.subject.wake
-        if self.to_open:
+        most = self.caller.state.remote_settings.max_concurrent_streams
+        if self.to_open and self.caller.state.open_outbound_streams < most:
             yield self._open
         if self.pings:
             yield self._ping
@@ -385,8 +428,9 @@ class Http2Story:
         one.number = self.caller.state.get_next_available_stream_id()
         self.by_number[one.number] = one
         fields = [(b":method", b"POST"), (b":path", b"/"), (b":scheme", b"http"), (b":authority", b"a"), *one.fields]
-        self.caller.state.send_headers(one.number, fields, end_stream=not one.asks)
-        if one.asks:
+        has_more = one.asks > 0 or one.asks_trailers
+        self.caller.state.send_headers(one.number, fields, end_stream=not has_more)
+        if has_more:
             self.caller.missing[one.number] = one.asks
 
     def _ping(self) -> None:
@@ -419,7 +463,8 @@ class Http2Story:
         missing = side.missing[number]
         room = min(missing, side.state.local_flow_control_window(number), side.state.max_outbound_frame_size)
         is_last = room == missing
-        trailers = side is self.component and self.by_number[number].has_trailers
+        one = self.by_number[number]
+        trailers = one.has_trailers if side is self.component else one.asks_trailers
         side.state.send_data(number, bytes(room), end_stream=is_last and not trailers)
         side.missing[number] -= room
         if is_last:
@@ -446,6 +491,8 @@ class Http2Story:
             case h2.events.DataReceived():
                 one.asked += event.data
                 self.component.unacknowledged.append((event.stream_id, event.flow_controlled_length))
+            case h2.events.TrailersReceived():
+                one.seen_by.add("request's trailers")
             case h2.events.StreamReset():
                 self.component.missing.pop(event.stream_id, None)
                 one.seen_by.add("reset by caller seen")
@@ -504,6 +551,7 @@ def test_http2_streams_go_through_whole_or_reset(
                 assert one.seen_by >= {"asked to the end", "status 200", "answer ended"}, one
                 assert (len(one.asked), len(one.answered)) == (one.asks, one.answers)
                 assert ("trailers" in one.seen_by) is one.has_trailers
+                assert ("request's trailers" in one.seen_by) is one.asks_trailers
         assert not bench.caller.is_closed
         assert bench.subject.gate.inside == bench.subject.gate.waiting == 0
 

@@ -1,8 +1,10 @@
 """The way of requests through an activator: held, counted, passed on as they come, and what happens when they fail."""
 
+import contextlib
 import http.client
 import json
 import os
+import signal
 import socket
 import threading
 import time
@@ -164,6 +166,58 @@ def test_a_crash_is_502_before_an_answer_and_a_cut_within_one(up: Start) -> None
         assert one.recv(10) == b""
     assert ask(running.port(), "/again") == (200, b"/again")
     assert running.state()["crashes"] == 2
+
+
+def kept(port: int) -> socket.socket:
+    """A connection that has been used, so that it has one behind it."""
+    one = connection(port)
+    one.sendall(b"GET /kept HTTP/1.1\r\nhost: a\r\n\r\n")
+    read_until(one, b"/kept")
+    return one
+
+
+def dead(pid: int) -> None:
+    """Kill it, and wait until its connections have closed."""
+    os.kill(pid, signal.SIGKILL)
+    with contextlib.suppress(OSError):  # it has been waited for
+        while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+            pass
+
+
+def test_who_waits_is_not_let_into_a_process_that_is_dying(up: Start) -> None:
+    """Its death is seen first by the request inside, whose place the next would take; and by connections of those who wait."""
+    running = up(service(spec="containerConcurrency: 1"))
+    facts = json.loads(ask(running.port(), "/facts")[1])
+    with kept(running.port()) as inside, kept(running.port()) as waiting, connection(running.port()) as new:
+        inside.sendall(b"GET /hold HTTP/1.1\r\nhost: a\r\n\r\n")
+        running.wait_until(lambda state: state["in_flight"] == 1)
+        waiting.sendall(b"POST /echo HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\n\r\nsafe")
+        new.sendall(b"POST /echo HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\n\r\nsafe")
+        running.wait_until(lambda state: state["waiting"] == 2)
+        os.kill(running.process.pid, signal.SIGSTOP)
+        dead(facts["pid"])
+        os.kill(running.process.pid, signal.SIGCONT)
+        assert read_until(inside, b"}").startswith(b"HTTP/1.1 502 ")
+        for one in (waiting, new):
+            assert read_until(one, b"0\r\n\r\n").startswith(b"HTTP/1.1 200 ")
+    state = running.state()
+    assert (state["crashes"], state["failed"]) == (1, 1)
+
+
+def test_what_a_dead_process_has_not_read_is_not_lost(up: Start) -> None:
+    """Without a body it goes to the next instance; with one, of which it may have read a part, it may be sent again."""
+    running = up(service())
+    pid = json.loads(ask(running.port(), "/facts")[1])["pid"]
+    with kept(running.port()) as get, kept(running.port()) as post:
+        os.kill(pid, signal.SIGSTOP)
+        get.sendall(b"GET /again HTTP/1.1\r\nhost: a\r\n\r\n")
+        post.sendall(b"POST /echo HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\n\r\nbody")
+        running.wait_until(lambda state: state["in_flight"] == 2)
+        dead(pid)
+        assert read_until(get, b"/again").startswith(b"HTTP/1.1 200 ")
+        refusal = read_until(post, b"}")
+        assert refusal.startswith(b"HTTP/1.1 503 ")
+        assert b"\r\nretry-after: 1\r\n" in refusal
 
 
 def test_what_two_readers_could_understand_differently_is_refused(up: Start) -> None:
