@@ -1,14 +1,15 @@
 """Requests that a model reads itself: an HTTP request's headers and body as they came, and the HTTP answer it gives.
 
-For models whose handlers have a protocol of their own; `Served.call` is their way over REST.
+For models whose handlers have a protocol of their own; `Served.call` is their way over REST. An answer may come in pieces.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple, Protocol
 from urllib.parse import unquote
 
-from .exchange import Fields
+from ..errors import TorporError
+from .exchange import Exchange, Fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +28,52 @@ class Call:
     fields: Mapping[str, bytes] | None = None
 
 
+class Flow(Protocol):
+    """Where the pieces of answers come from."""
+
+    def hold(self, by: object) -> None:
+        """Let none come until `by` lets go."""
+
+    def let_go(self, by: object) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class CallAnswer:
-    """The answer, as the model wants it."""
+    """The answer, as the model wants it; or a piece of it, of which the first one's status and fields are the answer's.
+
+    flow: where a piece comes from, after which others come, or an error; None for the whole answer, or its last piece.
+    """
 
     status: int
     body: bytes
     fields: Fields = field(default_factory=tuple)
+    flow: Flow | None = None
+
+
+Answered = Callable[[CallAnswer | TorporError], None]
+"""Gets an answer: pieces, if it comes in pieces, and at last the rest of it, or an error."""
+
+
+def in_one_piece(answer: Answered) -> Answered:
+    """For who wants the answer when it is whole: pieces are its beginning."""
+    pieces: list[bytes] = []
+
+    def take(result: CallAnswer | TorporError) -> None:
+        if isinstance(result, TorporError) or not (result.flow or pieces):
+            answer(result)
+        elif result.flow is not None:
+            pieces.append(result.body)
+        else:
+            answer(replace(result, body=b"".join([*pieces, result.body])))
+
+    return take
+
+
+def pass_on(exchange: Exchange, flow: Flow, data: bytes) -> None:
+    """Send a piece of an answer; who is behind holds up where it comes from."""
+    if not exchange.send(data):
+        flow.hold(exchange)
+        exchange.on_ready = lambda: flow.let_go(exchange)
 
 
 class Route(NamedTuple):

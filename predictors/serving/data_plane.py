@@ -7,12 +7,12 @@ from typing import Any
 
 from ..batching.policy import BatchingPolicy, BatchingSettings
 from ..batching.run_times import RunTimes
-from ..errors import InvalidInput, ModelBroken, NotFound, TorporError, Unavailable, VersionNotFound
+from ..errors import InvalidInput, ModelBroken, NotFound, Unavailable, VersionNotFound
 from ..protocol.inference import InferRequest, InferResponse, Terms
 from ..remembered import Remembered
 from ..signature import Bound, Fit, Request, Signature
 from .batcher import Answer, Batcher, Observer, Outputs
-from .calls import Call, CallAnswer
+from .calls import Answered, Call
 from .device_pool import DevicePool
 from .device_thread import Executor
 from .exchange import Head
@@ -53,7 +53,7 @@ class Served:
         """
         raise NotImplementedError
 
-    def call(self, call: Call, timeout_s: float | None, answer: Callable[[CallAnswer | TorporError], None]) -> Any:
+    def call(self, call: Call, timeout_s: float | None, answer: Answered) -> Any:
         """As `start`, where `takes_calls`: begin a request as it came; `answer` gets what its caller is to."""
         raise NotImplementedError
 

@@ -19,7 +19,7 @@ class Head:
 
     path: percent-encoded, without the query. headers: by lower-case name; a repeated one's values joined by commas.
     length: of the body in bytes, None if the head does not say. options: what the headers ask for.
-    keeps_alive, awaits_continue: HTTP/1's. query: what follows the path's `?`, "" without.
+    keeps_alive, awaits_continue, reads_chunks: HTTP/1's. query: what follows the path's `?`, "" without.
     """
 
     method: str
@@ -31,6 +31,7 @@ class Head:
     keeps_alive: bool = True
     awaits_continue: bool = False
     query: str = ""
+    reads_chunks: bool = True
 
     def __str__(self) -> str:
         """The request in the log."""
@@ -60,15 +61,20 @@ class Exchange:
 
     body: whole when the handler is called. handler: what the application wants called then.
     on_leave: called if the caller leaves before it is answered; what is answered afterwards goes nowhere.
+
+    An answer is one `respond`, or pieces: `begin`, any number of `send`, and `end`.
+    has_begun: whether it is one in pieces. on_ready: called once when nothing is waiting any more for a caller that was behind.
     """
 
-    __slots__ = ("__weakref__", "_began_s", "body", "handler", "head", "on_leave")
+    __slots__ = ("__weakref__", "_began_s", "body", "handler", "has_begun", "head", "on_leave", "on_ready")
 
     def __init__(self, head: Head) -> None:
         self.head = head
         self.body = b""
         self.handler: Callable[[Exchange], None] | None = None
         self.on_leave: Callable[[], object] | None = None
+        self.has_begun = False
+        self.on_ready: Callable[[], object] | None = None
         self._begin()
 
     def _begin(self) -> None:
@@ -83,8 +89,26 @@ class Exchange:
         return None if timeout_s is None else timeout_s - (monotonic() - self._began_s)
 
     def respond(self, status: int, body: bytes, fields: Fields = ()) -> None:
-        """Answer with the whole body at once."""
+        """Answer with the whole body at once. An answer that has begun breaks off: its caller sees that it is not whole."""
         raise NotImplementedError
+
+    def begin(self, status: int, fields: Fields = ()) -> None:
+        """Begin an answer in pieces."""
+        raise NotImplementedError
+
+    def send(self, data: bytes) -> bool:
+        """The next piece. False if the caller is behind: until `on_ready` is called, what is sent waits in memory."""
+        raise NotImplementedError
+
+    def end(self) -> None:
+        """The answer in pieces is whole."""
+        raise NotImplementedError
+
+    def let_go(self) -> None:
+        """Nothing waits for the caller any more, since it has taken it or has left."""
+        on_ready, self.on_ready = self.on_ready, None
+        if on_ready is not None:
+            on_ready()
 
 
 class Application(Protocol):

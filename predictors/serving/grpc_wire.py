@@ -27,7 +27,7 @@ from ..protocol import v2_grpc
 from ..protocol.inference import Terms
 from ..protocol.messages import FILES, SERVICES, SYMBOLS, message
 from .batcher import Outputs
-from .calls import Call, CallAnswer, health_text
+from .calls import Answered, Call, CallAnswer, health_text, in_one_piece, pass_on
 from .content_coding import ContentCoder, Inflation, Result, is_worth_compressing
 from .data_plane import EXTENSIONS, DataPlane, Served
 from .exchange import Exchange, Field
@@ -51,7 +51,11 @@ _INTERNAL = "internal error; the server's log has the details"
 
 _TORCHSERVE = "org.pytorch.serve.grpc.inference"
 
-_INFERENCES = ("/inference.GRPCInferenceService/ModelInfer", f"/{_TORCHSERVE}.InferenceAPIsService/Predictions")
+_INFERENCES = (
+    "/inference.GRPCInferenceService/ModelInfer",
+    f"/{_TORCHSERVE}.InferenceAPIsService/Predictions",
+    f"/{_TORCHSERVE}.InferenceAPIsService/StreamPredictions",
+)
 
 Trailers = tuple[Field, ...]
 
@@ -75,10 +79,11 @@ class Grpc:
         self._coder = coder
         self._requests = data_plane.metrics.requests
         inference, health = "inference.GRPCInferenceService", "grpc.health.v1.Health"
-        model_infer, predictions = _INFERENCES
+        model_infer, predictions, stream_predictions = _INFERENCES
         self._unary: dict[str, Handler] = {
             model_infer: partial(self._with_message, self._infer),
-            predictions: partial(self._with_message, self._predict),
+            predictions: partial(self._with_message, partial(self._predict, in_one_piece)),
+            stream_predictions: partial(self._with_message, partial(self._predict, lambda answer: answer)),
             f"/{_TORCHSERVE}.InferenceAPIsService/Ping": partial(self._answer, f"{_TORCHSERVE}.Empty", self._ping),
             f"/{inference}/ServerLive": partial(self._answer, "inference.ServerLiveRequest", self._server_live),
             f"/{inference}/ServerReady": partial(self._answer, "inference.ServerReadyRequest", self._server_ready),
@@ -117,6 +122,10 @@ class Grpc:
         if streaming is None:
             if head.path.endswith("/ModelStreamInfer"):
                 raise NotSupported("ModelStreamInfer is not supported: this server does not stream, ModelInfer answers")
+            if head.path.endswith("/StreamPredictions2"):
+                raise NotSupported(
+                    "StreamPredictions2 is not supported: no model has sequences, StreamPredictions answers"
+                )
             raise NotSupported(f"method {head.path[:200]} is unknown")
         task = self._tasks.start(self._answer_streaming(_stream(exchange), *streaming), head.path)
         exchange.on_leave = task.cancel
@@ -146,7 +155,7 @@ class Grpc:
         except Exception:
             logger.exception("%s failed", stream.head)
             status = _status(GrpcCode.INTERNAL, _INTERNAL)
-        stream.end_grpc(status)
+        stream.respond_grpc(b"", status)
 
     def _with_message(self, run: Run, exchange: Exchange) -> None:
         """Run an inference when its message is there, inflated if it was compressed."""
@@ -208,8 +217,11 @@ class Grpc:
             stream, answer, coding, lambda content: stream.respond_grpc(_frame(content(), 1), _OK, fields)
         )
 
-    def _predict(self, exchange: Exchange, data: bytes, start: int) -> None:
-        """TorchServe's own, for models that read requests themselves: the answer is what their body is over HTTP."""
+    def _predict(self, pieces: Callable[[Answered], Answered], exchange: Exchange, data: bytes, start: int) -> None:
+        """TorchServe's own, for models that read requests themselves: the answer is what their body is over HTTP.
+
+        pieces: what becomes of an answer that comes in several.
+        """
         try:
             request = message(f"{_TORCHSERVE}.PredictionsRequest").FromString(data[start:])
         except DecodeError:
@@ -219,7 +231,7 @@ class Grpc:
             refusal = NotFound(f"model '{model.name}' is none of TorchServe's, must be asked by ModelInfer")
             self.fail(exchange, refusal, model)
             return
-        answer = partial(self._predicted, _stream(exchange), model)
+        answer = pieces(partial(self._predicted, _stream(exchange), model))
 
         def begin(headers: Mapping[str, str] | None) -> Any:
             call = Call("predictions", headers or {}, b"", fields=dict(request.input))
@@ -231,8 +243,17 @@ class Grpc:
         if isinstance(result, TorporError):
             self.fail(stream, result, model)
             return
-        response = message(f"{_TORCHSERVE}.PredictionResponse")(prediction=result.body)
-        self._send(stream, response.SerializeToString())
+        response = message(f"{_TORCHSERVE}.PredictionResponse")(prediction=result.body).SerializeToString()
+        if result.flow is not None:
+            if not stream.has_begun:
+                stream.begin_grpc()
+            pass_on(stream, result.flow, _frame(response))
+        elif stream.has_begun:
+            self._requests["grpc", "OK"] += 1
+            stream.send(_frame(response))
+            stream.respond_grpc(b"", _OK)
+        else:
+            self._send(stream, response)
 
     def _ping(self, request: Any) -> Any:
         health = health_text(self._data_plane.is_healthy)

@@ -102,6 +102,7 @@ class Http1(asyncio.Protocol):
             self._deadline_s = self._server.now_s + IDLE_S
         else:
             self._deadline_s = self._server.now_s + PROGRESS_S if self._missing else math.inf
+            self._exchange.let_go()
         self._parse(b"")
 
     def sweep(self) -> None:
@@ -274,9 +275,7 @@ class Http1(asyncio.Protocol):
         head = exchange.head
         if self._server.lets_go(self) or (self._missing and self._cannot_skip(head)):
             exchange.closes = True
-        # HTTP/1.0 has to be told that it was heard; who asked for nothing needs no answer.
-        connection = b"close" if exchange.closes else b"keep-alive" if b"connection" in head.headers else b""
-        self._write(status, body, fields, connection, with_body=head.method != "HEAD")
+        self._write(status, body, fields, _connection_option(exchange), with_body=head.method != "HEAD")
         self._server.finished(head)
         if exchange.closes:
             self._close_after_answer()
@@ -284,6 +283,41 @@ class Http1(asyncio.Protocol):
             self._drop_body(exchange)
         else:
             self._finish()
+
+    def begin(self, exchange: "_Http1Exchange", status: int, fields: Fields) -> None:
+        """Write the head of an answer in pieces: chunks, or to HTTP/1.0 whatever comes until the connection ends."""
+        if self._server.lets_go(self) or not exchange.head.reads_chunks:
+            exchange.closes = True
+        framing = b"transfer-encoding: chunked" if exchange.head.reads_chunks else b""
+        self._transport.write(self._head(status, framing, fields, _connection_option(exchange)))
+
+    def send(self, exchange: "_Http1Exchange", data: bytes) -> bool:
+        """Write a piece; whether the caller keeps up."""
+        if exchange.head.reads_chunks:
+            data = b"%x\r\n%b\r\n" % (len(data), data)
+        if self._is_blocked:  # what comes on top is not what it fails to take
+            self._untaken_bytes += len(data)
+        self._transport.write(data)
+        return not self._is_blocked
+
+    def end(self, exchange: "_Http1Exchange") -> None:
+        """End an answer in pieces, and go on as after any other."""
+        if exchange.head.reads_chunks:
+            self._transport.write(b"0\r\n\r\n")
+        self._server.finished(exchange.head)
+        if exchange.closes:
+            self._close_after_answer()
+        else:
+            self._finish()
+
+    def break_off(self, exchange: "_Http1Exchange") -> None:
+        """End the connection, so that what came of an answer is not taken for the whole."""
+        self._server.finished(exchange.head)
+        if exchange.head.reads_chunks:  # its last chunk is missing
+            self._close_after_answer()
+        else:
+            self._exchange = None
+            self._transport.abort()
 
     def _cannot_skip(self, head: Head) -> bool:
         """Whether the rest of a refused body is not read, but the connection closed."""
@@ -324,16 +358,22 @@ class Http1(asyncio.Protocol):
             self._transport.close()
 
     def _write(self, status: int, body: bytes, fields: Fields, connection: bytes, with_body: bool) -> None:
+        # 204 has no body (RFC 9110, 8.6)
+        framing = b"content-length: %d" % len(body) if status != 204 else b""
+        head = self._head(status, framing, fields, connection)
+        self._transport.write(head + body if with_body else head)
+
+    def _head(self, status: int, framing: bytes, fields: Fields, connection: bytes) -> bytes:
         lines = [_STATUS_LINES.get(status) or b"HTTP/1.1 %d " % status]
-        if status != 204:  # which has no body (RFC 9110, 8.6)
-            lines.append(b"content-length: %d" % len(body))
+        if framing:
+            lines.append(framing)
         lines.append(b"date: " + self._server.date)
         for name, value in fields:
             lines.append(name + b": " + value)
         if connection:
             lines.append(b"connection: " + connection)
-        lines += (b"", body if with_body else b"")
-        self._transport.write(b"\r\n".join(lines))
+        lines += (b"", b"")
+        return b"\r\n".join(lines)
 
 
 class _Http1Exchange(Exchange):
@@ -346,6 +386,8 @@ class _Http1Exchange(Exchange):
         self.body = b""
         self.handler = None
         self.on_leave = None
+        self.has_begun = False
+        self.on_ready = None
         self._connection = connection
         self.closes = not head.keeps_alive
         self.is_answered = False
@@ -353,15 +395,43 @@ class _Http1Exchange(Exchange):
             self._begin()
 
     def respond(self, status: int, body: bytes, fields: Fields = ()) -> None:
+        if self.is_answered:
+            return
+        self.is_answered = True
+        self.on_leave = None
+        if self.has_begun:
+            self.let_go()
+            self._connection.break_off(self)
+        else:
+            self._connection.respond(self, status, body, fields)
+
+    def begin(self, status: int, fields: Fields = ()) -> None:
+        if not self.is_answered:
+            self.has_begun = True
+            self._connection.begin(self, status, fields)
+
+    def send(self, data: bytes) -> bool:
+        # A chunk of no bytes would be the last.
+        return not data or self.is_answered or self._connection.send(self, data)
+
+    def end(self) -> None:
         if not self.is_answered:
             self.is_answered = True
             self.on_leave = None
-            self._connection.respond(self, status, body, fields)
+            self.let_go()
+            self._connection.end(self)
 
     def leave(self) -> None:
         """The caller is gone."""
         if not self.is_answered:
             self.is_answered = True
             self._connection.left(self)
+            self.let_go()
             if self.on_leave is not None:
                 self.on_leave()
+
+
+def _connection_option(exchange: _Http1Exchange) -> bytes:
+    """The value of the answer's field Connection, "" for none."""
+    # HTTP/1.0 has to be told that it was heard; who asked for nothing needs no answer.
+    return b"close" if exchange.closes else b"keep-alive" if b"connection" in exchange.head.headers else b""

@@ -57,6 +57,7 @@ def read_head(block: bytes) -> Head:
     return Head(
         method.decode(), path, headers, length,
         options=read_options(headers), keeps_alive=keeps_alive, awaits_continue=awaits_continue, query=query,
+        reads_chunks=minor == b"1",
     )  # fmt: skip
 
 

@@ -62,6 +62,7 @@ class Code(IntEnum):
 
     NO_ERROR = 0
     PROTOCOL_ERROR = 1
+    INTERNAL_ERROR = 2
     FLOW_CONTROL_ERROR = 3
     STREAM_CLOSED = 5
     FRAME_SIZE_ERROR = 6
@@ -516,11 +517,17 @@ class Http2(asyncio.Protocol):
             block, self._block_prefix = self._block_prefix + block, b""
         self._send(_frame(_HEADERS, _END_HEADERS | ends, stream.id, block))
 
-    def send_end(self, stream: "Stream", trailers: bytes) -> None:
+    def send_end(self, stream: "Stream", trailers: bytes | None) -> None:
         """The end of an answer that came in pieces."""
         stream.trailers = trailers
         stream.is_ending = True
+        if trailers is None and not stream.unsent:
+            self._send(_frame(_DATA, _END_STREAM, stream.id))
         self._pump_stream(stream)
+
+    def break_off(self, stream: "Stream") -> None:
+        """What came of its answer is not the whole."""
+        self._reset(stream.id, Code.INTERNAL_ERROR)
 
     def send_later(self, stream: "Stream", body: bytes) -> None:
         """DATA as the windows allow."""
@@ -563,6 +570,7 @@ class Http2(asyncio.Protocol):
         else:
             stream.deadline_s = math.inf
             stream.wake()
+            stream.let_go()
 
     def acknowledge(self, stream: "Stream", size: int) -> None:
         """So many bytes have been taken from the stream: let the caller send as many more, half a window at once."""
@@ -680,32 +688,58 @@ class Stream(Exchange):
     def respond(self, status: int, body: bytes, fields: Fields = ()) -> None:
         if not self._answers():
             return
+        if self.has_begun:
+            self._connection.break_off(self)
+            return
         length = encode_field(b"content-length", b"%d" % len(body)) if status != 204 else b""  # RFC 9110, 8.6
         date = encode_field(b"date", self._connection.date)
         block = b"".join((status_field(status), length, date, _encoded(tuple(fields))))
         self._connection.send_answer(self, block, b"" if self.head.method == "HEAD" else body, None)
 
+    def begin(self, status: int, fields: Fields = ()) -> None:
+        if not self.is_answered:
+            date = encode_field(b"date", self._connection.date)
+            self._begin_with(b"".join((status_field(status), date, _encoded(tuple(fields)))))
+
+    def send(self, data: bytes) -> bool:
+        if not data or self.is_answered:
+            return True
+        self._connection.send_later(self, data)
+        return not self.unsent
+
+    def end(self) -> None:
+        if self._answers():
+            self._connection.send_end(self, None)
+
+    def begin_grpc(self) -> None:
+        """Begin an answer of several messages: framed, `send` takes them, and `respond_grpc` their status."""
+        if not self.is_answered:
+            self._begin_with(_GRPC_BLOCK)
+
+    def _begin_with(self, block: bytes) -> None:
+        self.has_begun = True
+        self._connection.send_block(self, block)
+
     def respond_grpc(self, message: bytes, trailers: tuple[Field, ...], fields: tuple[Field, ...] = ()) -> None:
         """Answer a unary call: a framed message, or none, and its status. fields: at the beginning, beside the usual."""
-        if self._answers():
+        if not self._answers():
+            return
+        if self.has_begun:
+            self._connection.send_end(self, _encoded(trailers))
+        else:
             block = _GRPC_BLOCK + _encoded(fields) if fields else _GRPC_BLOCK
             self._connection.send_answer(self, block, message, _encoded(trailers))
 
     def start_grpc(self) -> None:
         """Begin the answer of a streaming call. From now on the server does not wait for it to end."""
         self._connection.uncount(self)
-        self._connection.send_block(self, _GRPC_BLOCK)
+        self.begin_grpc()
 
     async def send_message(self, message: bytes) -> None:
         """Send a framed message; returns when the caller has taken it from here."""
         self._connection.send_later(self, message)
         while self.unsent:
             await self._woken()
-
-    def end_grpc(self, trailers: tuple[Field, ...]) -> None:
-        """The status, after the messages."""
-        if self._answers():
-            self._connection.send_end(self, _encoded(trailers))
 
     async def chunk(self) -> tuple[bytes, bool]:
         """What came of a streaming call's messages, and whether more comes."""
@@ -734,6 +768,7 @@ class Stream(Exchange):
     def leave(self) -> None:
         """The stream is gone without its answer."""
         self.is_answered = True
+        self.let_go()
         if self.on_leave is not None:
             self.on_leave()
 
@@ -743,6 +778,7 @@ class Stream(Exchange):
             return False
         self.is_answered = True
         self.on_leave = None
+        self.let_go()
         return True
 
 

@@ -24,7 +24,7 @@ from ..protocol.inference import NO_TERMS, InferRequest, InferResponse, Terms
 from . import openapi
 from .archive_errors import INFERENCES, archive_error_body, is_archive_path
 from .batcher import Outputs
-from .calls import Call, CallAnswer, Route, health_text, read_route
+from .calls import Call, CallAnswer, Route, health_text, pass_on, read_route
 from .content_coding import ContentCoder, Result, is_worth_compressing
 from .data_plane import EXTENSIONS, DataPlane, Served
 from .exchange import Exchange, Fields, Head
@@ -415,11 +415,21 @@ class Rest:
         if isinstance(result, TorporError):
             self.fail(exchange, result)
             return
-        self._requests["rest", str(result.status)] += 1
         fields = result.fields
         if route.protocol == "v1":
             fields = (*fields, (VERSION, model.version.encode()))
-        if result.status == 200:
+        if result.flow is not None:
+            if not exchange.has_begun:
+                if result.status in _BODILESS or exchange.head.method == "HEAD":
+                    return
+                exchange.begin(result.status, fields)
+            pass_on(exchange, result.flow, result.body)
+            return
+        self._requests["rest", str(result.status)] += 1
+        if exchange.has_begun:
+            exchange.send(result.body)
+            exchange.end()
+        elif result.status == 200:
             self._compress(exchange, result.body, fields)
         else:
             exchange.respond(result.status, b"" if result.status in _BODILESS else result.body, fields)

@@ -93,6 +93,7 @@ class AssembledArchive:
             "decode_input_request": self.config.decode_input_request,
             "limit_max_image_pixels": self.config.limit_max_image_pixels,
             "log_level": self.settings["log_level"],
+            "overlaps_batches": self.model.overlaps_batches,
         }
         environment = {"PYTHONUNBUFFERED": "1", **os.environ, "OMP_NUM_THREADS": self._threads(workers_count)}
 

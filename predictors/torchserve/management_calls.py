@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 
 from ..errors import Forbidden, InvalidInput
-from ..serving.calls import Call, CallAnswer
+from ..serving.calls import Call, CallAnswer, in_one_piece
 from ..serving.settling import settling
 from .description import describe
 from .management import Management, Registration
@@ -86,7 +86,7 @@ class ManagementCalls:
         # The handler is asked as for a prediction, and told by this header what for.
         call = Call("predictions", {**headers, "describe": "True"}, b"", fields={})
         told: asyncio.Future[CallAnswer] = asyncio.get_running_loop().create_future()
-        started = served.call(call, None, settling(told))
+        started = served.call(call, None, in_one_piece(settling(told)))
         try:
             return 200, [describe(served) | _metadata((await told).body)]
         finally:

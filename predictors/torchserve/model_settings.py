@@ -22,6 +22,7 @@ _NUMBERS = {
     "jobQueueSize": ("job_queue_size", 1),
     "clientTimeoutInMills": ("client_timeout_ms", 0),
 }
+_FLAGS = {"overlapBatches": "overlaps_batches", "bucketByLength": "buckets_by_length"}
 _SNAPSHOT_NEEDS = ("marName", "defaultVersion", "minWorkers", "maxWorkers", "batchSize", "maxBatchDelay")
 _DEVICES = ("cpu", "gpu")
 
@@ -32,6 +33,9 @@ class ModelSettings:
 
     most_workers: up to which it may have been scaled. device_type: "" for a GPU where there is one. client_timeout_ms: of
     requests without a deadline of their own; 0 for none.
+
+    Two are torpor's own. overlaps_batches: whether pre- and postprocessing of a batch run while the device works on another;
+    None: if the handler is TorchServe's. buckets_by_length: whether bodies of like length share batches first.
     """
 
     workers: int | None = None
@@ -43,6 +47,8 @@ class ModelSettings:
     job_queue_size: int = 100
     client_timeout_ms: int = 0
     device_type: str = ""
+    overlaps_batches: bool | None = None
+    buckets_by_length: bool = True
 
     @classmethod
     def of(
@@ -74,6 +80,13 @@ class ModelSettings:
                 continue
             if type(value) is not int or not lowest <= value <= 1 << 31:
                 raise SettingError(f"{where}: {key} = {value!r}, must be an integer in [{lowest}, {1 << 31}]")
+            changes[name] = value
+        for key, name in _FLAGS.items():
+            value = said.get(key)
+            if value is None:
+                continue
+            if type(value) is not bool:
+                raise SettingError(f"{where}: {key} = {value!r}, must be true or false")
             changes[name] = value
         device = said.get("deviceType")
         if device is not None:

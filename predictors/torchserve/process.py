@@ -1,6 +1,7 @@
 """One worker process: started with an archive's folder, asked over a socket pair, killed when it hangs.
 
-It answers one batch at a time. Whatever ends it, the owner hears once, by `on_end`, with the reason.
+It answers a batch, or two where one is prepared while its device works on the other (`worker/overlap.py`). Whatever ends it,
+the owner hears once, by `on_end`, with the reason.
 """
 
 import asyncio
@@ -9,7 +10,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..serving.tasks import Tasks
 from . import frames
@@ -24,22 +25,37 @@ Done = Callable[[Sequence[dict[str, Any]], Sequence[Sequence[memoryview]]], None
 """Gets the replies, and the blobs of each."""
 
 
-OnEnd = Callable[["WorkerProcess", str, bool], None]
-"""Gets the reason, and whether it had begun with what it was asked last."""
+OnPiece = Callable[[dict[str, Any], memoryview], None]
+"""Gets what is said of a piece of an answer, and the piece."""
+
+
+OnEnd = Callable[["WorkerProcess", str, int], None]
+"""Gets the reason, and how many batches of those that it was asked last it had not begun with."""
 
 
 OnMetrics = Callable[[Sequence[Update]], None]
 """Gets what its handler has counted."""
 
 
+class _Asked(NamedTuple):
+    """Who waits for a batch."""
+
+    done: Done
+    on_piece: OnPiece
+
+
 class WorkerProcess(asyncio.Protocol):
-    """Belongs to one event loop."""
+    """Belongs to one event loop. It is the `Flow` of its answers' pieces: who holds one piece up, holds up all that it does.
+
+    at_once: how many batches it takes, once it is loaded.
+    """
 
     def __init__(self, name: str, number: int, on_end: OnEnd, on_metrics: OnMetrics) -> None:
         """number: among all of its model's, in the order of their starts. on_end: called when it ends after it was loaded."""
         self.name = f"{name} worker {number}"
         self.number = number
         self.began_s = time.monotonic()
+        self.at_once = 1
         self._on_end = on_end
         self._on_metrics = on_metrics
         self._loop = asyncio.get_running_loop()
@@ -47,11 +63,14 @@ class WorkerProcess(asyncio.Protocol):
         self._process: asyncio.subprocess.Process | None = None
         self._transport: asyncio.Transport | None = None
         self._loaded: asyncio.Future[None] = self._loop.create_future()
-        self._done: Done | None = None
+        self._asked: dict[int, _Asked] = {}
+        self._batches = 0
+        self._timeout_s = 0.0
+        self._holders: set[object] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._reason = ""
-        self._is_sent = False
-        self._is_read = True
+        self._unread = 0
+        """Batches that it was given and has not read, the last ones."""
         self._ending = Tasks()
 
     @property
@@ -80,19 +99,40 @@ class WorkerProcess(asyncio.Protocol):
             if self._loaded.cancelled() or self._loaded.exception() is not None:
                 await self.stop()
 
-    def run(self, head: dict[str, Any], parts: Sequence[Sequence[bytes]], done: Done, timeout_s: float) -> None:
-        """Let it answer a batch, a part each call. `done`, or `on_end` if it ends before or takes longer, is called later."""
+    def run(
+        self, head: dict[str, Any], parts: Sequence[Sequence[bytes]], done: Done, on_piece: OnPiece, timeout_s: float
+    ) -> None:
+        """Let it answer a batch, a part each call. `done`, or `on_end` if it ends before, is called later.
+
+        timeout_s: it is killed when nothing has come from it for so long, neither an answer nor a piece of one.
+        """
         assert self._transport is not None
-        self._done = done
+        self._batches += 1
+        self._asked[self._batches] = _Asked(done, on_piece)
         # A process that has just ended is told of by `_end`, later; nobody reads what it is sent meanwhile.
-        self._is_sent = not self._transport.is_closing()
-        if self._is_sent:
-            self._timer = self._loop.call_later(timeout_s, self._expire, timeout_s)
-            self._send(head, parts)
+        if self._transport.is_closing():
+            self._unread += 1
+            return
+        self._timeout_s = timeout_s
+        if self._timer is None:
+            self._watch()
+        self._send({"batch": self._batches, **head}, parts)
+
+    def hold(self, by: object) -> None:
+        self._holders.add(by)
+        if self._transport is not None:
+            self._transport.pause_reading()
+        self._stop_timer()  # it is not its handler that is slow
+
+    def let_go(self, by: object) -> None:
+        self._holders.discard(by)
+        if not self._holders and self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+            self._watch()
 
     async def stop(self) -> None:
         """End it, and wait until it has gone."""
-        self._on_end = lambda process, reason, has_begun: None
+        self._on_end = lambda process, reason, unread: None
         if self._transport is not None:
             self._transport.close()
         if self._process is not None:
@@ -113,7 +153,7 @@ class WorkerProcess(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         """Its end of the socket closes when it ends, and not before."""
         # A Unix socket whose peer goes without having read all of it is reset (unix(7)); one that has is at its end.
-        self._is_read = error is None
+        self._unread += 0 if error is None else 1
         self._stop_timer()
         assert self._process is not None
         self._ending.start(self._end(self._process), f"end of {self.name}")
@@ -129,18 +169,23 @@ class WorkerProcess(asyncio.Protocol):
         if not self._loaded.done():
             self._loaded.set_exception(ArchiveError(f"{self.name}: {reason} while it was loaded"))
         elif not self._loaded.cancelled() and self._loaded.exception() is None:
-            self._on_end(self, reason, self._is_sent and self._is_read)
+            self._on_end(self, reason, self._unread)
 
     def _receive(self, head: dict[str, Any], parts: list[list[memoryview]]) -> None:
-        if "replies" in head and self._done is not None:
-            self._stop_timer()
+        asked = self._asked.get(head.get("batch", 0))
+        if asked is not None and "piece" in head:
+            asked.on_piece(head, parts[0][0])
+            self._watch()
+        elif asked is not None:
             if head["metrics"]:
                 self._on_metrics(head["metrics"])
-            done, self._done = self._done, None
-            done(head["replies"], parts)
+            del self._asked[head["batch"]]
+            self._watch()
+            asked.done(head["replies"], parts)
         elif self._loaded.done():
             logger.error("%s: an unexpected message from its worker", self.name)
         elif "loaded" in head:
+            self.at_once = head["loaded"]
             self._loaded.set_result(None)
         else:
             self._loaded.set_exception(ArchiveError(f"{self.name}: {head.get('failed')}"))
@@ -149,8 +194,14 @@ class WorkerProcess(asyncio.Protocol):
         assert self._transport is not None
         self._transport.writelines(frames.pack(head, parts))
 
-    def _expire(self, timeout_s: float) -> None:
-        self._reason = f"the handler took more than {timeout_s:g} s"
+    def _watch(self) -> None:
+        """Give it its time anew, while it has something to answer and nobody holds it up."""
+        self._stop_timer()
+        if self._asked and not self._holders:
+            self._timer = self._loop.call_later(self._timeout_s, self._expire)
+
+    def _expire(self) -> None:
+        self._reason = f"the handler took more than {self._timeout_s:g} s"
         logger.error("%s: %s, its process is killed", self.name, self._reason)
         self.kill()
 

@@ -1,9 +1,11 @@
 """An archive as a model of the server: it takes HTTP requests as they came, and tensors for everything that has no HTTP.
 
     call  ─► Row ─► batcher (torpor's policy) ─► Workers ─► a worker's handler ─► Reply ─► status, fields, body
-    start ─►                                                                          └─► tensors
+    start ─►                                                   │                      └─► tensors
+                                          pieces of an answer ─┴─► status, fields, bytes, again and again
 
-To the policy a request is one row; rows of one protocol share a batch, an explanation runs alone.
+To the policy a request is one row; rows of one protocol share a batch, an explanation runs alone. Of rows whose bodies the
+handler reads itself the policy knows their lengths: texts of like length are padded least.
 """
 
 import asyncio
@@ -19,11 +21,11 @@ from ..errors import ModelFailed, TorporError, Unavailable
 from ..protocol.datatypes import Array, array_from_raw, datatype_of, encode_bytes
 from ..protocol.inference import InferRequest
 from ..serving.batcher import Answer, Batcher
-from ..serving.calls import Call, CallAnswer
+from ..serving.calls import Answered, Call, CallAnswer, Flow
 from ..serving.data_plane import Batched, shortest
 from ..serving.exchange import Field
 from ..serving.metrics import ModelMetrics
-from ..signature import Signature
+from ..signature import Bound, Signature
 from .model_settings import ModelSettings
 from .process import WorkerProcess
 from .workers import Reply, Row, Workers
@@ -36,9 +38,15 @@ _SERVERS_OWN = frozenset(
 """Fields that are no handler's: they frame the answer."""
 
 _BUCKETS = {
-    (protocol, is_alone): Bucket(protocol, alone=is_alone)
-    for protocol in ("predictions", "v1", "v2") for is_alone in (False, True)
+    (protocol, is_explained): Bucket((protocol, is_explained), alone=is_explained)
+    for protocol in ("predictions", "v1", "v2") for is_explained in (False, True)
 }  # fmt: skip
+
+_LENGTH_STEP_BYTES = 32
+"""Lengths are rounded up to this, so that like ones meet: some seven tokens of English."""
+
+_LONGEST_BYTES = 16 << 10
+"""Beyond that bodies are no texts that a model takes whole, but images and the like: their length pads nothing."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +86,7 @@ class ServedArchive(Batched):
         self._unpacked = unpacked
         self._scaling = asyncio.Lock()
 
-    def call(self, call: Call, timeout_s: float | None, answer: Callable[[CallAnswer | TorporError], None]) -> Row:
+    def call(self, call: Call, timeout_s: float | None, answer: Answered) -> Row:
         request_id = call.headers.get("x-request-id") or str(uuid4())
         headers = {**call.headers, "url_path": call.path}
         said: dict[str, Any] = {"id": request_id, "headers": headers, "is_explained": call.is_explained}
@@ -88,16 +96,31 @@ class ServedArchive(Batched):
             said["fields"], blobs = [*call.fields], [*call.fields.values()]
         if call.query:
             said["query"] = call.query
-        row = Row(_BUCKETS[call.protocol, call.is_explained], said, blobs)
+        row = Row(self._bucket(call, blobs), said, blobs)
+
+        def came(said: Mapping[str, Any], piece: memoryview, flow: Flow) -> None:
+            try:
+                answer(_http_answer(said, piece, request_id, flow))
+            except ModelFailed as error:
+                self.cancel(row)
+                answer(error)
 
         def replied(result: Reply | TorporError) -> None:
             try:
-                answer(result if isinstance(result, TorporError) else _http_answer(result, request_id))
+                if isinstance(result, TorporError):
+                    answer(result)
+                else:
+                    answer(_http_answer(result.said, result.blobs[0], request_id))
             except ModelFailed as error:
                 answer(error)
 
+        row.on_piece = came
         self._submit(row, timeout_s, replied)
         return row
+
+    def cancel(self, started: Bound) -> None:
+        cast(Row, started).on_piece = None
+        super().cancel(started)
 
     def start(
         self, request: InferRequest, headers: Mapping[str, str] | None, timeout_s: float | None, answer: Answer
@@ -160,21 +183,29 @@ class ServedArchive(Batched):
     async def end(self) -> None:
         await self._workers.close()
 
+    def _bucket(self, call: Call, blobs: Sequence[bytes]) -> Bucket:
+        """Whom a call may share a batch with."""
+        bucket = _BUCKETS[call.protocol, call.is_explained]
+        if call.is_explained or call.protocol != "predictions" or not self.origin.settings.buckets_by_length:
+            return bucket
+        size = min(sum(map(len, blobs)), _LONGEST_BYTES)
+        return Bucket(bucket.family, (max(1, -(-size // _LENGTH_STEP_BYTES)),))
+
     def _submit(self, row: Row, timeout_s: float | None, answer: Callable[[Reply | TorporError], None]) -> None:
         self.check_room()
         # The batcher hands on what the workers gave.
         self.batcher.submit(row, cast(Answer, answer), self.default_timeout_s if timeout_s is None else timeout_s)
 
 
-def _http_answer(reply: Reply, request_id: str) -> CallAnswer:
-    """Raises ModelFailed for fields that are none."""
+def _http_answer(said: Mapping[str, Any], body: memoryview, request_id: str, flow: Flow | None = None) -> CallAnswer:
+    """The answer, or with a flow a piece of it. Raises ModelFailed for fields that are none."""
     fields: list[Field] = [(b"x-request-id", request_id.encode("latin-1", "replace"))]
-    for name, value in reply.said["headers"].items():
+    for name, value in said["headers"].items():
         if not _FIELD_NAME.fullmatch(name) or not _FIELD_VALUE.fullmatch(value) or name in _SERVERS_OWN:
             raise ModelFailed(f"the handler set the header {name[:40]!r} = {value[:40]!r}, which an answer cannot have")
         if name != "x-request-id":
             fields.append((name.encode("ascii"), value.encode("latin-1")))
-    return CallAnswer(reply.said["status"], bytes(reply.blobs[0]), tuple(fields))
+    return CallAnswer(said["status"], bytes(body), tuple(fields), flow)
 
 
 def _tensors(reply: Reply) -> dict[str, Array] | TorporError:

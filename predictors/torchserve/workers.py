@@ -1,8 +1,8 @@
-"""The worker processes of one archive, as the batcher sees its devices: each runs one batch at a time.
+"""The worker processes of one archive, as the batcher sees its devices: each runs one batch, or two that overlap.
 
-A worker that ends is started anew, with a pause that grows while none comes back for good. Of the batch that it had, one
-request is the culprit and nobody knows which: each runs again, alone, and only the one that ends its worker again fails. A
-batch that finds no worker waits for one.
+A worker that ends is started anew, with a pause that grows while none comes back for good. Of the batches that it had, one
+request is the culprit and nobody knows which: each runs again, alone, and only the one that ends its worker again fails. One
+of whose answer pieces have gone fails at once: they cannot be taken back. A batch that finds no worker waits for one.
 
 Their number may change (`grow`, `shrink`): one that is too many leaves when it has answered its batch.
 """
@@ -17,6 +17,7 @@ from typing import Any, cast
 
 from ..batching.bucket import Bucket
 from ..errors import HandlerRefused, InvalidInput, ModelFailed, OutOfMemory, TorporError, Unavailable
+from ..serving.calls import Flow
 from ..serving.device_thread import Done, Result
 from ..serving.tasks import Tasks
 from ..signature import Bound
@@ -30,7 +31,14 @@ _PAUSES_S = (0.0, 1.0, 1.0, 2.0, 3.0, 5.0, 8.0, 13.0, 21.0, 34.0, 55.0)
 
 
 class Row(Bound):
-    """A request as the worker gets it: what is said of it, and its blobs. One row of no tensors, to the policy."""
+    """A request as the worker gets it: what is said of it, and its blobs. One row of no tensors, to the policy.
+
+    bucket: its family begins with the protocol. on_piece: gets what a worker says of each piece of the answer, the piece, and
+    where it comes from. has_begun: whether any has come.
+    """
+
+    on_piece: Callable[[dict[str, Any], memoryview, Flow], None] | None = None
+    has_begun = False
 
     def __init__(self, bucket: Bucket, said: dict[str, Any], blobs: Sequence[bytes]) -> None:
         super().__init__({}, 1, bucket, ())
@@ -48,10 +56,15 @@ class Reply:
 
 @dataclass(eq=False)
 class _Job:
-    """A batch that was submitted, or one row of it that runs again."""
+    """A batch that was submitted, or one row of it that runs again.
+
+    began_s: when it had its worker for itself. is_suspect: it may have ended a worker, and shares none.
+    """
 
     rows: Sequence[Row]
     finish: Callable[[list[Reply | TorporError]], None]
+    began_s: float = 0.0
+    is_suspect: bool = False
 
 
 Start = Callable[[OnEnd], Awaitable[WorkerProcess]]
@@ -75,11 +88,12 @@ class Workers:
         """failed: what a request is told whose handler raised, or gave no answer."""
         self.name = name
         self._failed = failed
-        self.devices = self.in_flight = count
+        self.devices = count
         self._start = start
         self._response_timeout_s = response_timeout_s
-        self._idle: deque[WorkerProcess] = deque()
-        self._busy: dict[WorkerProcess, _Job] = {}
+        self._at_once = 1
+        self._jobs: dict[WorkerProcess, list[_Job]] = {}
+        """What each that is there is at; who was given something last stands last."""
         self._waiting: deque[_Job] = deque()
         self._failures = 0
         self._starting = 0
@@ -89,13 +103,18 @@ class Workers:
         self._leaving = Tasks()
 
     @property
+    def in_flight(self) -> int:
+        """How many batches they take together."""
+        return self.devices * self._at_once
+
+    @property
     def alive(self) -> int:
         """How many there are at the moment."""
-        return len(self._idle) + len(self._busy)
+        return len(self._jobs)
 
     def processes(self) -> list[WorkerProcess]:
         """Those that are there at the moment, in the order of their starts."""
-        return sorted((*self._idle, *self._busy), key=lambda worker: worker.number)
+        return sorted(self._jobs, key=lambda worker: worker.number)
 
     async def open(self) -> None:
         """Start all of them. Raises ArchiveError if one cannot load, and then there is none."""
@@ -109,7 +128,7 @@ class Workers:
         """Have `count`, which is not fewer; returns when they are loaded. Raises ArchiveError, and then it is as before."""
         before = self.devices
         missing = max(0, count - self.alive - self._starting)
-        self.devices = self.in_flight = count
+        self.devices = count
         try:
             await self._add(missing)
         except BaseException:
@@ -118,9 +137,10 @@ class Workers:
 
     def shrink(self, count: int) -> None:
         """Have `count`, which is not more: those that are idle leave now, others with the answer that they are at."""
-        self.devices = self.in_flight = count
-        while self._idle and self.alive > count:
-            self._leave(self._idle.pop())
+        self.devices = count
+        for worker in [worker for worker, jobs in self._jobs.items() if not jobs][: max(0, self.alive - count)]:
+            del self._jobs[worker]
+            self._leave(worker)
         self._assign()
 
     async def _add(self, count: int) -> None:
@@ -131,7 +151,7 @@ class Workers:
         finally:
             self._starting -= count
         for worker in started:
-            if isinstance(worker, WorkerProcess):
+            if not isinstance(worker, BaseException):
                 self._come(worker)
         for result in started:
             if isinstance(result, BaseException):
@@ -142,20 +162,20 @@ class Workers:
         if self._is_closed or self.alive >= self.devices:
             self._leave(worker)
             return
-        self._idle.append(worker)
+        self._jobs[worker] = []
+        self._at_once = worker.at_once
         self._assign()
 
     def _leave(self, worker: WorkerProcess) -> None:
         self._leaving.start(worker.stop(), f"end of {worker.name}")
 
     def submit(self, parts: Sequence[Bound], done: Done, loop: asyncio.AbstractEventLoop) -> None:
-        began_s = loop.time()
-
         def finish(results: list[Reply | TorporError]) -> None:
             # The batcher hands results on as they are; only the models of tensors split and join them.
-            done(cast("list[Result]", results), loop.time() - began_s)
+            done(cast("list[Result]", results), loop.time() - job.began_s)
 
-        self._waiting.append(_Job(cast("Sequence[Row]", parts), finish))
+        job = _Job(cast("Sequence[Row]", parts), finish, loop.time())
+        self._waiting.append(job)
         self._assign()
 
     def stop(self) -> None:
@@ -167,47 +187,84 @@ class Workers:
         self._is_closed = True
         await self._restarts.cancel()
         await self._leaving.ended()
-        await asyncio.gather(*(worker.stop() for worker in (*self._idle, *self._busy)))
-        self._idle.clear()
+        await asyncio.gather(*(worker.stop() for worker in self._jobs))
+        self._jobs.clear()
 
     def _assign(self) -> None:
         if not self.devices:
             self._refuse("there are none")
-        while self._waiting and self._idle:
-            worker, job = self._idle.popleft(), self._waiting.popleft()
-            self._busy[worker] = job
+        while self._waiting and (worker := self._free(self._waiting[0])) is not None:
+            job = self._waiting.popleft()
+            self._jobs[worker] = [*self._jobs.pop(worker), job]
             rows = job.rows
-            head = {"protocol": rows[0].bucket.family, "calls": [row.said for row in rows]}
-            worker.run(head, [row.blobs for row in rows], partial(self._answered, worker), self._response_timeout_s)
+            protocol, *_ = cast("tuple[str, bool]", rows[0].bucket.family)
+            head = {"protocol": protocol, "calls": [row.said for row in rows]}
+            worker.run(
+                head, [row.blobs for row in rows], partial(self._answered, worker, job), partial(self._piece, worker, job),
+                self._response_timeout_s,
+            )  # fmt: skip
+
+    def _free(self, job: _Job) -> WorkerProcess | None:
+        """Who can take it: the one with the least to do, of those the one that has waited longest."""
+        worker = min(self._jobs, key=self._load, default=None)
+        if worker is None or self._load(worker) >= (1 if job.is_suspect else self._at_once):
+            return None
+        return worker
+
+    def _load(self, worker: WorkerProcess) -> int:
+        jobs = self._jobs[worker]
+        return self._at_once if any(job.is_suspect for job in jobs) else len(jobs)
 
     def _answered(
-        self, worker: WorkerProcess, replies: Sequence[dict[str, Any]], blobs: Sequence[Sequence[memoryview]]
+        self,
+        worker: WorkerProcess,
+        job: _Job,
+        replies: Sequence[dict[str, Any]],
+        blobs: Sequence[Sequence[memoryview]],
     ) -> None:
-        job = self._busy.pop(worker)
+        jobs = self._jobs[worker]
+        jobs.remove(job)
         self._failures = 0
-        self._come(worker)
+        for other in jobs:
+            other.began_s = asyncio.get_running_loop().time()
+        if not jobs:
+            del self._jobs[worker]
+            self._come(worker)
+        else:
+            self._assign()
         job.finish([self._result(said, parts) for said, parts in zip(replies, blobs, strict=True)])
 
-    def _ended(self, worker: WorkerProcess, reason: str, has_begun: bool) -> None:
-        job = self._busy.pop(worker, None)
-        if worker in self._idle:
-            self._idle.remove(worker)
+    def _piece(self, worker: WorkerProcess, job: _Job, said: dict[str, Any], piece: memoryview) -> None:
+        row = job.rows[said["piece"]]
+        row.has_begun = True
+        if row.on_piece is not None:
+            row.on_piece(said, piece, worker)
+
+    def _ended(self, worker: WorkerProcess, reason: str, unread: int) -> None:
+        jobs = self._jobs.pop(worker, [])
         logger.error("%s: %s", worker.name, reason)
-        if job is not None and has_begun:
-            self._answer_for(job, reason)
-        elif job is not None:  # it ended for another reason
-            self._waiting.appendleft(job)
-            self._assign()
+        for _ in range(min(unread, len(jobs))):  # these were not the end of it
+            self._waiting.appendleft(jobs.pop())
+        for job in reversed(jobs):
+            self._answer_for(job, reason, is_culprit=len(jobs) == 1)
+        self._assign()
         if not self._is_closed and self.alive + self._starting < self.devices:
             self._starting += 1
             self._restarts.start(self._restart(), f"restart of {self.name}")
 
-    def _answer_for(self, job: _Job, reason: str) -> None:
-        """Let each row run again by itself, before what came later; one that was alone has failed."""
-        if len(job.rows) == 1:
-            job.finish([ModelFailed(f"Worker died: {reason}")])
+    def _answer_for(self, job: _Job, reason: str, is_culprit: bool) -> None:
+        """Let each row run again by itself, before what came later.
+
+        One that was alone has failed, if no other batch can have been the culprit, and so has one whose answer had begun.
+        """
+        is_alone = is_culprit and len(job.rows) == 1
+        results: dict[int, Reply | TorporError] = {
+            place: ModelFailed(f"Worker died: {reason}")
+            for place, row in enumerate(job.rows) if is_alone or row.has_begun
+        }  # fmt: skip
+        if len(results) == len(job.rows):
+            job.finish([*results.values()])
             return
-        results: dict[int, Reply | TorporError] = {}
 
         def finish(place: int, result: list[Reply | TorporError]) -> None:
             (results[place],) = result
@@ -215,8 +272,8 @@ class Workers:
                 job.finish([results[place] for place in range(len(job.rows))])
 
         for place, row in reversed([*enumerate(job.rows)]):
-            self._waiting.appendleft(_Job([row], partial(finish, place)))
-        self._assign()
+            if place not in results:
+                self._waiting.appendleft(_Job([row], partial(finish, place), is_suspect=True))
 
     async def _restart(self) -> None:
         """Start one of those that are counted as starting, while it is wanted."""

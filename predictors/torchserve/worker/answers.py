@@ -27,9 +27,9 @@ def body(value: Any) -> bytes | bytearray:
     return json_text(value, indent=2)
 
 
-def json_text(value: Any, indent: int | None = None) -> bytes:
-    """Raises Unanswerable for what JSON cannot hold."""
+def json_text(value: Any, indent: int | None = None, has_blanks: bool = False) -> bytes:
+    """has_blanks: behind commas and colons, as Python's own. Raises Unanswerable for what JSON cannot hold."""
     try:
-        return json.dumps(value, indent=indent, separators=None if indent else (",", ":")).encode()
+        return json.dumps(value, indent=indent, separators=None if indent or has_blanks else (",", ":")).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise Unanswerable(f"Unsupported model output data type: {error}") from None

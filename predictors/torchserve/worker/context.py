@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .metrics import Metrics
+from .metrics import Metrics, Noted
 
 logger = logging.getLogger("torpor.handler")
 
@@ -54,16 +54,24 @@ class RequestProcessor:
 
 
 class Context:
-    """What a handler learns of its model and of the requests at hand, and tells of their answers."""
+    """What a handler learns of its model and of the requests at hand, and tells of their answers.
+
+    noted: what all contexts of a model share of its metrics.
+    """
 
     def __init__(
-        self, model_name: str, manifest: Mapping[str, Any] | None, system: Mapping[str, Any], yaml: Mapping[str, Any]
+        self,
+        model_name: str,
+        manifest: Mapping[str, Any] | None,
+        system: Mapping[str, Any],
+        yaml: Mapping[str, Any],
+        noted: Noted,
     ) -> None:
         self.model_name = model_name
         self.manifest = manifest
         self.system_properties: dict[str, Any] = {**system, "server_name": "MMS"}
         self.model_yaml_config: dict[str, Any] = dict(yaml)
-        self.metrics = Metrics(model_name)
+        self.metrics = Metrics(model_name, noted)
         self.request_ids: dict[int, str] | None = None
         self.request_processor: Sequence[RequestProcessor] | None = None
         self.stopping_criteria: Any = None

@@ -31,6 +31,7 @@ class Call:
     """A request to a handler. headers: names in lower case. inputs: of its tensors, what is said beside their data.
 
     fields: of what has no body, the names of its blobs. query: parameters that are fields beside the body's.
+    place: in its batch. has_begun: whether pieces of its answer have gone, so that no other can be given.
     rows: what the handler gets for it. types: the content type of each field of its row.
     """
 
@@ -41,6 +42,8 @@ class Call:
     inputs: Sequence[Mapping[str, Any]] = ()
     fields: Sequence[str] | None = None
     query: str = ""
+    place: int = 0
+    has_begun: bool = False
     rows: list[Any] = field(default_factory=list)
     types: Mapping[str, str] = field(default_factory=dict)
     names: list[str] = field(default_factory=list)
@@ -93,7 +96,7 @@ class Plain:
 
     def answer(self, call: Call, results: Any) -> Answer:
         if self.envelope == "json":
-            return Answer("", [answers.json_text({"predictions": results})])
+            return Answer("", [answers.json_text({"predictions": results}, has_blanks=True)])
         if len(results) != 1:
             raise Unanswerable(f"number of batch response mismatched: {len(results)} items for one request")
         return Answer("", [answers.body(results[0])])
@@ -175,9 +178,13 @@ class KServeV2:
 def _row(call: Call, decodes: bool) -> dict[str, Any]:
     """What the call says, by field. Raises InvalidInput."""
     if call.fields is not None:
+        call.types = dict.fromkeys(call.fields, "")
         return {name: bytearray(blob) for name, blob in zip(call.fields, call.blobs, strict=True)}
     row, call.types = request_data.read(call.headers, call.blobs[0], decodes)
-    return {**request_data.parameters(call.query), **row} if call.query else row
+    if call.query:
+        parameters = request_data.parameters(call.query)
+        row, call.types = {**parameters, **row}, {**dict.fromkeys(parameters, ""), **call.types}
+    return row
 
 
 def _content(call: Call) -> Any:

@@ -1,5 +1,7 @@
 """An archive's worker process: loads the handler it is told, then answers batches until the server is gone.
 
+It answers one batch at a time, or two that overlap (`overlap.py`).
+
 Its working folder, and the first place that it imports from, is the unpacked archive: handlers open files and import their
 siblings by bare names. The socket is the process's only link: when the server ends, so does this.
 """
@@ -10,16 +12,19 @@ import os
 import signal
 import socket
 import sys
+import threading
 import traceback
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from .. import frames, model_config
-from . import unpickling
+from . import overlap, unpickling
 from .context import Context
 from .envelopes import Call, Envelope, KServeV1, KServeV2, Plain
-from .handler import HandlerError, load
+from .handler import Handle, HandlerError, load
+from .metrics import Noted
 from .service import Service
 
 logger = logging.getLogger("torpor.handler")
@@ -27,9 +32,9 @@ logger = logging.getLogger("torpor.handler")
 
 def main() -> int:
     """The arguments end with the descriptor of the socket."""
-    connection = socket.socket(fileno=int(sys.argv[-1]))
+    link = _Link(socket.socket(fileno=int(sys.argv[-1])))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the server says when it is over
-    first = _receive(connection)
+    first = link.receive()
     if first is None:
         return 0
     options = first[0]["load"]
@@ -37,25 +42,48 @@ def main() -> int:
         level=options["log_level"].upper(), format=f"%(asctime)s %(levelname)s %(name)s {options['name']}: %(message)s"
     )
     try:
-        service = _load(options)
+        contexts = _contexts(options)
+        handle = load(options["handler"], Path(options["folder"]), contexts[0])
+        does_overlap = overlap.does_overlap(handle, options["overlaps_batches"])
     except HandlerError as error:
-        _send(connection, {"failed": str(error)})
+        link.send({"failed": str(error)})
         return 1
     except Exception as error:
         traceback.print_exc()
-        _send(connection, {"failed": f"handler {options['handler']!r}: {type(error).__name__}: {error}"})
+        link.send({"failed": f"handler {options['handler']!r}: {type(error).__name__}: {error}"})
         return 1
-    _send(connection, {"loaded": True})
+    link.send({"loaded": overlap.LANES if does_overlap else 1})
     with contextlib.suppress(ConnectionError):
-        while (batch := _receive(connection)) is not None:
-            replies = service.run(batch[0]["protocol"], _calls(*batch))
-            said = {"replies": replies, "metrics": service.metrics()}
-            _send(connection, said, [reply.blobs for reply in replies])
+        if does_overlap:
+            device = overlap.Device()
+
+            def lane(context: Context) -> None:
+                own = overlap.in_lane(handle, contexts[0], context, device)
+                _answer(link, _service(options, own, context), device.turn)
+
+            device.serve(lane, contexts)
+        else:
+            _answer(link, _service(options, handle, contexts[0]), threading.Lock())
     return 0
 
 
-def _load(options: dict[str, Any]) -> Service:
-    """Raises HandlerError, and whatever the handler raises."""
+def _answer(link: "_Link", service: Service, turn: threading.Lock) -> None:
+    """Answer batches until the server has gone, when it is this one's turn. Raises ConnectionError."""
+    while (batch := link.receive()) is not None:
+        number = batch[0]["batch"]
+        with turn:
+            replies = service.run(batch[0]["protocol"], _calls(*batch), partial(_give, link, number))
+            said = {"batch": number, "replies": replies, "metrics": service.metrics()}
+        link.send(said, [reply.blobs for reply in replies])
+
+
+def _give(link: "_Link", number: int, said: dict[str, Any], piece: bytes) -> None:
+    """Send a piece of an answer, of the batch of that number."""
+    link.send({"batch": number, **said}, [[piece]])
+
+
+def _contexts(options: dict[str, Any]) -> list[Context]:
+    """What the handler is loaded with, and beside it as many as there may be lanes. Goes into the archive's folder."""
     folder = Path(options["folder"])
     os.chdir(folder)
     sys.path.insert(0, str(folder))
@@ -69,8 +97,11 @@ def _load(options: dict[str, Any]) -> Service:
     }
     config_file = options["config_file"]
     yaml = model_config.read((folder / config_file).read_bytes(), config_file) if config_file else {}
-    context = Context(options["name"], options["manifest"], system, yaml)
-    handle = load(options["handler"], folder, context)
+    noted = Noted()
+    return [Context(options["name"], options["manifest"], system, yaml, noted) for _ in range(overlap.LANES)]
+
+
+def _service(options: dict[str, Any], handle: Handle, context: Context) -> Service:
     envelope = options["envelope"]
     decodes = options["decode_input_request"]
     name, version = options["name"], options["version"]
@@ -84,33 +115,43 @@ def _load(options: dict[str, Any]) -> Service:
 
 def _calls(head: dict[str, Any], parts: list[list[memoryview]]) -> list[Call]:
     pairs = zip(head["calls"], parts, strict=True)
-    return [Call(blobs=[bytes(blob) for blob in part], **said) for said, part in pairs]
+    return [Call(blobs=[bytes(blob) for blob in part], place=place, **said) for place, (said, part) in enumerate(pairs)]
 
 
-def _receive(connection: socket.socket) -> frames.Message | None:
-    """The next message, None when the server has gone."""
-    prefix = _exactly(connection, frames.PREFIX.size)
-    if prefix is None:
-        return None
-    text_bytes, content_bytes = frames.PREFIX.unpack(prefix)
-    text, content = _exactly(connection, text_bytes), _exactly(connection, content_bytes)
-    return None if text is None or content is None else frames.unpack(text, content)
+class _Link:
+    """The socket to the server, for one thread or several."""
 
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._receiving = threading.Lock()
+        self._sending = threading.Lock()
 
-def _exactly(connection: socket.socket, count: int) -> bytearray | None:
-    buffer = bytearray(count)
-    view = memoryview(buffer)
-    at = 0
-    while at < count:
-        try:
-            received = connection.recv_into(view[at:])
-        except ConnectionError:
-            return None
-        if not received:
-            return None
-        at += received
-    return buffer
+    def receive(self) -> frames.Message | None:
+        """The next message, None when the server has gone."""
+        with self._receiving:
+            prefix = self._exactly(frames.PREFIX.size)
+            if prefix is None:
+                return None
+            text_bytes, content_bytes = frames.PREFIX.unpack(prefix)
+            text, content = self._exactly(text_bytes), self._exactly(content_bytes)
+        return None if text is None or content is None else frames.unpack(text, content)
 
+    def send(self, head: dict[str, Any], parts: Sequence[Sequence[frames.Blob]] = ()) -> None:
+        """Raises ConnectionError."""
+        message = b"".join(frames.pack(head, parts))
+        with self._sending:
+            self._connection.sendall(message)
 
-def _send(connection: socket.socket, head: dict[str, Any], parts: Sequence[Sequence[frames.Blob]] = ()) -> None:
-    connection.sendall(b"".join(frames.pack(head, parts)))
+    def _exactly(self, count: int) -> bytearray | None:
+        buffer = bytearray(count)
+        view = memoryview(buffer)
+        at = 0
+        while at < count:
+            try:
+                received = self._connection.recv_into(view[at:])
+            except ConnectionError:
+                return None
+            if not received:
+                return None
+            at += received
+        return buffer

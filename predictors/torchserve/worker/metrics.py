@@ -6,6 +6,7 @@ Each value is a debug line of the log too, in TorchServe's own form.
 import contextlib
 import logging
 import math
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -50,31 +51,53 @@ class Metric:
     update = add_or_update
 
 
-class Metrics:
-    """TorchServe's interface for a handler's own metrics."""
+class Noted:
+    """What a handler's metrics have got, from whatever thread."""
 
-    def __init__(self, model_name: str) -> None:
-        self.model_name = model_name
-        self.request_ids: dict[int, str] | None = None
-        self._metrics: dict[str, Metric] = {}
+    def __init__(self) -> None:
+        self.metrics: dict[str, Metric] = {}
         self._waiting: dict[Key, list[float]] = {}
+        self._lock = threading.Lock()
 
     def take(self) -> list[tuple[str, str, list[tuple[str, str]], list[float]]]:
         """What was added since the last call: name, kind, labels, values."""
-        waiting, self._waiting = self._waiting, {}
+        with self._lock:
+            waiting, self._waiting = self._waiting, {}
         return [(name, kind, list(labels), values) for (name, kind, labels), values in waiting.items()]
+
+    def note(self, key: Key, value: float) -> None:
+        with self._lock:
+            waiting = self._waiting.get(key)
+            if waiting is None:
+                if len(self._waiting) < _MOST_WAITING:
+                    self._waiting[key] = [value]
+            elif key[1] == "counter":
+                waiting[0] += value
+            elif key[1] == "gauge":
+                waiting[0] = value
+            elif len(waiting) < _MOST_WAITING:
+                waiting.append(value)
+
+
+class Metrics:
+    """TorchServe's interface for a handler's own metrics. noted: where they go; several batches at a time share it."""
+
+    def __init__(self, model_name: str, noted: Noted) -> None:
+        self.model_name = model_name
+        self.request_ids: dict[int, str] | None = None
+        self.noted = noted
 
     def add_metric_to_cache(
         self, metric_name: str, unit: str, dimension_names: Sequence[str] = (), metric_type: Any = "counter"
     ) -> Metric:
         kind = str(getattr(metric_type, "value", metric_type)).lower()
         kind = kind if kind in _KINDS else "counter"
-        metric = self._metrics[metric_name] = Metric(metric_name, unit, dimension_names, kind, self._note)
+        metric = self.noted.metrics[metric_name] = Metric(metric_name, unit, dimension_names, kind, self.noted.note)
         return metric
 
     def get_metric(self, metric_name: str, metric_type: Any = None) -> Metric:
         """Raises KeyError for one that was never added."""
-        return self._metrics[metric_name]
+        return self.noted.metrics[metric_name]
 
     def add_metric(
         self,
@@ -86,7 +109,7 @@ class Metrics:
         metric_type: Any = "counter",
     ) -> None:
         dimensions = self._with_defaults(idx, dimensions)
-        metric = self._metrics.get(name)
+        metric = self.noted.metrics.get(name)
         if metric is None:
             metric = self.add_metric_to_cache(name, unit, [one.name for one in dimensions], metric_type)
         request_id = "" if idx is None or self.request_ids is None else self.request_ids.get(idx, "")
@@ -142,15 +165,3 @@ class Metrics:
             added = [_Dimension("ModelName", self.model_name), _Dimension("Level", "Model")]
         given = {one.name for one in all_dimensions}
         return all_dimensions + [one for one in added if one.name not in given]
-
-    def _note(self, key: Key, value: float) -> None:
-        waiting = self._waiting.get(key)
-        if waiting is None:
-            if len(self._waiting) < _MOST_WAITING:
-                self._waiting[key] = [value]
-        elif key[1] == "counter":
-            waiting[0] += value
-        elif key[1] == "gauge":
-            waiting[0] = value
-        elif len(waiting) < _MOST_WAITING:
-            waiting.append(value)

@@ -4,12 +4,11 @@ It writes TorchServe's own binary response (ts/protocol/otf_message_handler.py),
 
     code, text; then for each row: request id, content type, status, phrase, count and pairs of headers, value; then -1
 
-where texts, names and values are preceded by their size. The values are the pieces; the context has the rest. They become
-the beginning of the answer, which goes when it is whole.
+where texts, names and values are preceded by their size. The values are the pieces; the context has the rest.
 """
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 _INTEGER = struct.Struct("!i")
 
@@ -18,22 +17,26 @@ MORE_FOLLOWS = "ts_stream_next"
 
 
 class Pieces:
-    """Collects them by row, in the order of the rows that the handler has got."""
+    """Gives each piece to its row. ids: the request ids of the rows that the handler has got."""
 
-    def __init__(self) -> None:
-        self.pieces: dict[int, list[bytes]] = {}
+    def __init__(self, ids: Sequence[str], give: Callable[[int, bytes], None]) -> None:
+        """give: gets a row's place, and its next piece."""
+        self._ids = ids
+        self._give = give
 
     def sendall(self, message: bytes | bytearray | None) -> None:
         """None is what TorchServe's function gives in all but the first process of a parallel handler."""
-        for row, piece in enumerate(_values(bytes(message or b""))):
-            self.pieces.setdefault(row, []).append(piece)
+        given: set[int] = set()
+        for request_id, piece in _values(bytes(message or b"")):
+            # Callers may have chosen one id for several requests: these come in the order of their rows.
+            row = next((at for at, said in enumerate(self._ids) if said == request_id and at not in given), None)
+            if row is not None:
+                given.add(row)
+                self._give(row, piece)
 
-    def take(self, first: int, count: int) -> bytes:
-        """The pieces of these rows."""
-        return b"".join(piece for row in range(first, first + count) for piece in self.pieces.pop(row, ()))
 
-
-def _values(message: bytes) -> Iterator[bytes]:
+def _values(message: bytes) -> Iterator[tuple[str, bytes]]:
+    """Request ids and pieces."""
     at = 0
 
     def integer() -> int:
@@ -53,10 +56,11 @@ def _values(message: bytes) -> Iterator[bytes]:
     sized()
     while (size := integer()) != -1:
         at += size
+        request_id = message[at - size : at].decode()
         sized()
         integer()
         sized()
         for _ in range(integer()):
             sized()
             sized()
-        yield sized()
+        yield request_id, sized()

@@ -26,7 +26,11 @@ def read(headers: Mapping[str, str], body: bytes, decodes: bool) -> tuple[Row, d
     content_type = headers.get("content-type", "")
     kind = content_type.partition(";")[0].strip()
     if kind.lower() == "application/x-www-form-urlencoded":
-        return _form(body), {}
+        *fields, last = body.split(b"&")
+        row = _form(
+            [*fields, last] if b"=" in last else fields
+        )  # netty's decoder waits for what ends the last one's name
+        return row, dict.fromkeys(row, "")
     if kind.lower() == "multipart/form-data":
         return _parts(content_type, body, decodes)
     return {"body": _value(content_type, body, decodes)}, {"body": content_type}
@@ -34,7 +38,7 @@ def read(headers: Mapping[str, str], body: bytes, decodes: bool) -> tuple[Row, d
 
 def parameters(query: str) -> Row:
     """Those of a URL's query; of one that is there twice the last. Values are bytearrays, as a form's."""
-    return _form(query.encode())
+    return _form(query.encode().split(b"&"))
 
 
 def loads(text: bytes | bytearray | memoryview) -> Any:
@@ -60,10 +64,10 @@ def _value(content_type: str, body: bytes, decodes: bool) -> Any:
     return bytearray(body)
 
 
-def _form(body: bytes) -> Row:
+def _form(fields: list[bytes]) -> Row:
     """Values are bytearrays whatever they look like."""
     row: Row = {}
-    for field in body.split(b"&"):
+    for field in fields:
         if field:
             name, _, value = field.replace(b"+", b" ").partition(b"=")
             row[unquote_to_bytes(name).decode("utf-8", "replace")] = bytearray(unquote_to_bytes(value))
@@ -98,6 +102,5 @@ def _parts(content_type: str, body: bytes, decodes: bool) -> tuple[Row, dict[str
         part_type = fields.get("content-type", "")
         is_file = "filename" in parameters
         row[name] = _value(part_type, value, decodes) if is_file else bytearray(value)
-        if is_file:
-            types[name] = part_type
+        types[name] = part_type if is_file else ""
     return row, types

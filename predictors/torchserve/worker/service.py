@@ -1,11 +1,13 @@
 """A loaded handler at work: batches of calls in, one reply a call out.
 
 A batch is one call of the handler with the rows of all its requests. If that raises, or does not give one item a row, the
-batch is halved until each request that fails is alone: it costs nobody else an answer.
+batch is halved until each request that fails is alone: it costs nobody else an answer. A request of whose answer pieces have
+gone is not asked for again: its answer breaks off.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from ...errors import InvalidInput
@@ -28,8 +30,12 @@ class _TooMuch(Exception):
     """There was no memory for the batch."""
 
 
+Give = Callable[[dict[str, Any], bytes], None]
+"""Sends a piece of an answer, and what is said of it."""
+
+
 class Service:
-    """Runs on the worker's only thread."""
+    """Answers one batch at a time."""
 
     def __init__(self, handle: Handle, context: Context, envelopes: dict[str, Envelope]) -> None:
         """envelopes: by the protocol of a batch's calls."""
@@ -39,75 +45,84 @@ class Service:
 
     def metrics(self) -> list[Any]:
         """What the handler has counted since the last call."""
-        return self._context.metrics.take()
+        return self._context.metrics.noted.take()
 
-    def run(self, protocol: str, calls: Sequence[Call]) -> list[Reply]:
+    def run(self, protocol: str, calls: Sequence[Call], give: Give) -> list[Reply]:
         """The replies, in the order of the calls. Raises what ends the process alone: SystemExit, KeyboardInterrupt."""
         envelope = self._envelopes[protocol]
         replies: dict[int, Reply] = {}
-        opened: list[tuple[int, Call]] = []
-        for position, call in enumerate(calls):
+        opened: list[Call] = []
+        for call in calls:
             try:
                 envelope.open(call)
-                opened.append((position, call))
+                opened.append(call)
             except InvalidInput as error:
-                replies[position] = Reply(error="InvalidInput", text=str(error))
-        joined = [pair for pair in opened if envelope.may_join(pair[1])]
-        groups = [joined, *([pair] for pair in opened if not envelope.may_join(pair[1]))]
+                replies[call.place] = Reply(error="InvalidInput", text=str(error))
+        joined = [call for call in opened if envelope.may_join(call)]
+        groups = [joined, *([call] for call in opened if not envelope.may_join(call))]
         try:
             for group in groups:
                 if group:
-                    answered = self._answer(envelope, [call for _, call in group])
-                    replies.update(zip((position for position, _ in group), answered, strict=True))
+                    replies |= self._answer(envelope, group, give)
         except _TooMuch as error:
             logger.warning("out of memory with %d requests: %s", len(calls), error)
-            return [Reply(error="OutOfMemory", text=str(len(calls))) for _ in calls]
-        return [replies[position] for position in range(len(calls))]
+            # With one it is given up, with more it comes again among fewer.
+            return [Reply(error="OutOfMemory", text="1" if call.has_begun else str(len(calls))) for call in calls]
+        return [replies[call.place] for call in calls]
 
-    def _answer(self, envelope: Envelope, calls: list[Call]) -> list[Reply]:
+    def _answer(self, envelope: Envelope, calls: list[Call], give: Give) -> dict[int, Reply]:
+        """The replies by the calls' places."""
         is_alone = len(calls) == 1
         processors = [RequestProcessor(_headers_of(call)) for call in calls]
+        failure = Reply()
         try:
-            results, pieces = self._results(calls, processors)
+            results = self._results(calls, processors, give)
             rows = [len(call.rows) for call in calls]
             if is_alone:
-                return [_reply(envelope.answer(calls[0], results), processors[0], pieces.take(0, rows[0]))]
+                return {calls[0].place: _reply(envelope.answer(calls[0], results), processors[0])}
             if len(results) == sum(rows):
-                replies: list[Reply] = []
+                replies: dict[int, Reply] = {}
                 at = 0
                 for call, count, processor in zip(calls, rows, processors, strict=True):
-                    answer = envelope.answer(call, results[at : at + count])
-                    replies.append(_reply(answer, processor, pieces.take(at, count)))
+                    replies[call.place] = _reply(envelope.answer(call, results[at : at + count]), processor)
                     at += count
                 return replies
+            text = f"number of batch response mismatched: {len(results)} items for {sum(rows)} rows"
+            failure = Reply(error="ModelFailed", text=text)
             logger.warning("the handler gave %d items for %d rows of %d requests", len(results), sum(rows), len(calls))
         except Unanswerable as error:
-            if is_alone:
-                return [Reply(error="ModelFailed", text=str(error))]
+            failure = Reply(error="ModelFailed", text=str(error))
         except Exception as error:
             if isinstance(error, MemoryError) or "CUDA" in str(error):  # TorchServe's way to know it
                 raise _TooMuch(f"{type(error).__name__}: {error}") from None
-            if is_alone:
-                return [_failure(error)]
-        for call in calls:  # the handler may have changed what it got
+            if is_alone or any(call.has_begun for call in calls):
+                failure = _failure(error)
+        failed = {call.place: failure for call in calls if is_alone or call.has_begun}
+        again = [call for call in calls if call.place not in failed]
+        for call in again:  # the handler may have changed what it got
             envelope.open(call)
-        middle = len(calls) // 2
-        return self._answer(envelope, calls[:middle]) + self._answer(envelope, calls[middle:])
+        middle = (len(again) + 1) // 2
+        for half in (again[:middle], again[middle:]):
+            if half:
+                failed |= self._answer(envelope, half, give)
+        return failed
 
-    def _results(self, calls: list[Call], processors: list[RequestProcessor]) -> tuple[list[Any], Pieces]:
-        """What the handler returns for the rows of the calls, and sent before. Raises Unanswerable for what is no list."""
+    def _results(self, calls: list[Call], processors: list[RequestProcessor], give: Give) -> list[Any]:
+        """What the handler returns for the rows of the calls. Raises Unanswerable for what is no list."""
         data = [row for call in calls for row in call.rows]
         # A request without rows has a header all the same.
         counts = [max(1, len(call.rows)) for call in calls]
-        self._context.begin(
-            [call.id for call, count in zip(calls, counts, strict=True) for _ in range(count)],
-            [processor for processor, count in zip(processors, counts, strict=True) for _ in range(count)],
-        )
-        self._context.cl_socket = pieces = Pieces()
+        owners = [
+            (call, processor)
+            for call, count, processor in zip(calls, counts, processors, strict=True) for _ in range(count)
+        ]  # fmt: skip
+        ids = [call.id for call, _ in owners]
+        self._context.begin(ids, [processor for _, processor in owners])
+        self._context.cl_socket = Pieces(ids, partial(_give_piece, owners, give))
         results = self._handle(data, self._context)
         if not isinstance(results, list):
             raise Unanswerable(f"Invalid model predict output: {type(results).__name__}, must be a list")
-        return results, pieces
+        return results
 
 
 def _headers_of(call: Call) -> RequestHeaders:
@@ -117,18 +132,30 @@ def _headers_of(call: Call) -> RequestHeaders:
     return headers
 
 
-def _reply(answer: Answer, processor: RequestProcessor, pieces: bytes) -> Reply:
-    """pieces: what the handler sent before its answer's end, "" for nothing."""
-    headers = {str(name).lower(): _text(value) for name, value in processor.get_response_headers().items()}
+def _give_piece(owners: Sequence[tuple[Call, RequestProcessor]], give: Give, row: int, piece: bytes) -> None:
+    call, processor = owners[row]
+    said = _head(processor)
+    call.has_begun = True
+    give({"piece": call.place, **said}, piece)
+
+
+def _reply(answer: Answer, processor: RequestProcessor) -> Reply:
+    """Raises Unanswerable."""
+    reply = Reply(_head(processor), outputs=answer.outputs)
     if answer.content_type:
-        headers.setdefault("content-type", answer.content_type)
+        reply["headers"].setdefault("content-type", answer.content_type)
+    reply.blobs = answer.blobs
+    return reply
+
+
+def _head(processor: RequestProcessor) -> dict[str, Any]:
+    """Status and headers, as the handler has set them until now. Raises Unanswerable for a status that is none."""
+    headers = {str(name).lower(): _text(value) for name, value in processor.get_response_headers().items()}
+    headers.pop(MORE_FOLLOWS, None)
     status = processor.get_response_status_code()
     if type(status) is not int or not 200 <= status <= 599:
-        return Reply(error="ModelFailed", text=f"the handler set status = {status!r}, must be in [200, 599]")
-    reply = Reply(status=status, headers=headers, outputs=answer.outputs)
-    headers.pop(MORE_FOLLOWS, None)
-    reply.blobs = [pieces + answer.blobs[0]] if pieces else answer.blobs
-    return reply
+        raise Unanswerable(f"the handler set status = {status!r}, must be in [200, 599]")
+    return {"status": status, "headers": headers}
 
 
 def _failure(error: Exception) -> Reply:

@@ -342,7 +342,6 @@ def test_an_answer_is_the_only_one(at) -> None:
         exchange.respond(200, b"yes")
         exchange.respond(200, b"no")
         exchange.respond_grpc(b"no", ())
-        exchange.end_grpc(())
     sent = at.sent()
     assert [frame.stream_id for frame in sent] == [1, 1]
     assert body(sent, 1) == b"yes"
@@ -408,7 +407,7 @@ def test_a_streaming_call_lasts_as_long_as_its_messages_are_taken(at) -> None:
     run(at, call.send_message(b"first"))
     assert body(at.later(3600).sent(), 1) == b"first"
     run(at, call.send_message(b"second"))
-    call.end_grpc(((b"grpc-status", b"0"),))
+    call.respond_grpc(b"", ((b"grpc-status", b"0"),))
     *_, trailers, reset = at.sent()
     assert "END_STREAM" in trailers.flags
     assert (reset.stream_id, reset.error_code) == (1, 0)

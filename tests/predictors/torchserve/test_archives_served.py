@@ -262,7 +262,7 @@ def test_an_envelope_of_the_configuration_is_that_of_predictions(serve, connect_
     write_mar(tmp_path / "model-store/linear.mar", {"linear.py": LINEAR}, manifest("linear", "linear.py"))
     client = connect_http1(serve(write_storage(tmp_path, None, "service_envelope=json\ndefault_workers_per_model=1")))
     reply = client.request("POST", "/predictions/linear", b'{"instances": [[1, 2]]}', JSON)
-    assert (reply.body, "content-type" in reply.headers) == (b'{"predictions":[3]}', False)
+    assert (reply.body, "content-type" in reply.headers) == (b'{"predictions": [3]}', False)
     assert client.request("POST", "/v1/models/linear:predict", b'{"instances": [[1, 2]]}', JSON).status == 200
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from torpor.predictors.torchserve import handler_metrics
 from torpor.predictors.torchserve.handler_metrics import HandlerMetrics
-from torpor.predictors.torchserve.worker.metrics import Metrics
+from torpor.predictors.torchserve.worker.metrics import Metrics, Noted
 
 
 def samples(counted: HandlerMetrics) -> dict[str, float]:
@@ -23,34 +23,34 @@ def test_counts_are_added_up_and_of_gauges_the_last_stands() -> None:
     """Of several workers, and of what comes between two answers."""
     counted = HandlerMetrics("m")
     for _ in range(2):
-        worker = Metrics("m")
+        worker = Metrics("m", Noted())
         for value in (1, 2):
             worker.add_counter("pots", value, 0)
             worker.add_percent("full", value * 10, 0)
-        updates = worker.take()
+        updates = worker.noted.take()
         assert [values for *_, values in updates] == [[3], [20]]
-        assert worker.take() == []
+        assert worker.noted.take() == []
         counted.take(updates)
     assert samples(counted) == {"pots_total ModelName=m Level=Model": 6.0, "full ModelName=m Level=Model": 20.0}
 
 
 def test_dimensions_that_are_given_are_not_given_again() -> None:
     """TorchServe's own are added where they are missing, and its enumeration says a kind."""
-    worker, dimension = Metrics("m"), SimpleNamespace(name="Level", value="Low")
+    worker, dimension = Metrics("m", Noted()), SimpleNamespace(name="Level", value="Low")
     worker.add_metric("heat", 1, "C", None, [dimension], SimpleNamespace(value="gauge"))
-    assert worker.take() == [("heat", "gauge", [("Level", "Low")], [1.0])]
+    assert worker.noted.take() == [("heat", "gauge", [("Level", "Low")], [1.0])]
 
 
 def test_what_is_no_number_is_not_counted() -> None:
     """It costs its request nothing; nor is a count taken back."""
-    worker = Metrics("m")
+    worker = Metrics("m", Noted())
     metric = worker.add_metric_to_cache("pots", "count", ["kind"])
     for value in ("many", None, float("nan"), float("inf")):
         metric.add_or_update(value, ["green"])
-    assert worker.take() == []
+    assert worker.noted.take() == []
     metric.add_or_update(-1, ["green"])
     counted = HandlerMetrics("m")
-    counted.take(worker.take())
+    counted.take(worker.noted.take())
     assert samples(counted) == {"pots_total kind=green": 0.0}
 
 
