@@ -31,16 +31,21 @@ from wires import Raw, Text, V1Json, Wire
 HANDLERS = BENCHMARKS / "handlers"
 
 
+Flags = tuple[tuple[str, bool], ...]
+"""Settings of torpor's own in an archive's YAML."""
+
+
 @cache
-def archive(model: str, form: str, batch_rows: int) -> Path:
+def archive(model: str, form: str, batch_rows: int, flags: Flags = ()) -> Path:
     """The archive of a model for that form of bodies, made once a run."""
-    folder = HOME / "archives" / f"{model}-{form}-{batch_rows}"
+    folder = HOME / "archives" / "-".join([model, form, str(batch_rows), *(f"{name}-{value}" for name, value in flags)])
     folder.mkdir(parents=True, exist_ok=True)
     settings = {
         "minWorkers": 1, "maxWorkers": 1, "batchSize": batch_rows, "maxBatchDelay": round(MAX_WAIT_S * 1e3),
         "responseTimeout": 120, "jobQueueSize": 1000,
     }  # fmt: skip
-    (folder / "model.yaml").write_text("".join(f"{name}: {value}\n" for name, value in settings.items()))
+    lines = [*settings.items(), *((name, str(value).lower()) for name, value in flags)]
+    (folder / "model.yaml").write_text("".join(f"{name}: {value}\n" for name, value in lines))
     options = ["--config-file", str(folder / "model.yaml"), "--force"]
     if model == "mlp":
         weights = folder / "mlp.pt"
@@ -76,9 +81,10 @@ class ArchivedTorpor(Torpor):
     """`torpor serve ARCHIVE`."""
 
     form: str = "raw"
+    flags: Flags = ()
 
     def command(self, model: str, port: int, batch_rows: int) -> list[str]:
-        served = archive(_named(model), self.form, batch_rows)
+        served = archive(_named(model), self.form, batch_rows, self.flags)
         torpor = str(Path(sys.executable).with_name("torpor"))
         return [torpor, "serve", str(served), "--port", str(port), "--host", "127.0.0.1", "--log-level", "warning"]
 

@@ -218,6 +218,42 @@ def torchserve() -> Figure:
     )
 
 
+def torchserve_overlap() -> Figure:
+    lines = {"overlapping": True, "one after the other": False}
+    return Figure(
+        "torchserve-overlap",
+        "an archive whose handler parses JSON for a device that takes 4 ms a batch of 16; 64 connections",
+        "requests/s",
+        [
+            Served(
+                label, ArchivedTorpor("torpor", form="device", flags=(("overlapBatches", value),)), wire("mlp", "device"),
+                form="device", batch_rows=16,
+            )
+            for label, value in lines.items()
+        ],
+        [Claim(1.2, "one after the other", "overlapping")],
+    )  # fmt: skip
+
+
+def torchserve_lengths() -> Figure:
+    lines = {"by length": True, "as they come": False}
+    return Figure(
+        "torchserve-lengths",
+        "an archive of MiniLM that tokenises texts of all lengths in its handler; 64 connections",
+        "sentences/s",
+        [
+            Served(
+                label,
+                ArchivedTorpor("torpor", flags=(("bucketByLength", value),)),
+                wire("sentences", "raw"),
+                "sentences",
+            )
+            for label, value in lines.items()
+        ],
+        [Claim(1.1, "as they come", "by length")],
+    )
+
+
 ARCHIVED = [("mlp", "MLP"), ("sentences", "MiniLM")]
 
 
@@ -555,4 +591,5 @@ FIGURES = {"v2-binary": v2_binary, "json": json_bodies, "grpc": grpc, "minilm": 
            "chain-throughput": chain_throughput, "losses": losses, "tokenise": tokenise, "features": features,
            "jetstream": jetstream, "events": events, "up": up, "edge-update": edge_update,
            "edge-install": edge_install, "edge-link": edge_link, "gvisor": gvisor, "torchserve": torchserve,
-           "torchserve-start": torchserve_start, "torchserve-memory": torchserve_memory}  # fmt: skip
+           "torchserve-start": torchserve_start, "torchserve-memory": torchserve_memory,
+           "torchserve-overlap": torchserve_overlap, "torchserve-lengths": torchserve_lengths}  # fmt: skip

@@ -89,6 +89,11 @@ class Config:
             for key in _KINDS:
                 if value := environment.get(f"TS_{key.upper()}"):
                     values[key] = value
+            values[_TOKENS] = environment.get(f"TS_{_TOKENS.upper()}") or values.get(_TOKENS, "")
+        if values.pop(_TOKENS, "").strip().lower() == "false":
+            raise SettingError(
+                f"{path}: {_TOKENS} = false, must be true: tokens are not checked here, but by what stands before the server"
+            )
         read: dict[str, Any] = {}
         for key, value in values.items():
             kind = _KINDS.get(key)
@@ -148,6 +153,7 @@ _KINDS = {
     "max_request_size": "positive", "allowed_urls": "patterns",
 }  # fmt: skip
 _FIELDS = {"model_snapshot": "snapshot"}
+_TOKENS = "disable_token_authorization"
 
 _LOWEST = {"count": 0, "seconds": 1, "positive": 1}
 

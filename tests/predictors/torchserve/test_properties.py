@@ -57,6 +57,10 @@ def test_keys_that_mean_something(tmp_path: Path, caplog: pytest.LogCaptureFixtu
         ("model_snapshot={", "model_snapshot is not JSON"),
         ('model_snapshot={"models": []}', "model_snapshot = .*, must be an object of models by name"),
         ("models=[1]", "models = .*, must be an object of models by name"),
+        (
+            "disable_token_authorization=False",
+            "disable_token_authorization = false, must be true: tokens are not checked here",
+        ),
     ],
 )
 def test_a_value_that_cannot_be_is_named(tmp_path: Path, line: str, reason: str) -> None:
@@ -70,6 +74,15 @@ def test_the_environment_counts_where_the_file_says_so(tmp_path: Path) -> None:
     assert read(tmp_path, "", TS_SERVICE_ENVELOPE="kserve").service_envelope == ""
     text = "enable_envvars_config=true\nservice_envelope=body"
     assert read(tmp_path, text, TS_SERVICE_ENVELOPE="kserve").service_envelope == "kserve"
+    with pytest.raises(SettingError, match="disable_token_authorization = false"):
+        read(tmp_path, text, TS_DISABLE_TOKEN_AUTHORIZATION="false")
+
+
+def test_a_configuration_without_tokens_is_as_it_is(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It says what is so here."""
+    caplog.set_level(logging.INFO)
+    assert read(tmp_path, "disable_token_authorization=true") == Config()
+    assert not caplog.messages
 
 
 def test_a_variable_in_a_value_is_the_environments(tmp_path: Path) -> None:
