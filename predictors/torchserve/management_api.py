@@ -49,7 +49,7 @@ class ManagementApi:
     def route(self, exchange: Exchange) -> Handler:
         """Who answers it. Raises PathNotFound, MethodNotAllowed, NotSupported."""
         if exchange.head.is_grpc:
-            return self._route_grpc(exchange.head.path)
+            return self._route_grpc(exchange)
         head, calls = exchange.head, self._calls
         match (head.method, *map(unquote, head.path.rstrip("/").split("/")[1:])):
             case ("GET", "models"):
@@ -57,9 +57,9 @@ class ManagementApi:
             case ("POST", "models") if self._may_register:
                 return self._doing(calls.register)
             case ("GET", "models", name):
-                return self._doing(partial(calls.describe, headers=head.text_headers()), name)
+                return self._doing(partial(calls.describe, exchange=exchange), name)
             case ("GET", "models", name, version):
-                return self._doing(partial(calls.describe, headers=head.text_headers()), name, version)
+                return self._doing(partial(calls.describe, exchange=exchange), name, version)
             case ("PUT", "models", name):
                 return self._doing(calls.scale, name)
             case ("PUT", "models", name, version):
@@ -100,13 +100,14 @@ class ManagementApi:
 
         return handler
 
-    def _route_grpc(self, path: str) -> Handler:
+    def _route_grpc(self, exchange: Exchange) -> Handler:
         """Raises NotSupported."""
+        path = exchange.head.path
         calls, name = self._calls, path.removeprefix(_SERVICE)
         call: Callable[[Parameters], Coroutine[Any, Any, Answer]]
         match name if path.startswith(_SERVICE) else "":
             case "DescribeModel":
-                call = partial(calls.describe, headers={})
+                call = partial(calls.describe, exchange=exchange)
             case "ListModels":
                 call = calls.list
             case "RegisterModel":

@@ -8,6 +8,7 @@ import orjson
 
 from ..errors import Forbidden, InvalidInput
 from ..serving.calls import Call, CallAnswer, in_one_piece
+from ..serving.exchange import Exchange
 from ..serving.settling import settling
 from .description import describe
 from .management import Management, Registration
@@ -75,8 +76,8 @@ class ManagementCalls:
         # TorchServe has a token after the last page too, if that is full.
         return 200, {**({"nextPageToken": str(last)} if last <= len(names) else {}), "models": page}
 
-    async def describe(self, said: Parameters, headers: Mapping[str, str]) -> Answer:
-        """headers: the caller's, of which the handler may be told."""
+    async def describe(self, said: Parameters, exchange: Exchange) -> Answer:
+        """exchange: the caller's, of whose headers the handler may be told; one that leaves is not described to."""
         name, version = said.text("model_name"), said.text("model_version")
         if version == "all":
             return 200, [describe(served) for served in self._management.versions(name)]
@@ -84,13 +85,16 @@ class ManagementCalls:
         if not said.flag("customized", False):
             return 200, [describe(served)]
         # The handler is asked as for a prediction, and told by this header what for.
-        call = Call("predictions", {**headers, "describe": "True"}, b"", fields={})
+        call = Call("predictions", {**exchange.head.text_headers(), "describe": "True"}, b"", fields={})
         told: asyncio.Future[CallAnswer] = asyncio.get_running_loop().create_future()
         started = served.call(call, None, in_one_piece(settling(told)))
-        try:
-            return 200, [describe(served) | _metadata((await told).body)]
-        finally:
+
+        def leave() -> None:
             served.cancel(started)
+            told.cancel()
+
+        exchange.on_leave = leave
+        return 200, [describe(served) | _metadata((await told).body)]
 
     async def register(self, said: Parameters) -> Answer:
         self._check_may_register()

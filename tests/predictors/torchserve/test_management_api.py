@@ -12,6 +12,7 @@ import pytest
 from archives import manifest, write_mar, write_storage
 from torpor.predictors.catalog import Outside
 from torpor.predictors.errors import ModelFailed, PayloadTooLarge
+from torpor.predictors.serving.calls import CallAnswer
 from torpor.predictors.serving.data_plane import DataPlane
 from torpor.predictors.serving.exchange import Exchange, Fields, Head
 from torpor.predictors.serving.repository import Repository
@@ -241,7 +242,7 @@ def describing(managed: Managed, monkeypatch: pytest.MonkeyPatch, result: Any) -
 def test_a_handlers_own_words_are_an_object_or_nothing(manage, monkeypatch, body: bytes, more: dict[str, Any]) -> None:
     """It is asked once, if it is to be asked."""
     managed = manage()
-    calls = describing(managed, monkeypatch, SimpleNamespace(body=body))
+    calls = describing(managed, monkeypatch, CallAnswer(200, body))
     plain = managed.ask("GET", "/models/echo")[1][0]
     assert (managed.ask("GET", "/models/echo/all"), calls) == ((200, [plain]), [])
     assert managed.ask("GET", "/models/echo?customized=true") == (200, [plain | more])
