@@ -19,6 +19,7 @@ from torpor.predictors.protocol.datatypes import NAMES, Array, object_array
 from torpor.predictors.signature import Request
 from torpor.predictors.torchserve.worker.context import Context, RequestHeaders, RequestProcessor
 from torpor.predictors.torchserve.worker.handler import load
+from torpor.predictors.torchserve.worker.metrics import Noted
 
 
 class Handler:
@@ -34,7 +35,7 @@ class Handler:
             "model_dir": str(folder),
             "gpu_id": device.index or 0 if device.type == "cuda" else None,
         }
-        self.context = Context(said["name"], said["manifest"], system, said["yaml"])
+        self.context = Context(said["name"], said["manifest"], system, said["yaml"], Noted())
         with chdir(folder):
             if "weights" in parameters:
                 _read_safetensors(parameters["network"], folder / parameters["weights"])
