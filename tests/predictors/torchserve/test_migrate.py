@@ -27,6 +27,7 @@ from torpor.predictors.migration.folder import Migrated, compiled
 from torpor.predictors.migration.service import service_name
 from torpor.predictors.signature import Request
 from torpor.predictors.torchserve.worker.context import Context
+from torpor.predictors.torchserve.worker.metrics import Noted
 
 ARCHIVER = Path(sys.executable).with_name("torch-model-archiver")
 pytestmark = [
@@ -278,7 +279,7 @@ def handled(results: Any, status: int = 200) -> Handler:
         return results
 
     handler = Inputs()
-    handler.context, handler.handle = Context("m", {}, {}, {}), handle
+    handler.context, handler.handle = Context("m", {}, {}, {}, Noted()), handle
     return handler
 
 
