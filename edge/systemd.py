@@ -141,6 +141,9 @@ WantedBy=multi-user.target
 # What a power cut or a kill has left of it.
 ExecStartPre=-{base} delete --force {PREFIX}{model}
 ExecStart={base} run --bundle={folder} {PREFIX}{model}
+# runsc passes no signal on to what it runs; torpor ends when it has answered what is under way.
+ExecStop=-{base} kill {PREFIX}{model} TERM
+ExecStop=-{base} wait {PREFIX}{model}
 ExecStopPost=-{base} delete --force {PREFIX}{model}
 """
 

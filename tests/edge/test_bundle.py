@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from edge_bundles import NAME, NOW, Publisher, inputs, packed
+from edge_bundles import NAME, NOW, Publisher, inputs, packed, profile
 from safetensors.numpy import save_file
 from torpor.edge import archive as archive_module
 from torpor.edge import layout as layout_module
@@ -73,9 +74,8 @@ def test_a_changed_tensor_moves_alone(tmp_path: Path) -> None:
         after.pack(tmp_path / "thin.tar", {}, without=unneeded(after, found))
     with Layout.at(tmp_path / "thin.tar") as thin:
         contents = thin.contents(thin.index())
-        assert [part for part in contents.parts().values() if thin.has(part)] == [
-            part for part in contents.parts().values() if part in found.moved
-        ]
+        (description,) = contents.profile_files()
+        assert {part for part in contents.parts().values() if thin.has(part)} == {*found.moved, *description.parts}
 
 
 @pytest.mark.parametrize(
@@ -425,3 +425,24 @@ def test_signing_leaves_the_index_as_it_was(tmp_path: Path) -> None:
     publisher.sign(bundle)
     assert (bundle / "index.json").read_bytes() == before
     opened(packed(bundle, tmp_path / "b.tar"))
+
+
+@pytest.mark.parametrize(
+    ("given", "platform", "said"),
+    [
+        (("node.toml", "node.toml"), "any", "2 profiles, must be one at most"),
+        ((".",), "any", "must be a file"),
+        (("node.toml",), "linux/arm", "the bundle is for linux/arm, must be for linux/arm64"),
+        (("wrong.toml",), "any", "wrong.toml: memory is missing"),
+    ],
+)
+def test_a_bundle_takes_one_profile_that_means_something(
+    tmp_path: Path, given: tuple[str, ...], platform: str, said: str
+) -> None:
+    """Before anything is written."""
+    (tmp_path / "node.toml").write_text(profile("arm64"))
+    (tmp_path / "wrong.toml").write_text(profile("arm64").replace("memory", "# memory"))
+    wanted = [Input("profile", f"p{number}", tmp_path / name) for number, name in enumerate(given)]
+    with pytest.raises(Refused, match=re.escape(said)):
+        make_bundle(tmp_path / "out", "s", "1", platform, NOW, wanted)
+    assert not (tmp_path / "out").exists()

@@ -207,7 +207,7 @@ def refusal(publisher: Publisher, root: Path, bundle: Path, **how: object) -> st
     """The reason; what is served is as before."""
     before = files(root)
     with Layout.at(bundle) as layout, pytest.raises(Refused) as refused:
-        Node(root, Unsynced()).install(layout, how.get("clock", NOW), how.get("root"))  # type: ignore[arg-type]
+        Node(root, Unsynced()).install(layout, how.get("clock", NOW), how.get("first"))  # type: ignore[arg-type]
     assert files(root) == before
     return refused.value.reason
 
@@ -273,7 +273,7 @@ def test_a_profile_of_megabytes_is_refused(tmp_path: Path) -> None:
     """It is read into memory before space was checked."""
     publisher = Publisher(tmp_path)
     bundle = publisher.bundle("1", description=profile() + "#" * (65 << 10))
-    assert refusal(publisher, tmp_path / "node", bundle, root=publisher.root) == "malformed"
+    assert refusal(publisher, tmp_path / "node", bundle, first=publisher.root) == "malformed"
 
 
 def test_a_bundle_of_another_name_is_refused(tmp_path: Path) -> None:

@@ -172,8 +172,8 @@ def test_a_model_answers_from_a_sandbox(tmp_path: Path) -> None:
         said = subprocess.run(inside, capture_output=True, text=True, check=True).stdout
         assert "gvisor" in said
         assert "'var'" not in said
-        process.terminate()
-        assert process.wait(30) == 0, "SIGTERM reaches torpor, which drains"
+        subprocess.run([*base, "kill", "torpor-mlp", "TERM"], check=True)
+        assert process.wait(30) == 0, "torpor drains, and runsc ends with it"
     finally:
         subprocess.run([*base, "delete", "--force", "torpor-mlp"], capture_output=True, check=False)
         process.kill()
