@@ -19,13 +19,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "support"))
 
+from simulated_fleet import CHANGES, INTERVAL_S, SHARES, Fleet, drive, fleet_of, start  # noqa: E402
 from torpor.edge.course import Do, Terms  # noqa: E402
 from torpor.edge.fleet_chart import chart, moments, plot  # noqa: E402
 from torpor.edge.reports import Report, read  # noqa: E402
 from torpor.edge.repository import offers_of  # noqa: E402
 from torpor.edge.rollout import Rollout  # noqa: E402
-
-from fleet import CHANGES, INTERVAL_S, SHARES, Fleet, drive, fleet_of, start  # noqa: E402
 
 CANARIES = Rollout(0, {"ring=canary": 10_000})
 TERMS = Terms((500, 2500, 10_000), hold_s=900, most_failed=0.05, least=5)

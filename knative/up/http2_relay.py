@@ -36,9 +36,7 @@ _DATA, _HEADERS, _PRIORITY, _RST_STREAM, _SETTINGS, _PING, _GOAWAY, _WINDOW_UPDA
 )  # fmt: skip
 _ACK = _END_STREAM = 1
 _END_HEADERS = 4
-_NO_ERROR, _PROTOCOL_ERROR, _INTERNAL_ERROR, _FRAME_SIZE_ERROR, _REFUSED_STREAM, _CANCEL, _COMPRESSION_ERROR = (
-    0, 1, 2, 6, 7, 8, 9,
-)  # fmt: skip
+_NO_ERROR, _PROTOCOL_ERROR, _INTERNAL_ERROR, _FRAME_SIZE_ERROR, _CANCEL, _COMPRESSION_ERROR = 0, 1, 2, 6, 8, 9
 _HEAD_BYTES = 9
 _MOST_FRAME_BYTES = 1 << 20
 _LEAST_FRAME_BYTES = 1 << 14
@@ -161,7 +159,7 @@ class Http2Relay(asyncio.Protocol):
         """The component's SETTINGS have come."""
         self._owed = 0
         """Bytes of bodies that have come since the caller was told that it may send as many again."""
-        self._last = 0
+        self._last = self._last_sent = 0
         self._behind: _Behind | None = None
         self._is_connecting = False
         self._is_reading = False
@@ -338,6 +336,7 @@ class Http2Relay(asyncio.Protocol):
             self._queue.popleft()
             if not stream.is_over:
                 stream.is_sent = True
+                self._last_sent = stream.number
                 stream.room = self._stream_room
                 self._drain(stream)
         if not self._is_reading:
@@ -492,9 +491,9 @@ class Http2Relay(asyncio.Protocol):
                 self._transport.write(_reset(stream.number, _INTERNAL_ERROR))
             elif stream.is_sent or is_no_http2:
                 self._respond(stream, 502, ())
-            else:  # which clients, gRPC's among them, send again by themselves: nobody has seen it
-                self._transport.write(_reset(stream.number, _REFUSED_STREAM))
-        self._break(_NO_ERROR)
+        # Streams are sent in their order: whom the goodbye leaves out nobody has seen. gRPC's clients send those again by
+        # themselves (https://datatracker.ietf.org/doc/html/rfc9113#section-6.8), and report one that is reset as refused.
+        self._break(_NO_ERROR, self._last if is_no_http2 else self._last_sent)
 
     # Ends of the relay's own.
 
@@ -533,10 +532,11 @@ class Http2Relay(asyncio.Protocol):
         if ticket is not None:
             self._component.leave(ticket, is_answered)
 
-    def _break(self, code: int) -> None:
-        """End the connection."""
+    def _break(self, code: int, last: int | None = None) -> None:
+        """End the connection. last: the stream after which none was seen, the last of all if it is not said."""
         self._is_closing = True
-        self._transport.write(frame(_GOAWAY, 0, 0, self._last.to_bytes(4, "big") + code.to_bytes(4, "big")))
+        number = self._last if last is None else last
+        self._transport.write(frame(_GOAWAY, 0, 0, number.to_bytes(4, "big") + code.to_bytes(4, "big")))
         self._drop_all()
         self._transport.close()
 

@@ -388,7 +388,7 @@ def test_expired_metadata_is_said_at_each_look_of_a_bare_node(site: Site) -> Non
 )
 def test_a_full_disk_gets_its_room_back_and_is_tried_again(site: Site, says_so: bool, most: int, said: str) -> None:
     """Before anything is fetched, while it is installed, while it is fetched."""
-    from fleet import full_disk
+    from simulated_fleet import full_disk
 
     site.in_force("1")
     site.look()

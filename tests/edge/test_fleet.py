@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from fleet import CHANGES, INTERVAL_S, drive, fleet_of, start
+from simulated_fleet import CHANGES, INTERVAL_S, drive, fleet_of, start
 from torpor.edge.course import Do, Terms
 from torpor.edge.rollout import Rollout
 

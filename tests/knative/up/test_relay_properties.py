@@ -503,6 +503,11 @@ class Http2Story:
 
     def _answered(self, event: h2.events.Event) -> None:
         """The caller has got something."""
+        if isinstance(event, h2.events.ConnectionTerminated):
+            for number, one in self.by_number.items():
+                if number > (event.last_stream_id or 0):
+                    one.seen_by.add("refused")
+            return
         one = self.by_number.get(getattr(event, "stream_id", None) or 0)
         if one is None or "reset by caller" in one.seen_by:
             if isinstance(event, h2.events.DataReceived):
@@ -518,8 +523,7 @@ class Http2Story:
                 one.seen_by.add("trailers")
             case h2.events.StreamReset():
                 self.caller.missing.pop(event.stream_id, None)
-                is_refused = event.error_code == h2.errors.ErrorCodes.REFUSED_STREAM
-                one.seen_by.add("refused" if is_refused else "reset seen by caller")
+                one.seen_by.add("reset seen by caller")
             case h2.events.StreamEnded():
                 one.seen_by.add("answer ended")
 
@@ -591,9 +595,11 @@ def test_http2_a_component_that_dies_is_told_to_each_stream(
             return
         assert bench.caller.is_closed
         assert bench.subject.gate.inside == bench.subject.gate.waiting == 0
-        for one in planned:
+        for one in story.by_number.values():
             if "refused" in one.seen_by:
                 assert "asked" not in one.seen_by, one
+            elif not one.seen_by & {"asked", "reset by caller"}:
+                assert "status 502" in one.seen_by, one  # it was on its way to the component
             if one.seen_by >= {"status 200", "answer ended"}:
                 assert len(one.answered) == one.answers, one
 
