@@ -65,7 +65,11 @@ class Disk:
         """Make it and the folders above it, where they are not there, so that they stay."""
         if not path.is_dir():
             self.need_folder(path.parent)
-            self.make_folder(path)
+            try:
+                self.make_folder(path)
+            except FileExistsError:
+                if not path.is_dir():  # else another process made it at this moment
+                    raise
             self.sync_folder(path.parent)
 
     def put(self, path: Path, data: bytes) -> None:

@@ -341,6 +341,21 @@ def test_too_little_room_is_said_before_anything_is_written(publisher: Publisher
     assert not (root / "staging").exists()
 
 
+def test_a_folder_that_another_process_makes_at_that_moment_is_there(tmp_path: Path) -> None:
+    """And what is no folder is still said."""
+
+    class Raced(Unsynced):
+        def make_folder(self, path: Path) -> None:
+            path.mkdir()
+            super().make_folder(path)
+
+    Raced().need_folder(tmp_path / "node" / "generations")
+    assert (tmp_path / "node" / "generations").is_dir()
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(FileExistsError):
+        Unsynced().need_folder(tmp_path / "file")
+
+
 def test_two_installations_at_once_are_one(publisher: Publisher, tmp_path: Path) -> None:
     root = tmp_path / "node"
     install(publisher, "1", root)
