@@ -11,8 +11,6 @@ Here is neither a clock nor a wait: `round` is one look, and whoever calls it de
 """
 
 import errno
-import fcntl
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
@@ -27,10 +25,11 @@ from .disk import Disk
 from .download import Download
 from .generations import Generation
 from .layout import LARGEST_METADATA_BYTES, MOST_METADATA, Layout
+from .lock import held
 from .node import Node
 from .origin import NotThere, Origin
 from .refused import Refused
-from .reports import STRUCTURED, written
+from .reports import STRUCTURED, is_for_later, written
 from .rollout import Member, Offer, Offers, offer_of
 from .trust import InForce, Trust, files, first_trust, named_version, next_root
 
@@ -94,17 +93,12 @@ class Agent:
     def alone(self) -> Iterator[None]:
         """Be the node's only agent, which goes on from what the last one has left. Raises Refused, OSError."""
         self._disk.need_folder(self._root)
-        lock = os.open(self._root / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
+        with held(self._root / "agent.lock", "agent"):
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise Refused("busy", f"{self._root}: another agent runs") from None
-            self._state = self._read_state()
-            yield
-        finally:
-            self._close()
-            os.close(lock)
+                self._state = self._read_state()
+                yield
+            finally:
+                self._close()
 
     def round(self) -> str:
         """One look at a mirror, and what follows from it; '' or what stood in the way, which is said as well."""
@@ -249,8 +243,8 @@ class Agent:
     def _switch(self, offer: Offer, trial: Trial) -> None:
         metadata = files(self._trust())
         places = self._node.generations.places()
-        for held in (places, {}):
-            folder, came = self._download.bundle(offer.index, held, metadata, self._mirrors)
+        for have in (places, {}):
+            folder, came = self._download.bundle(offer.index, have, metadata, self._mirrors)
             self._log(f"{came} bytes came for {offer.version}")
             self._put(replace(self._state, trial=trial))
             try:
@@ -259,7 +253,7 @@ class Agent:
                 break
             except Refused as refused:
                 # A part that a generation should have is damaged there, so that it must come after all.
-                if refused.reason != "missing" or not held:
+                if refused.reason != "missing" or not have:
                     raise
         self._download.clear()
 
@@ -381,7 +375,7 @@ class Agent:
                 break
             if not 200 <= status < 300:
                 self._log(f"{self._receiver} answered a report with {status}")
-            if status in (408, 429) or status >= 500:
+            if is_for_later(status):
                 break
             left.pop(0)
         if len(left) != len(self._state.reports):

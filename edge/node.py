@@ -12,10 +12,8 @@ mapped. The generation before stays for `roll_back`.
 """
 
 import errno
-import fcntl
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -24,6 +22,7 @@ from .contents import Blob, Contents, time_text
 from .disk import Disk
 from .generations import Generation, Generations, Place
 from .layout import Layout
+from .lock import held
 from .machine import Machine
 from .profiles.profile import read_profile
 from .refused import Refused
@@ -132,18 +131,8 @@ class Node:
         with self._alone():
             self._disk.remove_tree(self._staging)
 
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """The lock goes with the process, however that ends."""
-        lock = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise Refused("busy", f"{self.root}: another installation runs") from None
-            yield
-        finally:
-            os.close(lock)
+    def _alone(self) -> AbstractContextManager[None]:
+        return held(self.root / "lock", "installation")
 
     def _install(self, layout: Layout, clock: datetime, root: bytes | None, word: str) -> Installed:
         state = self.state()

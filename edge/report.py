@@ -21,6 +21,7 @@ from torpor.transformers.events import Event, Mode, encode
 from .contents import time_text
 from .node import Node
 from .refused import Refused
+from .reports import is_for_later
 from .trust import ends
 
 TYPE = "torpor.edge.status"
@@ -102,7 +103,7 @@ def send(event: Event, url: str) -> str:
     except HTTPError as error:
         with error:
             said = f"{url}: {error.code} {error.read(300).decode('utf-8', 'replace')}"
-        if error.code in (408, 429) or error.code >= 500:
+        if is_for_later(error.code):
             return said
         raise ValueError(said) from None
     except (OSError, HTTPException) as error:

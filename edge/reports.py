@@ -65,6 +65,11 @@ def written(member: Member, bundle: str, outcome: str, at: datetime, **more: Any
     return body.decode()
 
 
+def is_for_later(status: int) -> bool:
+    """Whether a receiver that has answered so may take the same event another time."""
+    return status in (408, 429) or status >= 500
+
+
 def append(file: Path, event: Event, now: datetime) -> None:
     """Have it on the disk, with the time at which it came, since a node's clock may be wrong. Raises OSError."""
     attributes = {**event.attributes, RECEIVED: time_text(now)}
