@@ -6,8 +6,8 @@ from datetime import datetime
 from pathlib import Path
 
 from torpor.knative.durations import duration
+from torpor.knative.figure import new_figure, save
 from torpor.knative.sparkline import sparkline
-from torpor.predictors.settings import SettingError
 
 from .reports import OUTCOMES, Report
 
@@ -54,13 +54,7 @@ def chart(course: Sequence[Moment], columns: int = 60, *, plain: bool = False) -
 
 def plot(title: str, course: Sequence[Moment], path: Path) -> None:
     """Raises SettingError where matplotlib is missing or the file cannot be written."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise SettingError("--plot needs matplotlib: pip install 'torpor[plan]'") from None
-    figure = Figure(figsize=(10, 5), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(10, 5)
     axes = figure.subplots()
     minutes = [(moment.at - course[0].at).total_seconds() / 60 for moment in course]
     for outcome, color in _COLORS.items():
@@ -70,7 +64,4 @@ def plot(title: str, course: Sequence[Moment], path: Path) -> None:
     axes.set_ylim(bottom=0)
     axes.legend(loc="upper left", frameon=False)
     figure.suptitle(title, fontsize=11)
-    try:
-        figure.savefig(path, dpi=110)
-    except (OSError, ValueError) as error:
-        raise SettingError(f"--plot: {path}: {error}") from None
+    save(figure, path)

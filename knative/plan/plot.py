@@ -3,19 +3,14 @@
 from pathlib import Path
 from typing import Any
 
-from torpor.predictors.settings import SettingError
-
+from ..figure import new_figure, save
 from .outcome import Outcome
 from .search import Plan
 
 
 def plot(plan: Plan, path: Path) -> None:
     """Raises SettingError where matplotlib is missing or the file cannot be written."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise SettingError("--plot needs matplotlib: pip install 'torpor[plan]'") from None
+    figure = new_figure(10, 8)
     outcome: Outcome = plan.expected
     unit_s, unit = (
         (3600.0, "h") if outcome.duration_s > 7200 else (60.0, "min") if outcome.duration_s > 300 else (1.0, "s")
@@ -23,8 +18,6 @@ def plot(plan: Plan, path: Path) -> None:
     times = [slot.begin_s / unit_s for slot in outcome.slots]
     width = outcome.slot_s / unit_s
 
-    figure = Figure(figsize=(10, 8), layout="constrained")
-    FigureCanvasAgg(figure)
     requests, pods, latency = figure.subplots(3, 1, sharex=True)
 
     rates = [slot.requests / outcome.slot_s for slot in outcome.slots]
@@ -66,10 +59,7 @@ def plot(plan: Plan, path: Path) -> None:
         fontsize=11,
     )
     figure.align_ylabels()
-    try:
-        figure.savefig(path, dpi=110)
-    except (OSError, ValueError) as error:
-        raise SettingError(f"--plot: {path}: {error}") from None
+    save(figure, path)
 
 
 def _legend(axes: Any) -> None:
