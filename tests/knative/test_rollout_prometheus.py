@@ -2,9 +2,6 @@
 
 import contextlib
 import json
-import shutil
-import socket
-import subprocess
 import time
 import urllib.error
 import urllib.request
@@ -13,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from free_ports import free_port
+from real_prometheus import prometheus
 from torpor.knative.cluster import ClusterAway
 from torpor.knative.rollout.counts import LATENCIES, Counts, Window
 from torpor.knative.rollout.judgement import Tolerance, judge
 from torpor.knative.rollout.metrics import PrometheusMetrics
 
-PROMETHEUS = shutil.which("prometheus")
 MODEL = """\
 import time
 from typing import Annotated
@@ -37,40 +35,6 @@ class Judged:
 """
 STABLE, CANDIDATE = "s-00001", "s-00002"
 LIMIT_S = 60
-
-pytestmark = pytest.mark.skipif(PROMETHEUS is None, reason="there is no command prometheus")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@pytest.fixture
-def prometheus(tmp_path: Path) -> Iterator[Callable[[dict[str, int]], str]]:
-    """Start it over pods by their ports; its URL. Every pod is there a second time, in a namespace of somebody else's."""
-    started: list[subprocess.Popen[bytes]] = []
-
-    def start(pods: dict[str, int]) -> str:
-        scraped = [
-            {"targets": [f"127.0.0.1:{port}"], "labels": {"namespace": namespace, "pod": pod}}
-            for pod, port in pods.items()
-            for namespace in ("default", "another")
-        ]
-        jobs = [{"job_name": "pods", "scrape_interval": "200ms", "scrape_timeout": "200ms", "static_configs": scraped}]
-        (tmp_path / "prometheus.yml").write_text(json.dumps({"scrape_configs": jobs}))
-        url = f"127.0.0.1:{free_port()}"
-        options = [f"--config.file={tmp_path}/prometheus.yml", f"--storage.tsdb.path={tmp_path}/data"]
-        with (tmp_path / "log").open("wb") as log:
-            command = [PROMETHEUS or "", *options, f"--web.listen-address={url}"]
-            started.append(subprocess.Popen(command, stdout=log, stderr=log))
-        return f"http://{url}"
-
-    yield start
-    for process in started:
-        process.terminate()
-        process.wait(LIMIT_S)
 
 
 def infer(port: int, value: float) -> None:
@@ -95,17 +59,28 @@ def seen(metrics: PrometheusMetrics, window: Window, revision: str, requests: in
         assert time.monotonic() < end_s, counts
 
 
-def test_a_prometheus_tells_a_candidate_that_fails_and_one_that_is_slow(
-    start: Callable[..., Any], prometheus: Callable[[dict[str, int]], str], tmp_path: Path
-) -> None:
-    """Of its own pods in its own namespace, since the step began."""
+@pytest.fixture
+def judged(start: Callable[..., Any], tmp_path: Path) -> Iterator[tuple[int, int, PrometheusMetrics]]:
+    """The ports of two servers, and what a real Prometheus tells of them. Each is there a second time, in another namespace."""
     folder = tmp_path / "judged"
     folder.mkdir()
     (folder / "model.py").write_text(MODEL)
     (folder / "model.toml").write_text('class = "model:Judged"')
     ports = {f"{name}-deployment-6d5f": start(folder).port for name in (STABLE, CANDIDATE)}
-    stable, candidate = ports.values()
-    metrics = PrometheusMetrics(prometheus(ports), "default")
+    targets = [
+        (f"127.0.0.1:{port}", {"namespace": namespace, "pod": pod})
+        for pod, port in ports.items()
+        for namespace in ("default", "another")
+    ]
+    with prometheus(tmp_path, free_port(), targets, "200ms") as url:
+        yield *ports.values(), PrometheusMetrics(url, "default")
+
+
+def test_a_prometheus_tells_a_candidate_that_fails_and_one_that_is_slow(
+    judged: tuple[int, int, PrometheusMetrics],
+) -> None:
+    """Of its own pods in its own namespace, since the step began."""
+    stable, candidate, metrics = judged
     windows = {name: Window() for name in (STABLE, CANDIDATE)}
     for window in windows.values():
         window.begin()

@@ -3,8 +3,6 @@
 import json
 import re
 import shlex
-import socket
-import subprocess
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -14,6 +12,8 @@ from threading import Thread
 from typing import Any
 
 import pytest
+from free_ports import free_port
+from real_prometheus import prometheus
 from torpor.knative.autoscaling import PREFIX, Autoscaling
 from torpor.knative.plan.measurement import BatchTime, Measurement
 from torpor.knative.plan.measuring import measure
@@ -280,23 +280,10 @@ def test_named_axes_are_measured_by_size(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def prometheus(tmp_path: Path) -> Iterator[str]:
+def asked(tmp_path: Path) -> Iterator[str]:
     """A real one, that scrapes itself each second."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    (tmp_path / "prometheus.yml").write_text(
-        "global: {scrape_interval: 1s}\nscrape_configs:\n"
-        f"  - {{job_name: self, static_configs: [{{targets: ['127.0.0.1:{port}']}}]}}\n"
-    )
-    command = ["prometheus", f"--config.file={tmp_path}/prometheus.yml", f"--storage.tsdb.path={tmp_path}/data"]
-    try:
-        process = subprocess.Popen([*command, f"--web.listen-address=127.0.0.1:{port}"], stderr=subprocess.DEVNULL)
-    except FileNotFoundError:
-        pytest.skip("the Debian package prometheus is missing")
-    address = f"http://127.0.0.1:{port}"
-    until_s = time.monotonic() + 60
-    try:
+    port, until_s = free_port(), time.monotonic() + 60
+    with prometheus(tmp_path, port, [(f"127.0.0.1:{port}", {})], "1s") as address:
         while True:
             try:
                 with urllib.request.urlopen(f"{address}/api/v1/query?query=up") as response:
@@ -306,14 +293,11 @@ def prometheus(tmp_path: Path) -> Iterator[str]:
                 pass
             assert time.monotonic() < until_s
         yield address
-    finally:
-        process.terminate()
-        process.wait(30)
 
 
-def test_a_real_prometheus_is_asked(saved: Path, prometheus: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_real_prometheus_is_asked(saved: Path, asked: str, capsys: pytest.CaptureFixture[str]) -> None:
     """A constant rate; a query that is none is told in its own words, one without samples as having none."""
-    arguments = ("--measurement", saved, "--prometheus", prometheus, "--since", "10m", "--step", "15s", "--query")
+    arguments = ("--measurement", saved, "--prometheus", asked, "--since", "10m", "--step", "15s", "--query")
     found = planned(capsys, *arguments, "vector(2) or vector(2)")
     assert found["expected"]["requests"] == pytest.approx(1200, rel=0.15)
     added = planned(capsys, *arguments, 'label_replace(vector(2), "a", "1", "", "") or vector(1)')
