@@ -87,9 +87,11 @@ class Component:
 
     @property
     def takes_connections(self) -> bool:
-        return (
-            self.state in (State.AWAKE, State.STOPPING) and self._instance is not None and not self._instance.is_dying
-        )
+        return self.state in (State.AWAKE, State.STOPPING) and self._instance is not None and not self._is_dying
+
+    @property
+    def _is_dying(self) -> bool:
+        return self._instance is not None and self._instance.is_dying
 
     def now_s(self) -> float:
         """Exactly: the loop's own clock is uvloop's, which counts whole milliseconds."""
@@ -128,7 +130,7 @@ class Component:
 
     def lost_connection(self) -> None:
         """A connection to it has broken. If it is dying nobody may go to it any more, whoever waits for a place."""
-        if self._instance is not None and self._instance.is_dying:
+        if self._is_dying:
             self.gate.close()
 
     def start(self) -> None:
