@@ -78,6 +78,11 @@ class Component:
             yield File(f"{self.kind}/{self.name}/{file.path}", file.parts, file.executable)
 
 
+def of_kind(files: Iterable[File], kind: str) -> list[File]:
+    """Of files by their paths on a node, those of the components of a kind."""
+    return [file for file in files if file.path.startswith(f"{kind}/")]
+
+
 @dataclass(frozen=True, slots=True)
 class Contents:
     """A bundle's name, version, platform (of PLATFORMS), build time, and components."""
@@ -93,7 +98,7 @@ class Contents:
 
     def profile_files(self) -> list[File]:
         """What says for which nodes it is."""
-        return [file for file in self.files() if file.path.startswith("profile/")]
+        return of_kind(self.files(), "profile")
 
     def parts(self) -> dict[str, Blob]:
         """By digest."""

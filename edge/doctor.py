@@ -17,7 +17,7 @@ from .disk import Disk
 from .generations import Generation
 from .machine import Machine
 from .node import SPARE_BYTES, Node
-from .profiles.profile import Profile, read_profile
+from .profiles.profile import Profile, profile_of
 from .profiles.sizing import visible_bytes
 from .refused import Refused
 from .trust import ends
@@ -102,13 +102,10 @@ def _bundle(node: Node, current: Generation | None, now: datetime) -> Iterator[F
 
 def _profile(node: Node, current: Generation | None) -> Profile | None:
     """Of the bundle that is served."""
-    for file in current.files if current else ():
-        if file.path.startswith("profile/"):
-            try:
-                return read_profile((node.root / "current" / file.path).read_bytes(), file.path)
-            except (OSError, Refused):  # said already: it is one of the generation's files
-                return None
-    return None
+    try:
+        return profile_of(node.root / "current", current.files) if current else None
+    except (OSError, Refused):  # said already: it is one of the generation's files
+        return None
 
 
 def _kernel(machine: Machine, profile: Profile | None) -> Iterator[Finding]:

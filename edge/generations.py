@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from .contents import Blob, File, canonical, files_of, files_value, parsed, time_of, time_text
+from .contents import Blob, File, canonical, files_of, files_value, of_kind, parsed, time_of, time_text
 from .layout import CHUNK_BYTES
 from .refused import Refused
 
@@ -26,6 +26,11 @@ class Generation:
     installed: datetime
     before: int | None
     files: tuple[File, ...]
+
+    @property
+    def models(self) -> list[str]:
+        """Their names, in order."""
+        return sorted({file.path.split("/")[1] for file in of_kind(self.files, "model")})
 
     def seal(self) -> bytes:
         return canonical(

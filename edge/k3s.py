@@ -16,7 +16,7 @@ from .contents import File
 from .disk import Disk
 from .generations import byte_range
 from .profiles.k3s_settings import containerd_template
-from .profiles.profile import read_profile
+from .profiles.profile import profile_of
 from .refused import Refused
 
 PREFIX = "torpor-"
@@ -45,12 +45,9 @@ class K3s:
         taken = sum(_is(file, "image", IMAGES) or _is(file, "manifest", MANIFESTS) for file in files)
         if sum(map(len, wanted.values())) != taken:
             raise Refused("name", "two files of the bundle have one name for K3s, which takes a-z, 0-9, - and . only")
-        for file in files:
-            if (
-                file.path.startswith("profile/")
-                and read_profile((folder / file.path).read_bytes(), file.path).is_sandboxed
-            ):
-                self._put_template()
+        profile = profile_of(folder, files)
+        if profile is not None and profile.is_sandboxed:
+            self._put_template()
         for target, sources in wanted.items():
             if sources:
                 self._disk.need_folder(target)

@@ -66,9 +66,8 @@ class Service:
         return f"the restart ended with {done.returncode}: {said}"
 
     def _ask(self, generation: Generation) -> str:
-        models = sorted({file.path.split("/")[1] for file in generation.files if file.path.startswith("model/")})
         end_s = time.monotonic() + self._timeout_s
-        for model in models if self._url else ():
+        for model in generation.models if self._url else ():
             file = self._current / "model" / model / SMOKE
             try:
                 body = read_body(file) if file.exists() else None

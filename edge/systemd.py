@@ -13,10 +13,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from torpor.knative.render import WEIGHTS
+
+from .contents import of_kind
 from .disk import Disk
 from .generations import Generation
 from .machine import Machine
-from .profiles.profile import Profile, read_profile
+from .profiles.profile import Profile, profile_of
 from .profiles.sizing import Sizes, sizes
 from .refused import Refused
 
@@ -27,7 +30,6 @@ PORT = 8080
 _SANDBOX = "/mnt/model"
 _SYSTEM = ("/usr", "/bin", "/lib", "/lib64", "/etc/ld.so.cache")
 _USER = 65532
-_WEIGHTS = (".safetensors", ".pt", ".pth", ".bin", ".onnx", ".npz")
 
 
 class Systemd:
@@ -48,11 +50,10 @@ class Systemd:
     def place(self, generation: Generation) -> list[str]:
         """Write, start and restart; the units. Nothing is started where systemd does not run. Raises Refused, OSError."""
         profile = self._profile(generation)
-        models = sorted({file.path.split("/")[1] for file in generation.files if file.path.startswith("model/")})
         wanted = {}
-        for number, model in enumerate(models):
-            files = [file for file in generation.files if file.path.startswith(f"model/{model}/")]
-            fit = sizes(profile, sum(f.size for f in files if f.path.endswith(_WEIGHTS)), 65536, has_kubernetes=False)
+        for number, model in enumerate(generation.models):
+            files = of_kind(generation.files, f"model/{model}")
+            fit = sizes(profile, sum(f.size for f in files if f.path.endswith(WEIGHTS)), 65536, has_kubernetes=False)
             wanted[f"{PREFIX}{model}.service"] = self._unit(generation, profile, fit, model, PORT + number)
         for path in sorted(self._folder.glob(f"{PREFIX}*.service")):
             if path.name not in wanted:
@@ -68,12 +69,11 @@ class Systemd:
         return list(wanted)
 
     def _profile(self, generation: Generation) -> Profile:
-        for file in generation.files:
-            if file.path.startswith("profile/"):
-                return read_profile((self._root / "current" / file.path).read_bytes(), file.path)
-        raise Refused(
-            "profile", f"{generation.bundle} {generation.version} has no profile, which says how large its units are"
-        )
+        profile = profile_of(self._root / "current", generation.files)
+        if profile is None:
+            what = f"{generation.bundle} {generation.version}"
+            raise Refused("profile", f"{what} has no profile, which says how large its units are")
+        return profile
 
     def _systemctl(self, *arguments: str) -> None:
         # As sd_booted(3) has it: units may be written into an image, where nothing runs them yet.

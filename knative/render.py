@@ -17,7 +17,9 @@ from .rules_kserve import AUTOSCALER, COMPONENTS, MODE, is_torpor
 _MODES = {"RawDeployment": "Standard", "Serverless": "Knative"}
 _BASE_BYTES = 300 << 20
 _LEAST_BYTES = 1 << 30
-_WEIGHTS = (".safetensors", ".pt", ".pth", ".bin", ".onnx", ".npz")
+WEIGHTS = (".safetensors", ".pt", ".pth", ".bin", ".onnx", ".npz")
+"""How files end that are counted as a model's weights."""
+
 KNATIVE_PORTS = (8012, 8013, 8112, 9090, 9091)
 """queue-proxy's for HTTP/1.1, HTTP/2 and TLS, and those that the autoscaler and Prometheus read."""
 
@@ -66,7 +68,7 @@ def read_model(folder: Path) -> Model:
 
     latest = version_folder(folder, wanted_versions(folder, "latest")[0])
     file = ModelFile.read(find_model_file(folder, latest))
-    weights = sum(found.stat().st_size for found in latest.rglob("*") if found.suffix in _WEIGHTS and found.is_file())
+    weights = sum(found.stat().st_size for found in latest.rglob("*") if found.suffix in WEIGHTS and found.is_file())
     return Model(
         file.name or folder.resolve().name,
         file.settings.get("max_batch_size", 32),

@@ -16,13 +16,15 @@ The last five have the defaults that stand here.
 
 import re
 import tomllib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 from torpor.knative.quantities import amount
 
-from ..contents import checked_name
+from ..contents import File, checked_name, of_kind
 from ..refused import Refused
 
 GIB = 1 << 30
@@ -71,6 +73,13 @@ class Profile:
     @property
     def is_sandboxed(self) -> bool:
         return self.runtime_class == "gvisor"
+
+
+def profile_of(folder: Path, files: Iterable[File]) -> Profile | None:
+    """For which nodes what lies in a folder is; None if none of its files says so. Raises Refused, OSError."""
+    for file in of_kind(files, "profile"):
+        return read_profile((folder / file.path).read_bytes(), file.path)
+    return None
 
 
 def read_profile(data: bytes, what: str) -> Profile:
