@@ -186,7 +186,8 @@ def _profile(options: argparse.Namespace) -> int:
         path = options.out / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-        print(path)
+    for name in files:  # when all are there, whoever reads this
+        print(options.out / name)
     return DONE
 
 
