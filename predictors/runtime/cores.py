@@ -19,9 +19,9 @@ def limit_threads(environ: MutableMapping[str, str], threads: int) -> None:
     """Let the libraries beneath numpy and scikit-learn start no more threads than this; before numpy is imported.
 
     They count the node's cores, whatever the container may use. torch is told by itself. What the user has set stays.
+    OpenBLAS and MKL read OpenMP's variable where theirs is missing, and theirs would stay above a worker's own share.
     """
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        environ.setdefault(name, str(threads))
+    environ.setdefault("OMP_NUM_THREADS", str(threads))
 
 
 def usable_cores(root: Path = Path("/sys/fs/cgroup")) -> int:

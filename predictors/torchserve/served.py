@@ -13,8 +13,9 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cache
+from os import urandom
 from typing import Any, cast
-from uuid import uuid4
 
 from ..batching.bucket import Bucket
 from ..errors import ModelFailed, TorporError, Unavailable
@@ -87,7 +88,7 @@ class ServedArchive(Batched):
         self._scaling = asyncio.Lock()
 
     def call(self, call: Call, timeout_s: float | None, answer: Answered) -> Row:
-        request_id = call.headers.get("x-request-id") or str(uuid4())
+        request_id = call.headers.get("x-request-id") or _new_id()
         headers = {**call.headers, "url_path": call.path}
         said: dict[str, Any] = {"id": request_id, "headers": headers, "is_explained": call.is_explained}
         if call.fields is None:
@@ -130,7 +131,7 @@ class ServedArchive(Batched):
         for name, array in request.inputs.items():
             inputs.append({"name": name, "datatype": datatype_of(array), "shape": array.shape})
             blobs.append(encode_bytes(array) if array.dtype == object else array.tobytes())
-        request_id = request.terms.id or str(uuid4())
+        request_id = request.terms.id or _new_id()
         said = {"id": request_id, "headers": dict(headers or {}), "inputs": inputs}
         row = Row(_BUCKETS["v2", False], said, blobs)
 
@@ -188,13 +189,25 @@ class ServedArchive(Batched):
         bucket = _BUCKETS[call.protocol, call.is_explained]
         if call.is_explained or call.protocol != "predictions" or not self.origin.settings.buckets_by_length:
             return bucket
-        size = min(sum(map(len, blobs)), _LONGEST_BYTES)
-        return Bucket(bucket.family, (max(1, -(-size // _LENGTH_STEP_BYTES)),))
+        return _bucket_of(min(sum(map(len, blobs)), _LONGEST_BYTES))
 
     def _submit(self, row: Row, timeout_s: float | None, answer: Callable[[Reply | TorporError], None]) -> None:
         self.check_room()
         # The batcher hands on what the workers gave.
         self.batcher.submit(row, cast(Answer, answer), self.default_timeout_s if timeout_s is None else timeout_s)
+
+
+@cache
+def _bucket_of(size: int) -> Bucket:
+    """Of bodies of so many bytes, at most _LONGEST_BYTES."""
+    return Bucket(_BUCKETS["predictions", False].family, (max(1, -(-size // _LENGTH_STEP_BYTES)),))
+
+
+def _new_id() -> str:
+    """A UUID of version 4 (RFC 9562), in less than half of uuid4's time."""
+    digits = urandom(16).hex()
+    variant = "89ab"[int(digits[16], 16) & 3]
+    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
 
 
 def _http_answer(said: Mapping[str, Any], body: memoryview, request_id: str, flow: Flow | None = None) -> CallAnswer:
