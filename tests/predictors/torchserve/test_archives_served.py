@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from archives import entry, manifest, write_mar, write_storage
 from torpor.predictors.protocol.messages import message
+from torpor.predictors.runtime.cores import usable_cores
 
 ECHO = """
 import os
@@ -374,6 +376,29 @@ def test_a_handler_that_unpickles_is_named_in_the_log(serve, tmp_path: Path) -> 
     assert "WARNING torpor.handler a: handler.py:10 unpickles (collections.OrderedDict): a pickle runs what" in line
     log = "".join(serve(write_mar(tmp_path / "b.mar", {"handler.py": BESIDE})).log)
     assert " unpickles " not in log
+
+
+THREADS = """
+import os
+
+def handle(data, context):
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    return None if data is None else [{name: os.environ.get(name) for name in names} for row in data]
+"""
+
+
+def test_a_worker_has_its_share_of_the_cores_in_every_library(start, connect_http1, tmp_path: Path) -> None:
+    """OpenBLAS and MKL read OpenMP's variable where they have none of their own; the server's own number is not the worker's."""
+    write_mar(tmp_path / "model-store/m.mar", {"handler.py": THREADS})
+    folder = write_storage(
+        tmp_path, {"m": {"1.0": entry("m.mar", minWorkers=usable_cores(), maxWorkers=usable_cores())}}
+    )
+    reply = connect_http1(start(folder)).request("POST", "/predictions/m", b"x")
+    assert json.loads(reply.body) == {
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": os.environ.get("OPENBLAS_NUM_THREADS"),
+        "MKL_NUM_THREADS": os.environ.get("MKL_NUM_THREADS"),
+    }
 
 
 COUNTING = """
