@@ -388,7 +388,7 @@ def handle(data, context):
 
 
 def test_a_worker_has_its_share_of_the_cores_in_every_library(start, connect_http1, tmp_path: Path) -> None:
-    """OpenBLAS and MKL read OpenMP's variable where they have none of their own; the server's own number is not the worker's."""
+    """OpenBLAS and MKL read OpenMP's variable where they have none of their own; the server's number is not its workers'."""
     write_mar(tmp_path / "model-store/m.mar", {"handler.py": THREADS})
     folder = write_storage(
         tmp_path, {"m": {"1.0": entry("m.mar", minWorkers=usable_cores(), maxWorkers=usable_cores())}}
