@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import re
+from collections.abc import Callable
 
 import httptools
 import pytest
@@ -185,6 +186,73 @@ def test_a_method_has_32_letters_at_most() -> None:
 def test_a_size_may_have_zeros_and_extensions(line: bytes) -> None:
     """Which mean nothing here (RFC 9112, 7.1.1)."""
     assert ChunkedBody().feed(line + b"\r\nhello\r\n0\r\n\r\n") == ([b"hello"], b"")
+
+
+LETTERS_AND_DIGITS = {*b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"}
+TOKEN = {*b"!#$%&'*+-.^_`|~", *LETTERS_AND_DIGITS}
+TEXT = {*b"\t", *range(0x20, 0x7F), *range(0x80, 0x100)}
+
+
+def allowed(before: bytes, after: bytes, is_read: Callable[[bytes], bool]) -> set[int]:
+    """The bytes that may be between these two."""
+
+    def may_be(byte: int) -> bool:
+        try:
+            return is_read(before + bytes([byte]) + after)
+        except InvalidInput:
+            return False
+
+    return set(filter(may_be, range(256)))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        pytest.param(b"GE", b"T / HTTP/1.1\r\nHost: h", TOKEN, id="method"),
+        pytest.param(b"GET /a", b"b HTTP/1.1\r\nHost: h", {*range(0x21, 0x7F)}, id="target"),
+        pytest.param(b"GET / HTTP/1.", b"\r\nHost: h", {*b"01"}, id="version"),
+        pytest.param(b"GET / HTTP/1.1\r\nHost: h\r\na", b"b: c", TOKEN | {*b":"}, id="name of a field"),
+        pytest.param(b"GET / HTTP/1.1\r\nHost: h\r\na: b", b"c", TEXT, id="value of a field"),
+        pytest.param(b"GET / HTTP/1.1\r\nHost: a", b"b", {*b"%._~!$&'()*+,;=:[]-", *LETTERS_AND_DIGITS}, id="host"),
+    ],
+)
+def test_a_head_has_the_bytes_that_its_grammar_gives_it(before: bytes, after: bytes, expected: set[int]) -> None:
+    """RFC 9110, 5.6, for names and values; RFC 3986, 3.2.2, for a host, which may have a port behind it."""
+    assert allowed(before, after + b"\r\n\r\n", lambda block: bool(read_head(block))) == expected
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        pytest.param(b"", b"", {*b"5"}, id="size"),
+        pytest.param(b"5;", b"", TOKEN, id="name"),
+        pytest.param(b"5;a=", b"", TOKEN, id="value"),
+        pytest.param(b'5;a="', b'"', TEXT - {*b'"\\'}, id="quoted"),
+        pytest.param(b'5;a="\\', b'"', TEXT, id="escaped"),
+        pytest.param(b"5", b"a", {*b";"}, id="before an extension"),
+        pytest.param(b"5;a", b"b", TOKEN | {*b"=;"}, id="in a name"),
+        pytest.param(b"5;a=b", b"c", TOKEN | {*b";"}, id="in a value"),
+        pytest.param(b'5;a="b"', b"c", {*b";"}, id="behind a quoted value"),
+    ],
+)
+def test_extensions_have_the_bytes_that_their_grammar_gives_them(
+    before: bytes, after: bytes, expected: set[int]
+) -> None:
+    """Names and values are tokens, or values quoted text, where a backslash stands before any of it (RFC 9110, 5.6)."""
+
+    def is_read(line: bytes) -> bool:
+        return ChunkedBody().feed(line + b"\r\nhello\r\n0\r\n\r\n") == ([b"hello"], b"")
+
+    assert allowed(before, after, is_read) == expected
+
+
+def test_a_size_is_hexadecimal_in_either_case() -> None:
+    """0 to 9, a to f, A to F."""
+    for digits in (b"0123456789", b"abcdef", b"ABCDEF"):
+        for digit in digits:
+            size = int(chr(digit), 16)
+            chunk = b"1%c\r\n%b\r\n" % (digit, b"x" * (16 + size))
+            assert ChunkedBody().feed(chunk) == ([b"x" * (16 + size)], None)
 
 
 @pytest.mark.parametrize(("expected", "awaits"), [(b"100-Continue", True), (b"100", False), (b"tea", False)])
