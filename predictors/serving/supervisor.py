@@ -108,12 +108,11 @@ class Worker:
         loop = asyncio.get_running_loop()
         handover, its_handover = socket.socketpair()
         calls, its_calls = socket.socketpair()
-        with handover, its_handover, its_calls:
-            descriptors = (its_handover.fileno(), its_calls.fileno())
-            arguments = map(str, (self.number, *descriptors))
-            self._process = await asyncio.create_subprocess_exec(*command, *arguments, pass_fds=descriptors)
-            its_handover.close()
-            its_calls.close()
+        with handover:
+            with its_handover, its_calls:
+                descriptors = (its_handover.fileno(), its_calls.fileno())
+                arguments = map(str, (self.number, *descriptors))
+                self._process = await asyncio.create_subprocess_exec(*command, *arguments, pass_fds=descriptors)
             handover.setblocking(False)
             self._handover = handover
             loop.add_reader(handover, self._hear)
@@ -126,7 +125,6 @@ class Worker:
                 while self._hear():
                     pass
                 loop.remove_reader(handover)
-                self._handover = None
         return status if status >= 0 else 128 - status
 
     async def _end(self, process: asyncio.subprocess.Process) -> int:
@@ -157,9 +155,9 @@ class Worker:
 
     def close(self) -> None:
         """Pass it nothing more, and let it see that."""
+        assert self._handover is not None
         self.state = State.CLOSED
-        if self._handover is not None:
-            self._handover.shutdown(socket.SHUT_WR)
+        self._handover.shutdown(socket.SHUT_WR)
 
     def send_signal(self, number: signal.Signals) -> None:
         if self._process is not None:

@@ -46,6 +46,33 @@ def test_a_connection_that_was_missed_comes_back() -> None:
     asyncio.run(story())
 
 
+def test_a_worker_is_full_with_a_single_connection() -> None:
+    """Its end makes room for the one that was missed."""
+
+    async def story() -> None:
+        with given(2) as (worker, its, _, _):
+            its.send(TAKEN + MISSED)
+            assert worker._hear()
+            assert (worker.connections, worker.is_full) == (1, True)
+
+    asyncio.run(story())
+
+
+def test_a_worker_that_ends_with_connections_on_their_way_says_no_more() -> None:
+    """What it has not read makes its end a reset, and that is heard once."""
+
+    async def story() -> None:
+        with given(1) as (worker, its, connections, _):
+            loop = asyncio.get_running_loop()
+            loop.add_reader(worker._handover, worker._hear)
+            its.close()
+            assert not worker._hear()
+            assert not loop.remove_reader(worker._handover)
+            assert list(worker.untaken) == connections
+
+    asyncio.run(story())
+
+
 def test_a_worker_without_connections_is_not_full() -> None:
     """Nothing of its own can end: it is tried again."""
 

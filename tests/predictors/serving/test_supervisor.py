@@ -1,12 +1,16 @@
 """What a supervisor decides about its workers, which are played here (`test_processes.py` has real ones)."""
 
 import asyncio
+import itertools
 import math
+import os
+import select
 import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -101,8 +105,10 @@ def test_a_first_start_that_ends_is_a_failure_whatever_it_says(monkeypatch: pyte
         assert kept(supervisor) == 1
 
 
-def test_one_worker_that_fails_while_all_leave_is_the_servers_status(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whichever of them ends last."""
+def test_one_worker_that_fails_while_all_leave_is_the_servers_status(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whichever of them ends last; that they end is no error then."""
 
     async def story() -> int:
         async def run(worker: Worker, command: Any) -> int:
@@ -111,6 +117,7 @@ def test_one_worker_that_fails_while_all_leave_is_the_servers_status(monkeypatch
 
         monkeypatch.setattr(Worker, "run", run)
         with supervising() as supervisor:
+            supervisor._is_open = True
             keeping = [asyncio.create_task(supervisor._keep(number)) for number in (1, 2)]
             await asyncio.sleep(0)
             supervisor.stop()
@@ -118,9 +125,12 @@ def test_one_worker_that_fails_while_all_leave_is_the_servers_status(monkeypatch
             return supervisor._status
 
     assert run_virtually(story()) == 1
+    assert not caplog.records
 
 
-def test_a_worker_that_does_not_end_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_that_does_not_end_is_killed(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """When it has had time to drain, to finish what is in flight, and 5 s; a second signal changes nothing."""
 
     async def story() -> list[tuple[float, signal.Signals]]:
@@ -137,12 +147,15 @@ def test_a_worker_that_does_not_end_is_killed(monkeypatch: pytest.MonkeyPatch) -
         return sent
 
     assert run_virtually(story()) == [(0, signal.SIGTERM), (10, signal.SIGINT), (35, signal.SIGKILL)]
+    assert caplog.messages == ["worker 1 has not ended in time and is killed"]
 
 
 LINGERS = "import os, sys, threading; os.close(int(sys.argv[3])); threading.Event().wait()"
 
 
-def test_a_worker_that_leaves_and_does_not_end_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_that_leaves_and_does_not_end_is_killed(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """Python waits for each thread that a model has started and is no daemon; nobody would take the worker's place."""
     monkeypatch.setattr(supervisor_module, "_DYING_S", 0.01)
 
@@ -150,6 +163,113 @@ def test_a_worker_that_leaves_and_does_not_end_is_killed(monkeypatch: pytest.Mon
         with supervising() as supervisor:
             worker = worker_of(supervisor)
             assert await worker.run([sys.executable, "-c", LINGERS]) == 128 + signal.SIGKILL
+            worker.send_signal(signal.SIGTERM)  # which comes too late, and is nobody's
+
+    run(story())
+    assert caplog.messages == ["worker 1 has left and does not end, and is killed"]
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [
+        ("raise SystemExit(0)", 0),
+        ("raise SystemExit(3)", 3),
+        ("import os; os.kill(os.getpid(), 1)", 128 + signal.SIGHUP),
+    ],
+    ids=["ends", "fails", "is killed"],
+)
+def test_a_workers_status_is_as_a_shell_has_it(code: str, status: int) -> None:
+    """A signal's number is added to 128."""
+
+    async def story() -> None:
+        with supervising() as supervisor:
+            assert await worker_of(supervisor).run([sys.executable, "-c", code]) == status
+
+    run(story())
+
+
+LEAVES_A_CHILD = "import os, sys; os.fork() or (os.close(int(sys.argv[4])), open(sys.argv[1]))"
+
+
+def test_a_worker_whose_child_outlives_it_has_ended(tmp_path: Path) -> None:
+    """The child has the worker's end of the handover, so that this does not end; the next worker's has its number."""
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+
+    async def story() -> None:
+        with supervising() as supervisor:
+            for _ in range(2):
+                assert await worker_of(supervisor).run([sys.executable, "-c", LEAVES_A_CHILD, str(gate)]) == 0
+        gate.open("w").close()
+
+    run(story())
+
+
+SAYS_ITS_LAST = """
+import os, sys
+_, handover, calls = map(int, sys.argv[1:])
+os.close(calls)
+os.read(handover, 1)
+os.write(handover, b"t" * 5000)
+"""
+
+
+def test_what_a_worker_says_last_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connections that it had taken go to nobody else, however many these are, and however late it is listened to."""
+
+    async def story() -> None:
+        with supervising() as supervisor, socket.socket() as connection:
+            worker = worker_of(supervisor)
+            worker.untaken.extend([connection] * 5000)
+
+            async def end(process: asyncio.subprocess.Process) -> int:
+                assert worker._handover is not None
+                worker._handover.send(GIVEN)
+                poll = select.poll()
+                poll.register(worker._handover, 0)
+                poll.poll()  # until the other end is closed; meanwhile nothing is heard
+                return 0
+
+            monkeypatch.setattr(worker, "_end", end)
+            await worker.run([sys.executable, "-c", SAYS_ITS_LAST])
+            assert not worker.untaken
+            assert worker._process is not None
+            await worker._process.wait()
+
+    run(story())
+
+
+def test_a_worker_that_takes_nothing_has_no_room_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It hangs; the supervisor, which has others, does not wait for it."""
+
+    async def story() -> None:
+        with supervising() as supervisor, socket.socket() as connection:
+            worker = worker_of(supervisor)
+            serve = worker.channel.run
+
+            async def fill() -> None:
+                given = len([*itertools.takewhile(bool, (worker.give(connection) for _ in itertools.count()))])
+                assert worker.connections == len(worker.untaken) == given > 0
+                worker.send_signal(signal.SIGKILL)
+                await serve()
+
+            monkeypatch.setattr(worker.channel, "run", fill)
+            await worker.run([sys.executable, "-c", "import signal; signal.pause()"])
+
+    run(story())
+
+
+def test_a_worker_that_has_left_is_given_nothing() -> None:
+    """It sees that by the end of its handover, and the others have what comes."""
+
+    async def story() -> None:
+        with supervising() as supervisor:
+            leaving, other = (worker_of(supervisor, State.DRAINING) for _ in range(2))
+            leaving._handover, its = socket.socketpair()
+            with leaving._handover, its:
+                await supervisor._handlers(leaving)["leave"](None)
+                assert its.recv(1) == b""
+            assert supervisor._takers() == [other]
 
     run(story())
 
@@ -376,6 +496,21 @@ def test_connections_stay_where_nobody_has_too_few(monkeypatch: pytest.MonkeyPat
     run_virtually(story())
 
 
+@pytest.mark.parametrize(("fewest", "told"), [(6, []), (5, ["1: 8"])])
+def test_three_quarters_of_its_share_are_enough(monkeypatch: pytest.MonkeyPatch, fewest: int, told: list[str]) -> None:
+    """Of sixteen and of fifteen connections."""
+
+    async def story() -> None:
+        limits = Limits(monkeypatch)
+        with supervising() as supervisor:
+            worker_of(supervisor, connections=10)
+            worker_of(supervisor, connections=fewest)
+            supervisor._even_out()
+            assert await limits.after(0.5) == told
+
+    run_virtually(story())
+
+
 def test_a_worker_that_is_left_alone_keeps_all(monkeypatch: pytest.MonkeyPatch) -> None:
     """When the new one drains or dies, it would end the connections beyond half of them with each answer."""
 
@@ -411,7 +546,7 @@ def test_a_worker_keeps_as_many_connections_as_it_is_told() -> None:
             colleagues = Colleagues(Repository(Nothing(), DataPlane("0"), may_change=True), ServerMetrics())
             async with joined(worker, colleagues.channel):
                 await worker.limit(4)
-                assert colleagues.most_connections == 4
+                assert (worker.most, colleagues.most_connections) == (4, 4)
                 await worker.limit(None)
                 assert colleagues.most_connections == math.inf
             await worker.limit(4)
