@@ -2,8 +2,10 @@
 
 import asyncio
 import itertools
+import logging
 import math
 import os
+import re
 import select
 import signal
 import socket
@@ -397,8 +399,9 @@ def test_the_least_busy_of_those_that_are_ready_come_first() -> None:
     run(story())
 
 
-def test_a_connection_that_nobody_takes_waits_for_somebody() -> None:
+def test_a_connection_that_nobody_takes_waits_for_somebody(caplog: pytest.LogCaptureFixture) -> None:
     """The worker that it was meant for has just died; another one, which comes later, gets it."""
+    caplog.set_level(logging.INFO)
 
     async def story() -> None:
         with supervising() as supervisor:
@@ -407,6 +410,8 @@ def test_a_connection_that_nobody_takes_waits_for_somebody() -> None:
             gone.close()
             its.setblocking(False)
             supervisor._open()
+            port = supervisor._port.getsockname()[1]
+            assert re.fullmatch(rf"ready in 0\.\d\d s: 2 processes on 127\.0\.0\.1:{port}", *caplog.messages)
             with dead._handover, living._handover, its, socket.socket() as caller:
                 caller.setblocking(False)
                 loop = asyncio.get_running_loop()

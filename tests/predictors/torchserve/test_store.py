@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from archives import entry, manifest, write_mar, write_storage, write_tgz
 from torpor.predictors.catalog import Outside
+from torpor.predictors.errors import NotFound
 from torpor.predictors.settings import SettingError
 from torpor.predictors.torchserve.assembly import AssembledArchive
 from torpor.predictors.torchserve.place import has_archives
@@ -42,6 +43,45 @@ def test_a_folder_of_archives_has_them_all(tmp_path: Path) -> None:
     assert served(tmp_path) == {"m": ["1.0", "2.0"], "c": ["1.0"], "d": ["1.0"]}
     with pytest.raises(SettingError, match=r"--model-name: 'x', but .* has several models: m, c, d"):
         served(tmp_path, "x")
+
+
+def test_archives_may_come_later(tmp_path: Path) -> None:
+    """Where there is management; then there may be none, also under a name for the only one."""
+    outside = Outside({}, {})
+    assert ArchiveStore.of(tmp_path, outside, 4, "m", may_be_empty=True).names() == []
+    with pytest.raises(SettingError, match="no archive to serve in it"):
+        ArchiveStore.of(tmp_path, outside, 4, None)
+
+
+def test_a_model_that_there_is_not_is_named(tmp_path: Path) -> None:
+    """With those that there are."""
+    for name in ("a", "b"):
+        write_mar(tmp_path / f"{name}.mar", CODE, manifest(name))
+    with pytest.raises(NotFound, match="model 'c' is unknown, must be one of a, b"):
+        ArchiveStore.of(tmp_path, Outside({}, {}), 4, None).model("c")
+
+
+def test_a_configuration_says_how_large_a_request_may_be(tmp_path: Path) -> None:
+    """Of torpor's own settings nothing else."""
+    write_mar(tmp_path / "model-store/a.mar", CODE)
+    for more, expected in (("", {}), ("max_request_size=7", {"max_body_bytes": 7})):
+        store = ArchiveStore.of(write_storage(tmp_path, None, more), Outside({}, {}), 4, None)
+        assert store.settings == expected
+
+
+@pytest.mark.parametrize(("processes", "cores"), [(1, 4), (2, 2), (8, 1)])
+def test_processes_share_the_cores(tmp_path: Path, processes: int, cores: int) -> None:
+    """Each has one at least."""
+    write_mar(tmp_path / "a.mar", CODE)
+    assert assembled(tmp_path / "a.mar", "a", processes=processes).cores == cores
+
+
+def test_what_models_says_of_an_archive_may_be_nothing(tmp_path: Path) -> None:
+    """Of another one, of another version, or no object."""
+    write_mar(tmp_path / "model-store/a.mar", CODE)
+    for models in ("null", "{}", '{"a": 1}', '{"a": {"1.0": 1}}', '{"a": {"2.0": {"batchSize": 2}}}'):
+        more = "" if models == "null" else f"models={models}"
+        assert assembled(write_storage(tmp_path, None, more), "a").model.batch_size == 1
 
 
 def test_two_archives_of_one_name_and_version_are_refused(tmp_path: Path) -> None:
@@ -88,6 +128,14 @@ def test_a_wrong_snapshot_is_named(tmp_path: Path, said: dict[str, object], reas
         assembled(tmp_path, "m")
 
 
+def test_a_snapshots_model_has_versions(tmp_path: Path) -> None:
+    """By name, as an object."""
+    write_mar(tmp_path / "model-store/a.mar", CODE)
+    write_storage(tmp_path, {"m": [entry("a.mar")]})
+    with pytest.raises(SettingError, match="model_snapshot: m must be an object of versions"):
+        served(tmp_path)
+
+
 def test_a_snapshot_that_lacks_a_key_is_refused(tmp_path: Path) -> None:
     """TorchServe does not start then either."""
     write_mar(tmp_path / "model-store/a.mar", CODE)
@@ -105,8 +153,15 @@ def test_without_a_snapshot_load_models_says(tmp_path: Path) -> None:
     assert served(write_storage(tmp_path, None)) == {"a": ["1.0"], "b": ["1.0"]}
     assert served(write_storage(tmp_path, None, "load_models=all")) == {"a": ["1.0"], "b": ["1.0"]}
     assert served(write_storage(tmp_path, None, "load_models=x=a.mar, b.mar")) == {"x": ["1.0"], "b": ["1.0"]}
-    with pytest.raises(SettingError, match=r"load_models: 'c\.mar' is no archive in "):
-        served(write_storage(tmp_path, None, "load_models=c.mar"))
+    assert served(write_storage(tmp_path, None, "load_models= all ")) == {"a": ["1.0"], "b": ["1.0"]}
+    write_mar(tmp_path / "c.mar", CODE)
+    for wrong in ("c.mar", "../c.mar", "a.mar,,b.mar"):
+        with pytest.raises(SettingError, match=r"load_models: '.*' is no archive in "):
+            served(write_storage(tmp_path, None, f"load_models={wrong}"))
+    none = ArchiveStore.of(
+        write_storage(tmp_path, None, "load_models= none "), Outside({}, {}), 4, None, may_be_empty=True
+    )
+    assert none.names() == []
 
 
 def test_the_folder_beside_the_configuration_is_the_store(tmp_path: Path) -> None:
