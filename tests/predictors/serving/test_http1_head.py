@@ -175,11 +175,13 @@ def test_a_target_is_a_path_a_url_or_a_star() -> None:
             read_head(b"GET %b HTTP/1.1\r\nHost: h\r\n\r\n" % target)
 
 
-def test_a_method_has_32_letters_at_most() -> None:
-    """None has so many; what is longer is no request line."""
-    assert read_head(b"%b / HTTP/1.1\r\nHost: h\r\n\r\n" % (b"M" * 32)).method == "M" * 32
-    with pytest.raises(InvalidInput, match="the request line is not"):
-        read_head(b"%b / HTTP/1.1\r\nHost: h\r\n\r\n" % (b"M" * 33))
+def test_a_method_has_one_letter_to_32() -> None:
+    """None has more; what is longer is no request line, nor is one without a method or without a target."""
+    for method in (b"M", b"M" * 32):
+        assert read_head(b"%b / HTTP/1.1\r\nHost: h\r\n\r\n" % method).method == method.decode()
+    for line in (b" / HTTP/1.1", b"%b / HTTP/1.1" % (b"M" * 33), b"GET  HTTP/1.1"):
+        with pytest.raises(InvalidInput, match="the request line is not"):
+            read_head(line + b"\r\nHost: h\r\n\r\n")
 
 
 @pytest.mark.parametrize("line", [b"%015x" % 5, b"5;a", b"5;a=b;c=d", b'5;a=" ;\\"\xe9\t";b'])
