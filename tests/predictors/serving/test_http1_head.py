@@ -175,6 +175,15 @@ def test_a_target_is_a_path_a_url_or_a_star() -> None:
             read_head(b"GET %b HTTP/1.1\r\nHost: h\r\n\r\n" % target)
 
 
+def test_a_field_has_a_name_and_perhaps_a_value() -> None:
+    """And HTTP/1.0 may have no field at all."""
+    head = read_head(b"GET / HTTP/1.1\r\nHost: h\r\nx:\r\ny: \t\r\n\r\n")
+    assert head.headers == {b"host": b"h", b"x": b"", b"y": b""}
+    with pytest.raises(InvalidInput, match="a header line is not NAME: VALUE"):
+        read_head(b"GET / HTTP/1.1\r\nHost: h\r\n: y\r\n\r\n")
+    assert read_head(b"GET / HTTP/1.0\r\n\r\n").headers == {}
+
+
 def test_a_method_has_one_letter_to_32() -> None:
     """None has more; what is longer is no request line, nor is one without a method or without a target."""
     for method in (b"M", b"M" * 32):

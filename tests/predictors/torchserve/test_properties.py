@@ -97,7 +97,8 @@ def test_every_kind_of_value_is_read(tmp_path: Path) -> None:
     lines = (
         "default_workers_per_model=0 ", "default_response_timeout=1", "job_queue_size=999999999", "number_of_gpu=2",
         "service_envelope= ", "limit_max_image_pixels=False", "enable_model_api=TRUE",
-        'model_snapshot={"models": {}}', "allowed_urls= http://a/.* , , s3://b ", 'models={"m": {"1.0": {}}, "modelCount": 0}', "load_models=a.mar ",
+        'model_snapshot={"models": {}}', "allowed_urls= http://a/.* , , s3://b ", 'models={"m": {"1.0": {}}, "modelCount": 0}',
+        "load_models=a.mar ",
     )  # fmt: skip
     assert read(tmp_path, "\n".join(lines)) == Config(
         default_workers_per_model=0, default_response_timeout=1, job_queue_size=999999999, number_of_gpu=2,
