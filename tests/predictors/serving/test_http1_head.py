@@ -170,7 +170,11 @@ def test_a_target_is_a_path_a_url_or_a_star() -> None:
     """`OPTIONS *` has a path that nothing serves; a word is no target at all, nor is a URL without a host."""
     for target, path in ((b"*", "*"), (b"http://h", "/"), (b"HTTPS://h:1/a?b#c", "/a"), (b"/a#b", "/a")):
         assert read_head(b"OPTIONS %b HTTP/1.1\r\nHost: h\r\n\r\n" % target).path == path
-    for target in (b"word", b"http:///a", b"ftp://h/a"):
+    for target, query in ((b"http://h?x=1#f", "x=1"), (b"http://h#f?x=1", "")):
+        head = read_head(b"GET %b HTTP/1.1\r\nHost: h\r\n\r\n" % target)
+        assert (head.path, head.query) == ("/", query)
+    assert read_head(b"GET http://%b/p HTTP/1.1\r\nHost: h\r\n\r\n" % b'u@h;,="\\').path == "/p"
+    for target in (b"word", b"http:///a", b"ftp://h/a", b"httpss://h/a"):
         with pytest.raises(InvalidInput, match="target must be a path or an http URL"):
             read_head(b"GET %b HTTP/1.1\r\nHost: h\r\n\r\n" % target)
 

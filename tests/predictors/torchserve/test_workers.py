@@ -1,14 +1,17 @@
 """The worker processes of an archive as the batcher sees them."""
 
 import asyncio
+import itertools
+import logging
 import os
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
 from torpor.predictors.batching.bucket import Bucket
-from torpor.predictors.errors import ModelFailed, Unavailable
+from torpor.predictors.errors import HandlerRefused, InvalidInput, ModelFailed, OutOfMemory, TorporError, Unavailable
 from torpor.predictors.torchserve import process
+from torpor.predictors.torchserve.manifest import ArchiveError
 from torpor.predictors.torchserve.process import OnEnd
 from torpor.predictors.torchserve.workers import Row, Workers
 from virtual_time import run_virtually
@@ -22,6 +25,7 @@ class Process:
     def __init__(self, number: int, at_once: int, on_end: OnEnd) -> None:
         self.number, self.at_once, self.name = number, at_once, f"m worker {number}"
         self.asked: list[tuple[list[Any], Any, Any]] = []
+        self.has_stopped = False
         self._on_end = on_end
 
     def run(self, head: Any, parts: Any, done: Any, on_piece: Any, timeout_s: float) -> None:
@@ -31,32 +35,43 @@ class Process:
     def texts(self) -> list[list[Any]]:
         return [texts for texts, _, _ in self.asked]
 
-    def answer(self, place: int = 0) -> None:
+    def answer(self, place: int = 0, reply: Any = ANSWER) -> None:
         texts, done, _ = self.asked.pop(place)
-        done([ANSWER] * len(texts), [()] * len(texts))
+        done([reply] * len(texts), [()] * len(texts))
 
     def end(self, unread: int = 0) -> None:
         self._on_end(self, "it died", unread)  # type: ignore[arg-type]
 
-    async def stop(self) -> None: ...
+    async def stop(self) -> None:
+        self.has_stopped = True
 
 
 class Bench:
-    """Workers of a model, and what they answered, by text."""
+    """Workers of a model, and what they answered, by text. fail: how many of the next starts do; each takes `start_s`."""
 
     def __init__(self, count: int, at_once: int) -> None:
+        self.fail = 0
+        self.start_s = 0.0
+        self.tries_s: list[float] = []
         self.started: list[Process] = []
         self.answers: dict[str, Any] = {}
         self.seconds: list[float] = []
+        self.rows: list[Row] = []
+        """Of what was submitted last."""
         self.workers = Workers("m", count, self._start, 1.0, ModelFailed)
         self._at_once = at_once
 
     async def _start(self, on_end: OnEnd) -> Any:
+        self.tries_s.append(asyncio.get_running_loop().time())
+        fails, self.fail = self.fail > 0, self.fail - 1
+        await asyncio.sleep(self.start_s)
+        if fails:
+            raise ArchiveError("no weights")
         self.started.append(Process(len(self.started), self._at_once, on_end))
         return self.started[-1]
 
     def submit(self, *texts: str) -> None:
-        rows = [Row(Bucket(("predictions", False)), {"text": text}, []) for text in texts]
+        rows = self.rows = [Row(Bucket(("predictions", False)), {"text": text}, []) for text in texts]
 
         def done(results: Any, seconds: float) -> None:
             self.answers |= dict(zip(texts, results, strict=True))
@@ -73,6 +88,10 @@ class Bench:
 
     def failed(self) -> set[str]:
         return {text for text, answer in self.answers.items() if isinstance(answer, ModelFailed)}
+
+    def waits(self, since_s: float) -> list[float]:
+        """Before each of the tries to start one, which began after that."""
+        return [after - before for before, after in itertools.pairwise([since_s, *self.tries_s])]
 
 
 def run(scenario: Callable[[Bench], Coroutine[Any, Any, None]], count: int = 1, at_once: int = 2) -> None:
@@ -210,6 +229,206 @@ def test_a_worker_takes_as_many_batches_as_it_says(at_once: int) -> None:
         assert len(bench.started[0].asked) == at_once
 
     run(scenario, at_once=at_once)
+
+
+def test_a_worker_that_cannot_be_started_is_tried_again_ever_later(caplog: pytest.LogCaptureFixture) -> None:
+    """At once the first time, as most come back; what waits meanwhile, and what comes, is told why, with each try."""
+
+    async def scenario(bench: Bench) -> None:
+        caplog.set_level(logging.INFO)
+        bench.fail = 12
+        bench.tries_s.clear()
+        began_s = asyncio.get_running_loop().time()
+        bench.started[0].end()
+        bench.submit("a")
+        await asyncio.sleep(0)
+        await asyncio.sleep(0.5)
+        assert str(bench.answers["a"]) == "the model has no workers: they cannot be started: no weights"
+        assert isinstance(bench.answers["a"], Unavailable)
+        await asyncio.sleep(300)
+        assert bench.waits(began_s) == pytest.approx([0, 1, 1, 2, 3, 5, 8, 13, 21, 34, 55, 55, 55])
+        assert bench.workers.alive == 1
+
+    run(scenario)
+    assert caplog.messages == ["m worker 0: it died", *["no weights"] * 12, "m: its worker is back"]
+
+
+def test_a_worker_that_answers_is_back_for_good() -> None:
+    """One that ends before that again is started later; after an answer, at once."""
+
+    async def scenario(bench: Bench) -> None:
+        loop = asyncio.get_running_loop()
+        bench.started[0].end()
+        worker = await bench.restarted()
+        for wait_s in (1.0, 1.0, 2.0):
+            bench.tries_s.clear()
+            ended_s = loop.time()
+            worker.end()
+            worker = await bench.restarted()
+            assert bench.waits(ended_s) == pytest.approx([wait_s])
+        bench.submit("a")
+        worker.answer()
+        bench.tries_s.clear()
+        ended_s = loop.time()
+        worker.end()
+        await bench.restarted()
+        assert bench.waits(ended_s) == pytest.approx([0])
+
+    run(scenario)
+
+
+def test_what_waits_for_a_worker_has_others() -> None:
+    """While one is left, nothing is refused for another that cannot be started."""
+
+    async def scenario(bench: Bench) -> None:
+        first, second = bench.started
+        bench.fail = 2
+        second.end()
+        for text in "abc":
+            bench.submit(text)
+        await asyncio.sleep(0.5)
+        assert not bench.answers
+        first.answer()
+        assert first.texts == [["b"], ["c"]]
+
+    run(scenario, count=2)
+
+
+def test_workers_that_cannot_all_be_started_are_none() -> None:
+    """The start fails with the archive's own words, and those that were there leave."""
+
+    async def scenario() -> None:
+        bench = Bench(2, 1)
+        bench.fail = 1
+        with pytest.raises(ArchiveError, match="no weights"):
+            await bench.workers.open()
+        assert bench.workers.alive == 0
+        assert [worker.has_stopped for worker in bench.started] == [True]
+
+    run_virtually(scenario())
+
+
+def test_workers_come_with_a_greater_number() -> None:
+    """As many as are missing: one that is on its way is one of them."""
+
+    async def scenario(bench: Bench) -> None:
+        bench.start_s = 5.0
+        bench.started[0].end()
+        await asyncio.sleep(1)
+        await bench.workers.grow(3)
+        assert [worker.number for worker in bench.workers.processes()] == [1, 2, 3]
+        bench.submit("a")
+        bench.workers.processes()[0].answer()  # type: ignore[attr-defined]
+        assert [worker.number for worker in bench.workers.processes()] == [1, 2, 3]
+        await bench.workers.grow(3)
+        assert (bench.workers.devices, len(bench.started)) == (3, 4)
+
+    run(scenario)
+
+
+def test_a_number_that_cannot_be_had_leaves_it_as_it_was() -> None:
+    """Those that could be started leave, before those that have something to do."""
+
+    async def scenario(bench: Bench) -> None:
+        (worker,) = bench.started
+        bench.submit("a")
+        bench.fail = 1
+        with pytest.raises(ArchiveError, match="no weights"):
+            await bench.workers.grow(3)
+        assert (bench.workers.devices, bench.workers.processes()) == (1, [worker])
+        await asyncio.sleep(0)
+        assert [one.has_stopped for one in bench.started] == [False, True]
+        await asyncio.sleep(100)
+        assert len(bench.tries_s) == 3
+        worker.answer()
+        worker.end()
+        await bench.restarted()
+
+    run(scenario)
+
+
+def test_nobody_is_started_anew_who_is_not_wanted() -> None:
+    """One that had been on its way when the number fell leaves, and one whose try failed is not tried again."""
+
+    async def scenario(bench: Bench) -> None:
+        bench.start_s = 5.0
+        for fail in (0, 1):
+            bench.fail = fail
+            bench.workers.processes()[0]._on_end(bench.workers.processes()[0], "it died", 0)  # type: ignore[attr-defined]
+            await asyncio.sleep(2)
+            bench.workers.shrink(1)
+            await asyncio.sleep(100)
+            assert (bench.workers.alive, bench.workers._starting) == (1, 0)
+            tries = len(bench.tries_s)
+            await bench.workers.grow(2)
+            assert len(bench.tries_s) == tries + 1
+        bench.workers.shrink(0)
+        bench.submit("a")
+        assert isinstance(bench.answers["a"], Unavailable)
+        await asyncio.sleep(100)
+        assert all(worker.has_stopped for worker in bench.started[2:])
+
+    run(scenario, count=2)
+
+
+def test_a_server_that_ends_starts_nobody_anew() -> None:
+    """Its workers end with it, and so does what is on its way."""
+
+    async def scenario() -> None:
+        bench = Bench(3, 1)
+        await bench.workers.open()
+        bench.start_s = 5.0
+        bench.started[0].end()
+        await asyncio.sleep(1)
+        bench.workers.stop()
+        bench.started[1].end()
+        await bench.workers.close()
+        await asyncio.sleep(100)
+        assert (bench.workers.alive, len(bench.tries_s)) == (0, 4)
+        assert bench.started[2].has_stopped
+
+    run_virtually(scenario())
+
+
+def test_a_piece_goes_to_the_row_that_it_is_of() -> None:
+    """With its worker, whom a caller that is behind holds up."""
+
+    async def scenario(bench: Bench) -> None:
+        (worker,) = bench.started
+        bench.submit("a", "b")
+        heard: list[Any] = []
+        rows = bench.rows
+        rows[1].on_piece = lambda said, piece, flow: heard.append((said, bytes(piece), flow))
+        for place in (0, 1):
+            worker.asked[0][2]({"piece": place}, memoryview(b"x"))
+        assert heard == [({"piece": 1}, b"x", worker)]
+        assert [row.has_begun for row in rows] == [True, True]
+        worker.end()
+        assert bench.failed() == {"a", "b"}
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(
+    ("said", "error", "text"),
+    [
+        ({"error": "InvalidInput", "text": "no"}, InvalidInput, "no"),
+        ({"error": "OutOfMemory", "text": "3"}, OutOfMemory, "the device ran out of memory with rows = 3"),
+        ({"error": "HandlerRefused", "text": "no", "status": 418}, HandlerRefused, "no"),
+        ({"error": "ModelFailed", "text": "no"}, ModelFailed, "no"),
+    ],
+)
+def test_what_a_worker_says_of_a_failure_is_an_error(said: Any, error: type[TorporError], text: str) -> None:
+    """Of the class that says whose it is."""
+
+    async def scenario(bench: Bench) -> None:
+        bench.submit("a")
+        bench.started[0].answer(reply=said)
+        answer = bench.answers["a"]
+        assert (type(answer), str(answer)) == (error, text)
+        assert answer.http_status == said.get("status", answer.http_status)
+
+    run(scenario)
 
 
 def test_what_a_process_is_asked_after_its_end_has_not_begun(monkeypatch) -> None:
