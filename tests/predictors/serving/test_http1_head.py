@@ -197,7 +197,7 @@ def test_a_method_has_one_letter_to_32() -> None:
             read_head(line + b"\r\nHost: h\r\n\r\n")
 
 
-@pytest.mark.parametrize("line", [b"%015x" % 5, b"5;a", b"5;a=b;c=d", b'5;a=" ;\\"\xe9\t";b'])
+@pytest.mark.parametrize("line", [b"%015x" % 5, b"5;a", b"5;a=b;c=d", b'5;a=""', b'5;a=" ;\\"\xe9\t";b'])
 def test_a_size_may_have_zeros_and_extensions(line: bytes) -> None:
     """Which mean nothing here (RFC 9112, 7.1.1)."""
     assert ChunkedBody().feed(line + b"\r\nhello\r\n0\r\n\r\n") == ([b"hello"], b"")
