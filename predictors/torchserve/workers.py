@@ -248,7 +248,7 @@ class Workers:
         for job in reversed(jobs):
             self._answer_for(job, reason, is_culprit=len(jobs) == 1)
         self._assign()
-        if not self._is_closed and self.alive + self._starting < self.devices:
+        if not self._is_closed:
             self._starting += 1
             self._restarts.start(self._restart(), f"restart of {self.name}")
 

@@ -191,18 +191,26 @@ def test_a_workers_status_is_as_a_shell_has_it(code: str, status: int) -> None:
 
 
 LEAVES_A_CHILD = "import os, sys; os.fork() or (os.close(int(sys.argv[4])), open(sys.argv[1]))"
+TAKES_ONE = "import os, sys; os.write(int(sys.argv[3]), b't'); open(sys.argv[1])"
 
 
-def test_a_worker_whose_child_outlives_it_has_ended(tmp_path: Path) -> None:
-    """The child has the worker's end of the handover, so that this does not end; the next worker's has its number."""
-    gate = tmp_path / "gate"
-    os.mkfifo(gate)
+def test_a_worker_is_heard_whose_predecessor_left_a_child(tmp_path: Path) -> None:
+    """The child has that one's end of the handover, which does not end so; ours has closed, and the next has its number."""
+    gates = [tmp_path / "child", tmp_path / "worker"]
+    for gate in gates:
+        os.mkfifo(gate)
 
     async def story() -> None:
         with supervising() as supervisor:
-            for _ in range(2):
-                assert await worker_of(supervisor).run([sys.executable, "-c", LEAVES_A_CHILD, str(gate)]) == 0
-        gate.open("w").close()
+            first, second = (worker_of(supervisor) for _ in range(2))
+            assert await first.run([sys.executable, "-c", LEAVES_A_CHILD, str(gates[0])]) == 0
+            is_taken = asyncio.Event()
+            second.untaken.append(SimpleNamespace(close=is_taken.set))  # type: ignore[arg-type]
+            running = asyncio.create_task(second.run([sys.executable, "-c", TAKES_ONE, str(gates[1])]))
+            await is_taken.wait()
+            for gate in gates:
+                gate.open("w").close()
+            assert await running == 0
 
     run(story())
 

@@ -13,7 +13,7 @@ from torpor.predictors.errors import HandlerRefused, InvalidInput, ModelFailed, 
 from torpor.predictors.torchserve import process
 from torpor.predictors.torchserve.manifest import ArchiveError
 from torpor.predictors.torchserve.process import OnEnd
-from torpor.predictors.torchserve.workers import Row, Workers
+from torpor.predictors.torchserve.workers import Reply, Row, Workers
 from virtual_time import run_virtually
 
 ANSWER = {"status": 200, "headers": {}}
@@ -26,6 +26,7 @@ class Process:
         self.number, self.at_once, self.name = number, at_once, f"m worker {number}"
         self.asked: list[tuple[list[Any], Any, Any]] = []
         self.has_stopped = False
+        self.stop_s = 0.0
         self._on_end = on_end
 
     def run(self, head: Any, parts: Any, done: Any, on_piece: Any, timeout_s: float) -> None:
@@ -43,6 +44,7 @@ class Process:
         self._on_end(self, "it died", unread)  # type: ignore[arg-type]
 
     async def stop(self) -> None:
+        await asyncio.sleep(self.stop_s)
         self.has_stopped = True
 
 
@@ -336,7 +338,7 @@ def test_a_number_that_cannot_be_had_leaves_it_as_it_was() -> None:
         with pytest.raises(ArchiveError, match="no weights"):
             await bench.workers.grow(3)
         assert (bench.workers.devices, bench.workers.processes()) == (1, [worker])
-        await asyncio.sleep(0)
+        await asyncio.sleep(1)
         assert [one.has_stopped for one in bench.started] == [False, True]
         await asyncio.sleep(100)
         assert len(bench.tries_s) == 3
@@ -372,7 +374,26 @@ def test_nobody_is_started_anew_who_is_not_wanted() -> None:
 
 
 def test_a_server_that_ends_starts_nobody_anew() -> None:
-    """Its workers end with it, and so does what is on its way."""
+    """Whoever is on its way leaves."""
+
+    async def scenario() -> None:
+        bench = Bench(2, 1)
+        await bench.workers.open()
+        bench.start_s = 5.0
+        bench.started[0].end()
+        await asyncio.sleep(1)
+        bench.workers.stop()
+        bench.started[1].end()
+        await asyncio.sleep(100)
+        assert (bench.workers.alive, len(bench.tries_s)) == (0, 3)
+        assert bench.started[2].has_stopped
+        await bench.workers.close()
+
+    run_virtually(scenario())
+
+
+def test_the_end_waits_for_those_that_are_there_and_for_nobody_else() -> None:
+    """A start that is on its way is given up, and one that dies meanwhile is not made good."""
 
     async def scenario() -> None:
         bench = Bench(3, 1)
@@ -380,14 +401,66 @@ def test_a_server_that_ends_starts_nobody_anew() -> None:
         bench.start_s = 5.0
         bench.started[0].end()
         await asyncio.sleep(1)
-        bench.workers.stop()
-        bench.started[1].end()
-        await bench.workers.close()
+        leaving, dying = bench.started[1:]
+        leaving.stop_s = 3.0
+        bench.workers.devices = 2
+        bench.workers.shrink(1)
+        closing = asyncio.create_task(bench.workers.close())
+        await asyncio.sleep(1)
+        dying.end()
+        await closing
+        assert leaving.has_stopped
         await asyncio.sleep(100)
-        assert (bench.workers.alive, len(bench.tries_s)) == (0, 4)
-        assert bench.started[2].has_stopped
+        assert (bench.workers.alive, len(bench.tries_s), len(bench.started)) == (0, 4, 3)
 
     run_virtually(scenario())
+
+
+def test_what_a_dead_worker_had_goes_to_one_that_is_there() -> None:
+    """Each request alone: it shares no worker with another batch."""
+
+    async def scenario(bench: Bench) -> None:
+        first, second = bench.started
+        for text in "abc":
+            bench.submit(text)
+        assert (first.texts, second.texts) == ([["a"], ["c"]], [["b"]])
+        bench.start_s = 5.0
+        first.end()
+        bench.submit("d")
+        assert second.texts == [["b"]]
+        second.answer()
+        assert second.texts == [["a"]]
+        second.answer()
+        assert second.texts == [["c"]]
+        second.answer()
+        assert second.texts == [["d"]]
+
+    run(scenario, count=2)
+
+
+def test_an_idle_worker_has_at_once_what_another_had() -> None:
+    """Nothing else need happen for that."""
+
+    async def scenario(bench: Bench) -> None:
+        first, second = bench.started
+        bench.submit("a", "b")
+        first.end()
+        assert second.texts == [["a"]]
+
+    run(scenario, count=2)
+
+
+def test_a_worker_that_ends_with_nothing_to_do_costs_nothing() -> None:
+    """Whatever it left unread."""
+
+    async def scenario(bench: Bench) -> None:
+        bench.started[0].end(unread=1)
+        worker = await bench.restarted()
+        bench.submit("a")
+        worker.answer()
+        assert bench.answers == {"a": Reply(ANSWER, ())}
+
+    run(scenario)
 
 
 def test_a_piece_goes_to_the_row_that_it_is_of() -> None:
