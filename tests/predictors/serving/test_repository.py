@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import json
+import logging
 import os
 import re
 import signal
@@ -93,10 +94,10 @@ def test_imports_are_made_without_the_collector_and_loads_with_it() -> None:
 class Version(Served):
     """Of the model `m`, made by its `load` numbered so."""
 
-    name, version, measured = "m", "1", ()
+    name, measured = "m", ()
 
-    def __init__(self, load: int, closed: list[int]) -> None:
-        self.load, self.closed = load, closed
+    def __init__(self, version: str, load: int, closed: list[int]) -> None:
+        self.version, self.load, self.closed = version, load, closed
 
     async def close(self) -> None:
         self.closed.append(self.load)
@@ -145,7 +146,7 @@ class Loading:
             await asyncio.get_running_loop().create_future()
         if load in self.fails:
             raise self.fails[load]
-        return Version(load, self.closed)
+        return Version(version, load, self.closed)
 
 
 def test_a_model_is_loaded_beside_what_is_served() -> None:
@@ -174,6 +175,44 @@ def test_changes_that_come_together_are_made_one_after_the_other() -> None:
         await asyncio.gather(*(catalog.repository.load("m") for _ in range(3)))
         await catalog.repository._retiring.ended()
         assert (catalog.most, sorted(catalog.closed)) == (1, [1, 2, 3, 4])
+
+    asyncio.run(scenario())
+
+
+def test_single_versions_wait_for_changes_that_are_being_made(caplog: pytest.LogCaptureFixture) -> None:
+    """Else a load that began before would bring back what was taken away, and forget what was added or preferred."""
+    caplog.set_level(logging.INFO)
+
+    async def scenario() -> None:
+        catalog = Loading()
+        repository, served = catalog.repository, catalog.data_plane
+        await repository.load("m")
+        changes = (
+            (repository.add("m", "3"), ["2", "1", "3"]),
+            (repository.prefer("m", "1"), ["1", "2"]),
+            (repository.remove("m", "1"), ["2"]),
+        )
+        for change, versions in changes:
+            await asyncio.gather(repository.load("m"), change)
+            assert [model.version for model in served.versions("m")] == versions
+        assert catalog.most == 1
+        await repository._retiring.ended()
+
+    asyncio.run(scenario())
+    assert "model m version 3: loaded" in caplog.messages
+    assert "model m version 1: unloaded" in caplog.messages
+
+
+@pytest.mark.parametrize("error", [ValueError("no weights"), SystemExit("no weights")], ids=["raises", "exits"])
+def test_a_single_version_that_does_not_load_is_a_failure(error: BaseException) -> None:
+    """Also of a class that calls sys.exit; what was served goes on."""
+
+    async def scenario() -> None:
+        catalog = Loading(fails={3: error})
+        await catalog.repository.load("m")
+        with pytest.raises(ModelFailed, match="model 'm' version 3 failed to load: no weights"):
+            await catalog.repository.add("m", "3")
+        assert [model.version for model in catalog.data_plane.versions("m")] == ["2", "1"]
 
     asyncio.run(scenario())
 

@@ -70,7 +70,9 @@ def test_requests_share_a_call_and_each_has_its_part() -> None:
     assert ends(replies) == [b"A B", "bad words", b"ALONE", b"C", b"ALONE D"]
     assert replies[1] == {"error": "InvalidInput", "text": "bad words"}
     assert replies[3] == {"status": 200, "headers": {"content-type": "text/x"}, "outputs": [{"rows": 1}]}
-    assert Bench().run("bad") == [{"error": "InvalidInput", "text": "bad words"}]
+    bench = Bench()
+    assert bench.run("bad") == [{"error": "InvalidInput", "text": "bad words"}]
+    assert not bench.called
 
 
 def test_a_handler_that_raises_is_asked_again_for_halves() -> None:
@@ -117,6 +119,12 @@ def test_a_number_of_items_that_is_not_the_rows_is_nobodys(items: int) -> None:
     assert bench.called == [["a", "b"], ["a"], ["b"]]
 
 
+@pytest.mark.parametrize("items", [0, 3])
+def test_a_request_that_is_alone_may_have_any_number_of_items(items: int) -> None:
+    """What becomes of them is its envelope's business."""
+    assert ends(Bench(lambda data, context: ["y"] * items).run("a a")) == [b" ".join([b"y"] * items)]
+
+
 def test_what_is_no_list_is_no_answer() -> None:
     """Its type is named."""
     reason = "Invalid model predict output: tuple, must be a list"
@@ -127,7 +135,7 @@ def test_what_is_no_list_is_no_answer() -> None:
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CUDA out of memory")])
-def test_a_batch_without_memory_comes_again_among_fewer(error: Exception) -> None:
+def test_a_batch_without_memory_comes_again_among_fewer(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
     """All of it, and one whose pieces have gone is given up."""
 
     def handle(data: list[Any], context: Any) -> Any:
@@ -137,6 +145,7 @@ def test_a_batch_without_memory_comes_again_among_fewer(error: Exception) -> Non
     bench = Bench(handle)
     replies = bench.run("a", "b", "alone")
     assert replies == [{"error": "OutOfMemory", "text": text} for text in ("3", "1", "3")]
+    assert caplog.messages == [f"out of memory with 3 requests: {type(error).__name__}: {error}"]
 
 
 def test_who_ends_the_process_ends_it() -> None:
