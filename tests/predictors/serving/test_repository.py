@@ -17,7 +17,7 @@ from typing import Any
 import grpc
 import pytest
 from torpor.predictors.batching.policy import BatchingSettings
-from torpor.predictors.errors import ModelFailed
+from torpor.predictors.errors import Forbidden, ModelFailed
 from torpor.predictors.protocol.messages import message
 from torpor.predictors.runtime.cores import usable_cores
 from torpor.predictors.serving.data_plane import DataPlane, Served
@@ -203,6 +203,23 @@ def test_single_versions_wait_for_changes_that_are_being_made(caplog: pytest.Log
     assert "model m version 1: unloaded" in caplog.messages
 
 
+def test_a_default_is_taken_away_as_a_single_version_alone() -> None:
+    """Requests without a version would else get another one from then on."""
+
+    async def scenario() -> None:
+        catalog = Loading()
+        await catalog.repository.load("m")
+        with pytest.raises(Forbidden, match="version 2 is the default of model 'm', which has others"):
+            await catalog.repository.remove("m", "2")
+        for version in ("1", "2"):
+            await catalog.repository.remove("m", version)
+        assert catalog.data_plane.names() == []
+        await catalog.repository._retiring.ended()
+        assert catalog.closed == [2, 1]
+
+    asyncio.run(scenario())
+
+
 @pytest.mark.parametrize("error", [ValueError("no weights"), SystemExit("no weights")], ids=["raises", "exits"])
 def test_a_single_version_that_does_not_load_is_a_failure(error: BaseException) -> None:
     """Also of a class that calls sys.exit; what was served goes on."""
@@ -218,8 +235,8 @@ def test_a_single_version_that_does_not_load_is_a_failure(error: BaseException) 
 
 
 @pytest.mark.parametrize("error", [ValueError("no weights"), SystemExit("no weights")], ids=["raises", "exits"])
-def test_a_load_that_fails_half_way_leaves_nothing(error: BaseException) -> None:
-    """The versions that it had loaded are closed; a class that calls sys.exit fails like any other."""
+def test_a_load_that_fails_half_way_leaves_nothing(error: BaseException, caplog: pytest.LogCaptureFixture) -> None:
+    """The versions that it had loaded are closed; a class that calls sys.exit fails like any other, with its traceback."""
 
     async def scenario() -> None:
         catalog = Loading(fails={2: error})
@@ -231,6 +248,8 @@ def test_a_load_that_fails_half_way_leaves_nothing(error: BaseException) -> None
         assert (entry["state"], entry["reason"]) == ("UNAVAILABLE", f"{type(error).__name__}: no weights")
 
     asyncio.run(scenario())
+    (record,) = caplog.records
+    assert (record.getMessage(), record.exc_info and record.exc_info[1]) == ("model m failed to load", error)
 
 
 def test_a_load_that_hangs_fails_and_lets_the_next_go_on() -> None:

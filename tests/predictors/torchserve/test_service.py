@@ -112,11 +112,12 @@ def test_rows_that_the_handler_changed_are_read_anew() -> None:
 
 
 @pytest.mark.parametrize("items", [0, 1, 3])
-def test_a_number_of_items_that_is_not_the_rows_is_nobodys(items: int) -> None:
+def test_a_number_of_items_that_is_not_the_rows_is_nobodys(items: int, caplog: pytest.LogCaptureFixture) -> None:
     """Each is asked for alone, and then what the handler gives is its own."""
     bench = Bench(lambda data, context: ["y"] * (items if len(data) > 1 else 1))
     assert ends(bench.run("a", "b")) == [b"y", b"y"]
     assert bench.called == [["a", "b"], ["a"], ["b"]]
+    assert caplog.messages == [f"the handler gave {items} items for 2 rows of 2 requests"]
 
 
 @pytest.mark.parametrize("items", [0, 3])
