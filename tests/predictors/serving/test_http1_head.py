@@ -261,6 +261,11 @@ def test_extensions_have_the_bytes_that_their_grammar_gives_them(
     assert allowed(before, after, is_read) == expected
 
 
+def test_a_trailer_has_the_bytes_of_a_field() -> None:
+    """All of it, though it is dropped."""
+    assert allowed(b"0\r\nx: a", b"b\r\n\r\n", lambda data: ChunkedBody().feed(data) == ([], b"")) == TEXT
+
+
 def test_a_size_is_hexadecimal_in_either_case() -> None:
     """0 to 9, a to f, A to F."""
     for digits in (b"0123456789", b"abcdef", b"ABCDEF"):

@@ -75,8 +75,8 @@ def test_requests_share_a_call_and_each_has_its_part() -> None:
     assert not bench.called
 
 
-def test_a_handler_that_raises_is_asked_again_for_halves() -> None:
-    """Until the request that it is about is alone; what the handler had changed of the others is as it was."""
+def test_a_handler_that_raises_is_asked_again_for_halves(caplog: pytest.LogCaptureFixture) -> None:
+    """Until the request that it is about is alone, which is in the log once."""
 
     def handle(data: list[Any], context: Context) -> Any:
         if "x" in data:
@@ -89,6 +89,7 @@ def test_a_handler_that_raises_is_asked_again_for_halves() -> None:
     assert ends(replies) == [b"A", b"B B", "Prediction failed: the handler raised ValueError", b"C", b"D"]
     assert bench.called == [["a", "b", "b", "x", "c", "d"], ["a", "b", "b", "x"], ["a", "b", "b"], ["x"], ["c", "d"]]
     assert replies[2]["error"] == "ModelFailed"
+    assert caplog.messages == ["the handler raised"]
 
 
 class Objects(Words):
@@ -236,8 +237,8 @@ def test_a_request_without_rows_has_its_headers() -> None:
         seen.append(([*data], [*context.request_ids.values()]))
         return upper(data, context)
 
-    assert ends(Bench(handle).run(" ", "a")) == [b"", b"A"]
-    assert seen == [(["a"], ["id- ", "id-a"])]
+    assert ends(Bench(handle).run(" ", "a b", "c")) == [b"", b"A B", b"C"]
+    assert seen == [(["a", "b", "c"], ["id- ", "id-a b", "id-a b", "id-c"])]
 
 
 @pytest.mark.parametrize("status", [200, 599, 199, 600, True, "200", None])
@@ -265,6 +266,18 @@ def test_headers_are_the_handlers_texts() -> None:
 
     (reply,) = Bench(handle).run("a")
     assert reply["headers"] == {"content-type": "image/png", "x-n": "1", "x-t": "?"}
+
+
+class Untyped(Words):
+    """Says nothing of what an answer is."""
+
+    def answer(self, call: Call, results: Any) -> Answer:
+        return Answer("", [])
+
+
+def test_an_answer_may_have_no_type() -> None:
+    """Then nothing is said of it."""
+    assert Bench(envelope=Untyped()).run("a")[0]["headers"] == {}
 
 
 class PredictionException(Exception):
