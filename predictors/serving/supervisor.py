@@ -231,10 +231,6 @@ class Supervisor:
         async with asyncio.TaskGroup() as group:
             for worker_number in range(1, self._processes + 1):
                 group.create_task(self._keep(worker_number), name=f"worker {worker_number}")
-        loop.remove_reader(self._port)
-        self._port.close()
-        for connection in self._held:
-            connection.close()
         return self._status
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
@@ -396,15 +392,13 @@ class Supervisor:
             return
         self._is_paused = True
         loop = asyncio.get_running_loop()
-        if self._port.fileno() >= 0:
-            loop.remove_reader(self._port)
+        loop.remove_reader(self._port)
         loop.call_later(_PAUSE_S, self._resume)
 
     def _resume(self) -> None:
         self._is_paused = False
-        if self._port.fileno() >= 0:
-            asyncio.get_running_loop().add_reader(self._port, self._accept)
-            self._accept()  # what is held makes no event
+        asyncio.get_running_loop().add_reader(self._port, self._accept)
+        self._accept()  # what is held makes no event
 
     async def _metrics(self) -> list[tuple[str, str]]:
         """(worker, its metrics as text), and those of workers that have ended; who does not answer counts as before."""

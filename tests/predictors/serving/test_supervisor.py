@@ -1,6 +1,7 @@
 """What a supervisor decides about its workers, which are played here (`test_processes.py` has real ones)."""
 
 import asyncio
+import errno
 import itertools
 import logging
 import math
@@ -17,7 +18,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from torpor.predictors.errors import Unavailable
+from torpor.predictors.errors import NotFound, Unavailable
 from torpor.predictors.serving import supervisor as supervisor_module
 from torpor.predictors.serving.channel import Channel, Handler
 from torpor.predictors.serving.data_plane import DataPlane
@@ -436,8 +437,67 @@ def test_a_connection_that_nobody_takes_waits_for_somebody(caplog: pytest.LogCap
     run(story())
 
 
+@asynccontextmanager
+async def calling(supervisor: Supervisor) -> AsyncIterator[tuple[Worker, socket.socket]]:
+    """Somebody has called a port that is open. A worker that is not ready, and its end of the handover."""
+    worker = worker_of(supervisor, State.STARTING)
+    worker._handover, its = socket.socketpair()
+    its.setblocking(False)
+    loop = asyncio.get_running_loop()
+    supervisor._port.listen()
+    with worker._handover, its, socket.socket() as caller:
+        caller.setblocking(False)
+        await loop.sock_connect(caller, supervisor._port.getsockname())
+        yield worker, its
+        loop.remove_reader(supervisor._port)
+        for connection in worker.untaken:
+            connection.close()
+
+
+def test_connections_stay_in_the_backlog_while_nobody_is_ready() -> None:
+    """They would each cost a descriptor here."""
+
+    async def story() -> None:
+        with supervising() as supervisor:
+            async with calling(supervisor) as (worker, its):
+                supervisor._accept()
+                assert not supervisor._held
+                worker.state = State.READY
+                assert await asyncio.get_running_loop().sock_recv(its, 16) == GIVEN
+                supervisor._accept()  # nobody else has called, which is no error
+
+    run(story())
+
+
+def test_a_connection_for_which_no_descriptor_is_left_waits(caplog: pytest.LogCaptureFixture) -> None:
+    """In the backlog, from which it comes when there is one again."""
+
+    async def story() -> None:
+        with supervising() as supervisor:
+            async with calling(supervisor) as (worker, its):
+                worker.state = State.READY
+                port = supervisor._port
+
+                def accept() -> Any:
+                    supervisor._port = port
+                    raise OSError(errno.EMFILE, "Too many open files")
+
+                supervisor._port = SimpleNamespace(accept=accept, fileno=port.fileno)  # type: ignore[assignment]
+                supervisor._accept()
+                assert not worker.untaken
+                loop = asyncio.get_running_loop()
+                assert await loop.sock_recv(its, 16) == GIVEN
+                with socket.socket() as another:
+                    another.setblocking(False)
+                    await loop.sock_connect(another, port.getsockname())
+                    assert await loop.sock_recv(its, 16) == GIVEN
+
+    run(story())
+    assert caplog.messages == ["accept: [Errno 24] Too many open files"]
+
+
 def test_a_connection_that_a_worker_had_no_descriptor_for_goes_to_another() -> None:
-    """Nothing else need happen at the port for that."""
+    """Nothing else need happen at the port for that; and so the next time."""
 
     async def story() -> None:
         with supervising() as supervisor, socket.socket() as connection:
@@ -446,8 +506,9 @@ def test_a_connection_that_a_worker_had_no_descriptor_for_goes_to_another() -> N
             its.setblocking(False)
             with worker._handover, its:
                 supervisor._open()
-                supervisor._take_back(connection)
-                assert await asyncio.get_running_loop().sock_recv(its, 16) == GIVEN
+                for _ in range(2):
+                    supervisor._take_back(connection)
+                    assert await asyncio.get_running_loop().sock_recv(its, 16) == GIVEN
             asyncio.get_running_loop().remove_reader(supervisor._port)
 
     run(story())
@@ -487,6 +548,20 @@ def test_a_new_worker_is_passed_connections_until_it_has_about_its_share(monkeyp
             assert await limits.after(1.0) == ["1: None"]
             small.connections = 0
             assert await limits.after(100.0) == []
+
+    run_virtually(story())
+
+
+def test_who_has_its_share_is_told_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes to it later would end with the next answer."""
+
+    async def story() -> None:
+        limits = Limits(monkeypatch)
+        with supervising(processes=3) as supervisor:
+            for count in (68, 34, 0):
+                worker_of(supervisor, connections=count)
+            supervisor._even_out()
+            assert await limits.after(0.5) == ["1: 34"]
 
     run_virtually(story())
 
@@ -570,7 +645,7 @@ def test_a_worker_keeps_as_many_connections_as_it_is_told() -> None:
 # Metrics
 
 
-def test_a_worker_that_does_not_tell_its_metrics_counts_as_before() -> None:
+def test_a_worker_that_does_not_tell_its_metrics_counts_as_before(caplog: pytest.LogCaptureFixture) -> None:
     """One that hangs, one that has just ended; one that has never been ready has none."""
 
     async def never(_: str) -> str:
@@ -592,6 +667,8 @@ def test_a_worker_that_does_not_tell_its_metrics_counts_as_before() -> None:
             return await supervisor._metrics()
 
     assert run_virtually(story()) == [("", ""), ("1", "old"), ("2", "old"), ("3", "new")]
+    reasons = [message.removeprefix("worker ") for message in caplog.messages]
+    assert reasons == ["1 does not tell its metrics: ", "2 does not tell its metrics: it has ended"]
 
 
 # Changes
@@ -677,3 +754,48 @@ def test_changes_are_made_one_after_the_other() -> None:
         assert steps == ["prepare a", "commit a", "prepare b", "commit b"]
 
     run(story())
+
+
+def test_a_worker_that_does_not_do_what_all_have_prepared_is_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    """The others have, and so the caller is told that it is done."""
+
+    async def prepare(_: Any) -> None:
+        pass
+
+    async def commit(_: Any) -> None:
+        raise NotFound("no such model")
+
+    async def story() -> None:
+        with supervising() as supervisor:
+            its = Channel({"prepare": prepare, "commit": commit})
+            async with joined(worker_of(supervisor), its):
+                await its.call("change", ["m", True])
+            assert supervisor._changes == {"m": True}
+
+    run(story())
+    assert caplog.messages == ["a worker did not change model m: no such model"]
+
+
+# The port
+
+
+def test_a_port_is_free_again_at_once() -> None:
+    """Connections that the server has closed linger for a minute, and would keep a restart from it."""
+    with bound_port("127.0.0.1", 0) as port:
+        port.listen()
+        address = port.getsockname()
+        with socket.create_connection(address) as caller:
+            port.setblocking(True)
+            port.accept()[0].close()
+            assert caller.recv(1) == b""
+    with bound_port(*address) as port:
+        assert port.getsockname() == address
+
+
+def test_a_port_that_is_taken_is_an_error() -> None:
+    """Of the system, with its number."""
+    with bound_port("127.0.0.1", 0) as taken:
+        taken.listen()
+        with pytest.raises(OSError, match="Address already in use") as raised:
+            bound_port(*taken.getsockname())
+    assert raised.value.errno == errno.EADDRINUSE
