@@ -284,9 +284,10 @@ def test_only_100_continue_is_waited_for(expected: bytes, awaits: bool) -> None:
 
 @pytest.mark.parametrize(("minor", "awaits"), [(1, True), (0, False)])
 def test_who_speaks_http10_does_not_wait_to_continue(minor: int, awaits: bool) -> None:
-    """It knows no interim answers, so its expectation is passed over (RFC 9110, 10.1.1)."""
+    """It knows neither interim answers, so that its expectation is passed over (RFC 9110, 10.1.1), nor chunks."""
     block = b"POST / HTTP/1.%d\r\nHost: h\r\nContent-Length: 1\r\nExpect: 100-continue\r\n\r\n" % minor
-    assert read_head(block).awaits_continue is awaits
+    head = read_head(block)
+    assert (head.awaits_continue, head.reads_chunks) == (awaits, awaits)
 
 
 @pytest.mark.parametrize("end", [b"", b"\r", b"\r\n", b"\r\nhello"])

@@ -85,6 +85,7 @@ def kept(supervisor: Supervisor) -> int:
 
     async def story() -> int:
         await supervisor._keep(1)
+        assert not supervisor._workers
         return supervisor._status
 
     return run_virtually(story())
@@ -101,11 +102,77 @@ def test_a_worker_that_fails_again_and_again_ends_the_server(monkeypatch: pytest
     assert waits == pytest.approx([0, 1, 2, 0, 1, 2, 4, 8])
 
 
-def test_a_first_start_that_ends_is_a_failure_whatever_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_first_start_that_ends_is_a_failure_whatever_it_says(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """Nobody serves, even if the worker's status is 0."""
     Ends(monkeypatch, (False, 0))
     with supervising(processes=1) as supervisor:
         assert kept(supervisor) == 1
+    assert caplog.messages == ["worker 1 has ended with status 0"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+def test_a_signal_ends_as_many_workers_as_there_are(monkeypatch: pytest.MonkeyPatch, number: signal.Signals) -> None:
+    """They begin together, are told by the signal that came, and the status is theirs."""
+    started: list[int] = []
+    told: list[signal.Signals] = []
+
+    async def story() -> int:
+        ends = asyncio.Event()
+
+        async def run(worker: Worker, command: Any) -> int:
+            started.append(worker.number)
+            if len(started) == 3:
+                os.kill(os.getpid(), number)
+            await ends.wait()
+            return 0
+
+        def send_signal(worker: Worker, number: signal.Signals) -> None:
+            told.append(number)
+            ends.set()
+
+        monkeypatch.setattr(Worker, "run", run)
+        monkeypatch.setattr(Worker, "send_signal", send_signal)
+        with supervising(processes=3) as supervisor:
+            return await asyncio.wait_for(supervisor.run(), TIMEOUT_S)
+
+    assert asyncio.run(story()) == 0
+    assert (started, told) == ([1, 2, 3], [number] * 3)
+
+
+COUNTED = """# HELP a_total x
+# TYPE a_total counter
+a_total 3.0
+# HELP b x
+# TYPE b gauge
+b 5.0
+"""
+
+
+def test_what_a_worker_leaves_behind_is_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connections that it had not taken, at once, and what it has counted; how things stood with it is nobody's."""
+
+    async def story() -> None:
+        with supervising() as supervisor, socket.socket() as connection:
+            supervisor._is_open = True
+            living = worker_of(supervisor)
+            living._handover, its = socket.socketpair()
+
+            async def dies(worker: Worker, command: Any) -> int:
+                worker.untaken.append(connection)
+                worker.metrics = COUNTED
+                supervisor.stop()
+                return 137
+
+            monkeypatch.setattr(Worker, "run", dies)
+            with living._handover, its:
+                await supervisor._keep(2)
+                assert list(living.untaken) == [connection]
+            assert "a_total 3.0" in supervisor._retired
+            assert "b 5.0" not in supervisor._retired
+
+    run(story())
 
 
 def test_one_worker_that_fails_while_all_leave_is_the_servers_status(
@@ -192,7 +259,9 @@ def test_a_workers_status_is_as_a_shell_has_it(code: str, status: int) -> None:
 
 
 LEAVES_A_CHILD = "import os, sys; os.fork() or (os.close(int(sys.argv[4])), open(sys.argv[1]))"
-TAKES_ONE = "import os, sys; os.write(int(sys.argv[3]), b't'); open(sys.argv[1])"
+TAKES_TWO = (
+    "import os, sys; h = int(sys.argv[3]); os.write(h, b't'); os.read(h, 1); os.write(h, b't'); open(sys.argv[1])"
+)
 
 
 def test_a_worker_is_heard_whose_predecessor_left_a_child(tmp_path: Path) -> None:
@@ -205,10 +274,13 @@ def test_a_worker_is_heard_whose_predecessor_left_a_child(tmp_path: Path) -> Non
         with supervising() as supervisor:
             first, second = (worker_of(supervisor) for _ in range(2))
             assert await first.run([sys.executable, "-c", LEAVES_A_CHILD, str(gates[0])]) == 0
-            is_taken = asyncio.Event()
-            second.untaken.append(SimpleNamespace(close=is_taken.set))  # type: ignore[arg-type]
-            running = asyncio.create_task(second.run([sys.executable, "-c", TAKES_ONE, str(gates[1])]))
-            await is_taken.wait()
+            taken = [asyncio.Event(), asyncio.Event()]
+            second.untaken.extend(SimpleNamespace(close=event.set) for event in taken)  # type: ignore[misc]
+            running = asyncio.create_task(second.run([sys.executable, "-c", TAKES_TWO, str(gates[1])]))
+            await taken[0].wait()
+            assert second._handover is not None
+            second._handover.send(GIVEN)
+            await taken[1].wait()
             for gate in gates:
                 gate.open("w").close()
             assert await running == 0
@@ -514,6 +586,31 @@ def test_a_connection_that_a_worker_had_no_descriptor_for_goes_to_another() -> N
     run(story())
 
 
+def test_connections_are_let_in_when_all_are_ready() -> None:
+    """Not before."""
+
+    async def story() -> None:
+        with supervising(worker_timeout_s=0) as supervisor:
+            address = supervisor._port.getsockname()
+            first, second = (worker_of(supervisor, State.STARTING) for _ in range(2))
+            first._handover, its = socket.socketpair()
+            its.setblocking(False)
+            with first._handover, its:
+                assert await supervisor._handlers(first)["ready"]({}) == {}
+                with pytest.raises(ConnectionRefusedError):
+                    socket.create_connection(address)
+                assert await supervisor._handlers(second)["ready"]({}) == {}
+                assert (supervisor._is_open, first.was_ready, second.state) == (True, True, State.READY)
+                second.is_full = True
+                loop = asyncio.get_running_loop()
+                with socket.create_connection(address):
+                    assert await loop.sock_recv(its, 16) == GIVEN
+                first.untaken.pop().close()
+            loop.remove_reader(supervisor._port)
+
+    run(story())
+
+
 class Limits:
     """What workers are told to keep, as "number: most"."""
 
@@ -595,6 +692,21 @@ def test_three_quarters_of_its_share_are_enough(monkeypatch: pytest.MonkeyPatch,
             worker_of(supervisor, connections=fewest)
             supervisor._even_out()
             assert await limits.after(0.5) == told
+
+    run_virtually(story())
+
+
+def test_a_worker_that_becomes_ready_is_passed_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From then on."""
+
+    async def story() -> None:
+        limits = Limits(monkeypatch)
+        with supervising(worker_timeout_s=0) as supervisor:
+            supervisor._is_open = True
+            worker_of(supervisor, connections=4)
+            new = worker_of(supervisor, State.STARTING)
+            await supervisor._handlers(new)["ready"]({})
+            assert await limits.after(0.5) == ["1: 2"]
 
     run_virtually(story())
 
@@ -752,6 +864,65 @@ def test_changes_are_made_one_after_the_other() -> None:
             async with joined(worker, its):
                 await asyncio.gather(*(its.call("change", [name, True]) for name in "ab"))
         assert steps == ["prepare a", "commit a", "prepare b", "commit b"]
+
+    run(story())
+
+
+def test_a_change_that_one_cannot_prepare_is_made_by_nobody() -> None:
+    """Whoever asked is told why, when all have said what they can, and all forget it."""
+
+    async def story() -> None:
+        told: list[str] = []
+        may_end = asyncio.Event()
+
+        async def prepare(_: Any) -> None:
+            await may_end.wait()
+            told.append("prepared")
+
+        async def fail(_: Any) -> None:
+            may_end.set()
+            raise NotFound("no such model")
+
+        async def abort(name: str) -> None:
+            told.append(f"abort {name}")
+
+        with supervising() as supervisor:
+            able, unable = Channel({"prepare": prepare, "abort": abort}), Channel({"prepare": fail, "abort": abort})
+            async with joined(worker_of(supervisor), able), joined(worker_of(supervisor), unable):
+                with pytest.raises(NotFound, match="no such model"):
+                    await able.call("change", ["m", True])
+            assert told == ["prepared", "abort m", "abort m"]
+            assert supervisor._changes == {}
+
+    run(story())
+
+
+DIES_OF_A_CHANGE = "import os, sys; os.read(int(sys.argv[3]), 1)"
+
+
+def test_a_worker_that_dies_of_a_change_holds_back_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that takes its place follows."""
+
+    async def story() -> None:
+        async def done(_: Any) -> None:
+            pass
+
+        with supervising() as supervisor:
+            dying = worker_of(supervisor)
+            serve, is_there = dying.channel.run, asyncio.Event()
+
+            async def run() -> None:
+                is_there.set()
+                await serve()
+
+            monkeypatch.setattr(dying.channel, "run", run)
+            running = asyncio.create_task(dying.run([sys.executable, "-c", DIES_OF_A_CHANGE]))
+            its = Channel({"prepare": done, "commit": done})
+            async with joined(worker_of(supervisor), its):
+                await is_there.wait()
+                await its.call("change", ["m", True])
+            assert await running == 0
+            assert supervisor._changes == {"m": True}
 
     run(story())
 
