@@ -1,6 +1,7 @@
 """Several models and versions in one server, and the v2 repository API: a change is seen by all processes, or by none."""
 
 import asyncio
+import faulthandler
 import gc
 import json
 import logging
@@ -17,7 +18,7 @@ from typing import Any
 import grpc
 import pytest
 from torpor.predictors.batching.policy import BatchingSettings
-from torpor.predictors.errors import Forbidden, ModelFailed
+from torpor.predictors.errors import Forbidden, InvalidInput, ModelFailed, NotFound, NotSupported
 from torpor.predictors.protocol.messages import message
 from torpor.predictors.runtime.cores import usable_cores
 from torpor.predictors.serving.data_plane import DataPlane, Served
@@ -175,6 +176,87 @@ def test_changes_that_come_together_are_made_one_after_the_other() -> None:
         await asyncio.gather(*(catalog.repository.load("m") for _ in range(3)))
         await catalog.repository._retiring.ended()
         assert (catalog.most, sorted(catalog.closed)) == (1, [1, 2, 3, 4])
+
+    asyncio.run(scenario())
+
+
+def test_a_start_loads_what_nobody_has_unloaded(caplog: pytest.LogCaptureFixture) -> None:
+    """All versions, the default first, each with its import as a phase of the start; a later worker is told the changes."""
+    caplog.set_level(logging.INFO)
+
+    async def scenario() -> None:
+        catalog = Loading()
+        await catalog.repository.load_all({"m": False})
+        assert (catalog.data_plane.names(), catalog.repository.changes) == ([], {"m": False})
+        await catalog.repository.load_all({"m": True})
+        assert [model.version for model in catalog.data_plane.versions("m")] == ["2", "1"]
+        assert catalog.repository.changes == {"m": True}
+        assert "import" in catalog.data_plane.metrics.start_phases
+
+    try:
+        asyncio.run(scenario())
+    finally:
+        gc.unfreeze()
+    assert caplog.messages == ["loading m version 2", "loading m version 1"]
+
+
+def test_a_start_that_hangs_fails() -> None:
+    """With the version and its limit in words."""
+
+    async def scenario() -> None:
+        with pytest.raises(
+            TimeoutError, match="m version 1 has not been imported, loaded and warmed up in load_timeout_s"
+        ):
+            await Loading(hangs=frozenset({2})).repository.load_all({})
+
+    try:
+        asyncio.run(scenario())
+    finally:
+        faulthandler.cancel_dump_traceback_later()  # it would end this process too
+        gc.unfreeze()
+
+
+def test_what_is_unloaded_is_there_to_be_loaded(caplog: pytest.LogCaptureFixture) -> None:
+    """The index says so to who asks for more than what is served; a change is remembered and in the log."""
+    caplog.set_level(logging.INFO)
+
+    async def scenario() -> None:
+        catalog = Loading()
+        repository = catalog.repository
+
+        def index(only_ready: bool = False) -> list[tuple[str, str, str]]:
+            return [(one["version"], one["state"], one["reason"]) for one in repository.index(only_ready)]
+
+        assert (index(), index(only_ready=True)) == ([("", "UNAVAILABLE", "")], [])
+        with pytest.raises(NotFound):
+            await repository.unload("m")
+        assert repository.changes == {}
+        await repository.load("m", {})
+        assert index() == index(only_ready=True) == [("2", "READY", ""), ("1", "READY", "")]
+        assert repository.changes == {"m": True}
+        await repository.unload("m")
+        assert (index(), index(only_ready=True)) == ([("", "UNAVAILABLE", "unloaded")], [])
+        assert repository.changes == {"m": False}
+        await repository.load("m")
+        catalog.data_plane.publish("m", [])
+        assert index() == [("", "UNAVAILABLE", "")]
+        await repository._retiring.ended()
+
+    asyncio.run(scenario())
+    assert caplog.messages == ["model m: loaded", "model m: unloaded", "model m: loaded"]
+
+
+def test_what_may_not_be_changed_is_not() -> None:
+    """By nobody unless the operator says so, and a model's settings by no load."""
+
+    async def scenario() -> None:
+        catalog = Loading()
+        with pytest.raises(InvalidInput, match="parameters must be empty"):
+            await catalog.repository.load("m", {"config": "{}"})
+        catalog.repository.may_change = False
+        with pytest.raises(NotSupported, match="without --model-control-mode explicit"):
+            await catalog.repository.load("m")
+        assert catalog.loads == 0
 
     asyncio.run(scenario())
 
