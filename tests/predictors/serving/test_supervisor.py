@@ -170,7 +170,7 @@ def test_what_a_worker_leaves_behind_is_the_others(monkeypatch: pytest.MonkeyPat
                 await supervisor._keep(2)
                 assert list(living.untaken) == [connection]
             assert "a_total 3.0" in supervisor._retired
-            assert "b 5.0" not in supervisor._retired
+            assert "5.0" not in supervisor._retired
 
     run(story())
 
