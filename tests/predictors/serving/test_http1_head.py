@@ -266,6 +266,18 @@ def test_a_trailer_has_the_bytes_of_a_field() -> None:
     assert allowed(b"0\r\nx: a", b"b\r\n\r\n", lambda data: ChunkedBody().feed(data) == ([], b"")) == TEXT
 
 
+def test_what_follows_a_body_is_not_its_trailers() -> None:
+    """However much of it has come with the empty line that ends them."""
+    chunks, following = ChunkedBody(), b"x" * (MAX_HEAD_BYTES + 1)
+    assert chunks.feed(b"0\r\n") == ([], None)
+    assert chunks.feed(b"\r\n" + following) == ([], following)
+
+
+def test_a_head_has_what_its_fields_ask_for() -> None:
+    """Beside the body, here how that is packed."""
+    assert read_head(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Encoding: gzip\r\n\r\n").options.coding == b"gzip"
+
+
 def test_a_size_is_hexadecimal_in_either_case() -> None:
     """0 to 9, a to f, A to F."""
     for digits in (b"0123456789", b"abcdef", b"ABCDEF"):
