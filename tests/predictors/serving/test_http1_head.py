@@ -142,7 +142,21 @@ def test_other_versions_are_refused(version: bytes) -> None:
     "size",
     [
         *(b"%016x" % 5, b"10000000000000000", b"-5", b"0x5", b"5 5", b"", b"5 ", b"5\t", b" 5"),
-        *(b"5;", b"5 ;a", b"5; a", b"5;a ", b"5;a\x7f", b"5;a b", b"5;;a", b"5;=a", b"5;a=", b'5;a="b', b'5;a="b"c'),
+        *(
+            b"5;",
+            b"5 ;a",
+            b"5; a",
+            b"5;a ",
+            b"5;a\x7f",
+            b"5;a b",
+            b"5;;a",
+            b"5;=a",
+            b"5;a=",
+            b"5;a =b",
+            b"5;a= b",
+            b'5;a="b',
+            b'5;a="b"c',
+        ),
     ],
 )
 def test_a_size_that_is_none_is_refused(size: bytes) -> None:

@@ -216,6 +216,23 @@ def test_a_start_that_hangs_fails() -> None:
         gc.unfreeze()
 
 
+def test_a_start_ends_by_itself_if_nothing_in_python_can_end_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two seconds after each version's time, with the traceback; a version that is loaded has no more time to fear."""
+
+    class Limited(Loading):
+        def load_timeout_s(self, version: str) -> float:
+            return 60.0 if version == "2" else 0.0
+
+    calls: list[Any] = []
+    monkeypatch.setattr(faulthandler, "dump_traceback_later", lambda *limit_s, **how: calls.append((*limit_s, how)))
+    monkeypatch.setattr(faulthandler, "cancel_dump_traceback_later", lambda: calls.append("cancelled"))
+    try:
+        asyncio.run(Limited().repository.load_all({}))
+    finally:
+        gc.unfreeze()
+    assert calls == [(62.0, {"exit": True, "file": 2}), "cancelled", "cancelled"]
+
+
 def test_what_is_unloaded_is_there_to_be_loaded(caplog: pytest.LogCaptureFixture) -> None:
     """The index says so to who asks for more than what is served; a change is remembered and in the log."""
     caplog.set_level(logging.INFO)
