@@ -1,5 +1,6 @@
 """What a folder of archives serves: names, versions, and each model's settings."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -198,6 +199,17 @@ def test_a_snapshot_may_leave_a_model_without_workers(tmp_path: Path) -> None:
     write_mar(tmp_path / "model-store/a.mar", CODE)
     found = assembled(write_storage(tmp_path, {"a": {"1.0": entry("a.mar", minWorkers=0, maxWorkers=4)}}), "a")
     assert (found.model.workers, found.model.most_workers) == (0, 4)
+
+
+def test_a_registrations_handler_is_before_the_archives(tmp_path: Path) -> None:
+    """Where it names one."""
+    write_mar(tmp_path / "a.mar", CODE)
+    store = ArchiveStore.of(tmp_path, Outside({}, {}), 4, None)
+    (archive,) = store.model("a").archives
+    own = store.model("a").assemble("1.0").archive.manifest.handler
+    assert own == "handler.py"
+    store.add("a", replace(archive, handler="image_classifier"))
+    assert store.model("a").assemble("1.0").archive.manifest.handler == "image_classifier"
 
 
 def test_what_nobody_says_is_torchserves_default(tmp_path: Path) -> None:
