@@ -60,6 +60,8 @@ def test_a_model_that_there_is_not_is_named(tmp_path: Path) -> None:
         write_mar(tmp_path / f"{name}.mar", CODE, manifest(name))
     with pytest.raises(NotFound, match="model 'c' is unknown, must be one of a, b"):
         ArchiveStore.of(tmp_path, Outside({}, {}), 4, None).model("c")
+    with pytest.raises(SettingError, match="--model-name: 'c', but .* has several models: a, b"):
+        ArchiveStore.of(tmp_path, Outside({}, {}), 4, "c")
 
 
 def test_a_configuration_says_how_large_a_request_may_be(tmp_path: Path) -> None:
