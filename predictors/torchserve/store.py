@@ -162,9 +162,9 @@ def _archives(root: Path, config: Config, store: Path | None) -> Iterator[tuple[
         yield named_archive(root, config)
     elif config.snapshot is not None:
         yield from _of_snapshot(config, config.snapshot, store, root / CONFIG)
-    elif config.load_models.strip() == "none":
+    elif config.load_models == "none":
         return
-    elif config.load_models.strip() in ("", "all"):
+    elif config.load_models in ("", "all"):
         for path in sorted(filter(is_archive, store.iterdir())):
             yield named_archive(path, config)
     else:

@@ -175,9 +175,10 @@ def test_the_folder_beside_the_configuration_is_the_store(tmp_path: Path) -> Non
         served(root)
     (root / "model-store").rmdir()
     assert served(root) == {"a": ["1.0"]}
-    (root / "config/config.properties").write_text("")
-    with pytest.raises(SettingError, match=r"model_store = '', must be a folder"):
-        served(root)
+    for store, more in (("", ""), ("/nowhere", "model_store=/nowhere")):
+        (root / "config/config.properties").write_text(more)
+        with pytest.raises(SettingError, match=f"model_store = '{store}', must be a folder"):
+            served(root)
 
 
 def test_settings_come_from_flags_snapshot_yaml_models_and_defaults(tmp_path: Path) -> None:
