@@ -60,7 +60,7 @@ def test_a_model_that_there_is_not_is_named(tmp_path: Path) -> None:
         write_mar(tmp_path / f"{name}.mar", CODE, manifest(name))
     with pytest.raises(NotFound, match="model 'c' is unknown, must be one of a, b"):
         ArchiveStore.of(tmp_path, Outside({}, {}), 4, None).model("c")
-    with pytest.raises(SettingError, match="--model-name: 'c', but .* has several models: a, b"):
+    with pytest.raises(SettingError, match=r"--model-name: 'c', but .* has several models: a, b"):
         ArchiveStore.of(tmp_path, Outside({}, {}), 4, "c")
 
 
