@@ -46,6 +46,13 @@ def test_a_folder_of_archives_has_them_all(tmp_path: Path) -> None:
         served(tmp_path, "x")
 
 
+def test_a_folders_archives_are_in_the_order_of_their_files(tmp_path: Path) -> None:
+    """Whatever order the disk has them in: the first is the default."""
+    for number in (3, 1, 6, 2, 5, 4):
+        write_mar(tmp_path / f"{number}.mar", CODE, manifest("m", version=str(number)))
+    assert served(tmp_path) == {"m": ["1", "2", "3", "4", "5", "6"]}
+
+
 def test_archives_may_come_later(tmp_path: Path) -> None:
     """Where there is management; then there may be none, also under a name for the only one."""
     outside = Outside({}, {})
