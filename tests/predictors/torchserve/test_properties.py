@@ -123,7 +123,8 @@ def test_the_environment_counts_where_the_file_says_so(tmp_path: Path, caplog: p
     assert read(tmp_path, "", TS_SERVICE_ENVELOPE="kserve").service_envelope == ""
     text = "enable_envvars_config=true\nservice_envelope=body"
     assert read(tmp_path, text, TS_SERVICE_ENVELOPE="kserve").service_envelope == "kserve"
-    assert read(tmp_path, text.replace("true", "TRUE"), TS_SERVICE_ENVELOPE="").service_envelope == "body"
+    assert read(tmp_path, text.replace("true", "TRUE"), TS_SERVICE_ENVELOPE="kserve").service_envelope == "kserve"
+    assert read(tmp_path, text, TS_SERVICE_ENVELOPE="").service_envelope == "body"
     assert read(tmp_path, text.replace("true", "no"), TS_SERVICE_ENVELOPE="kserve").service_envelope == "body"
     assert read(
         tmp_path, f"{text}\ndisable_token_authorization=false", TS_DISABLE_TOKEN_AUTHORIZATION="true"
