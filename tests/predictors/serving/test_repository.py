@@ -880,7 +880,7 @@ import numpy as np
 
 class Counts:
     def predict(self, x: Annotated[np.ndarray, "float32[rows]"]):
-        return x * 0 + int(os.environ["OPENBLAS_NUM_THREADS"])
+        return x * 0 + int(os.environ["OMP_NUM_THREADS"])
 """
 
 
@@ -889,7 +889,7 @@ def test_a_class_without_torch_has_its_share_of_the_cores(
     start, connect_http1, tmp_path, monkeypatch, processes: int
 ) -> None:
     """The libraries beneath numpy would count those of the node."""
-    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     (tmp_path / "counts.py").write_text(COUNTS)
     (tmp_path / "model.toml").write_text('class = "counts:Counts"\nname = "counts"\n')
     server = start(tmp_path, "--processes", str(processes))
