@@ -331,7 +331,7 @@ class Agent:
     def _make_room(self) -> None:
         with suppress(Refused, OSError):
             self._download.clear()
-            self._node.discard_staging()
+            self._node.make_room()
 
     # What is said
 

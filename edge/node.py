@@ -126,10 +126,12 @@ class Node:
             self._disk.point(self.root / "current", f"generations/{before.number}")
             return before
 
-    def discard_staging(self) -> None:
-        """Give back the room of an installation that was broken off. Raises Refused."""
+    def make_room(self) -> None:
+        """Remove staging, and the generations that were taken back or never came to be served. Raises Refused."""
         with self._alone():
             self._disk.remove_tree(self._staging)
+            if current := self.current():
+                self._remove_others(current)
 
     def _alone(self) -> AbstractContextManager[None]:
         return held(self.root / "lock", "installation")
@@ -140,12 +142,10 @@ class Node:
         accepted = self._accept(state, layout, index, clock, root, word)
         contents = layout.contents(index)
         self._check_profile(layout, contents)
-        places = self.generations.places()
-        _check_parts(layout, contents, places)
-        before = None
+        current: Generation | None = None
         with suppress(Refused):  # What is served may be damaged: then nothing stands before the new one.
             current = self.current()
-            before = current.number if current else None
+        before = current.number if current else None
         generation = Generation(
             max(self.generations.numbers(), default=0) + 1,
             contents.name,
@@ -157,7 +157,9 @@ class Node:
         )
         there = self._there(generation)
         if there is None:
-            self._check_space(contents)
+            self._need_space(contents, current)
+        places = self.generations.places()
+        _check_parts(layout, contents, places)
         # Before it is served, so that nothing older is accepted from here on.
         history = state.history if state else ()
         state = State(contents.name, accepted.trust, history).with_installation(generation, accepted.expired, word)
@@ -218,13 +220,19 @@ class Node:
         link = self.root / "current"
         if not link.is_symlink() or os.readlink(link) != target:
             self._disk.point(link, target)
+        self._remove_others(generation)
+
+    def _remove_others(self, generation: Generation) -> None:
+        """All but this one and the one before it."""
         for number in self.generations.numbers():
             if number not in (generation.number, generation.before):
                 self._disk.remove_tree(self.generations.path(number))
 
-    def _check_space(self, contents: Contents) -> None:
+    def _need_space(self, contents: Contents, current: Generation | None) -> None:
         staged = sum(path.lstat().st_size for path in self._staging.rglob("*") if path.is_file())
         need = sum(file.size for file in contents.files()) + SPARE_BYTES - staged
+        if current is not None and need > self._disk.free_bytes(self.root):
+            self._remove_others(current)
         free = self._disk.free_bytes(self.root)
         if need > free:
             raise Refused("space", f"{self.root} has {free} bytes free, must have {need}")

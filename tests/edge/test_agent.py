@@ -142,6 +142,31 @@ def test_a_withdrawn_version_is_left_for_the_one_before(site: Site) -> None:
     assert any("it stays, since the version before was withdrawn" in line for line in site.log)
 
 
+def test_roll_outs_that_are_withdrawn_leave_one_version_on_the_disk_at_most(site: Site) -> None:
+    """However many they were; where its room is needed that one goes, too."""
+
+    class Small(Unsynced):
+        def free_bytes(self, path: Path) -> int:
+            return 1 << 40 if Node(site.root).generations.numbers() == [1] else 1000
+
+    site.in_force("1")
+    site.look()
+    for version in ("2", "3", "4"):
+        site.candidate(version)
+        site.look()
+        assert site.version == version
+        withdraw(site.publisher.repository, TARGET, site.publisher.keys, NOW, 90)
+        site.look()
+        assert site.version == "1"
+        assert len(Node(site.root).generations.numbers()) == 2
+        assert not (site.root / "download").exists()
+        assert not (site.root / "staging").exists()
+    site.candidate("5")
+    assert "download has 1000 bytes free" in site.look(Small())
+    assert site.look(Small()) == ""
+    assert site.version == "5"
+
+
 def test_where_nothing_was_before_what_fails_stays(site: Site) -> None:
     site.in_force("1")
     site.wrong["1"] = "it answered 500"

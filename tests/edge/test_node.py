@@ -16,7 +16,7 @@ from failing_disk import FullDisk, RecordedDisk, Unsynced, steps
 from torpor.edge.disk import Disk
 from torpor.edge.layout import Layout
 from torpor.edge.machine import Machine
-from torpor.edge.node import Installed, Node
+from torpor.edge.node import SPARE_BYTES, Installed, Node
 from torpor.edge.refused import Refused
 
 
@@ -339,6 +339,27 @@ def test_too_little_room_is_said_before_anything_is_written(publisher: Publisher
         install(publisher, "2", root, Small())
     assert refused.value.reason == "space"
     assert not (root / "staging").exists()
+
+
+def size_of(folder: Path) -> int:
+    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def test_what_was_taken_back_gives_its_room_to_what_comes(publisher: Publisher, tmp_path: Path) -> None:
+    """On a disk for two versions and a half."""
+    root = tmp_path / "node"
+    install(publisher, "1", root)
+    most = SPARE_BYTES + size_of(root / "generations") * 5 // 2
+
+    class Small(Unsynced):
+        def free_bytes(self, path: Path) -> int:
+            return most - size_of(root / "generations")
+
+    install(publisher, "2", root)
+    Node(root, Unsynced()).roll_back()
+    install(publisher, "3", root, Small())
+    assert serves(root, publisher, "3")
+    assert Node(root).generations.numbers() == [1, 3]
 
 
 def test_a_folder_that_another_process_makes_at_that_moment_is_there(tmp_path: Path) -> None:
