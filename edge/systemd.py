@@ -87,13 +87,15 @@ class Systemd:
 
     def _unit(self, generation: Generation, profile: Profile, fit: Sizes, model: str, port: int) -> str:
         torpor = str(Path(sys.executable).with_name("torpor"))
-        variables = {
+        variables: dict[str, Any] = {
             "TORPOR_THREADS": fit.threads,
             "TORPOR_MODEL_NAME": model,
             "PYTHONUNBUFFERED": 1,
             "PYTHONSAFEPATH": 1,
         }
         if profile.is_sandboxed:
+            # OpenMP's threads that spin take the cores that gVisor's own kernel runs on.
+            variables["OMP_WAIT_POLICY"] = "PASSIVE"
             start = self._sandbox(model, [torpor, "serve", _SANDBOX, "--port", str(port)], variables)
             hardening = _AROUND_RUNSC
         else:

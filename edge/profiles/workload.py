@@ -38,6 +38,9 @@ MODELS = "/mnt/torpor"
 WINDOW = "60s"
 """Without a request, until a model sleeps: Knative's default too."""
 
+WHY_PASSIVE = "threads that spin take the cores that gVisor's own kernel runs on"
+"""MiniLM on two cores: 0.71 x of runc's sentences/s instead of 0.61 x (docs/edge.md, "Under gVisor")."""
+
 
 @dataclass(frozen=True)
 class Workload:
@@ -74,8 +77,7 @@ def service_of(text: str, model: Model | None, path: str, image: str) -> Map:
     Raises Refused.
     """
     if not text:
-        if model is None:
-            raise Refused("missing", "a workload needs a model's folder or an InferenceService")
+        assert model is not None, "a workload is of a model's folder or of an InferenceService"
         text = new_service(model, "", path or f"{MODELS}/{model.name}", image)
     services = [document for document in load(text) if document.get("kind") == "InferenceService"]
     if len(services) != 1:
@@ -98,8 +100,8 @@ def service_of(text: str, model: Model | None, path: str, image: str) -> Map:
 def _local(model: Map) -> str:
     """Where a pod has what `storageUri` names."""
     uri = str(model.get("storageUri", ""))
-    claim, slash, path = uri.removeprefix("pvc://").partition("/")
-    if not uri.startswith("pvc://") or not claim or not slash or not path:
+    claim, _, path = uri.removeprefix("pvc://").partition("/")
+    if not uri.startswith("pvc://") or not claim or not path:
         raise Refused(
             "malformed",
             f"storageUri = {uri!r}, must be pvc://CLAIM/NAME: a node has the models of its bundle, by their names",
@@ -133,14 +135,16 @@ def _containers(service: Map) -> list[Any]:
     ]
 
 
-def _size(service: Map, fit: Sizes, gpu: str) -> None:
+def _size(service: Map, profile: Profile, fit: Sizes, gpu: str) -> None:
     """Give the predictor's first container what the node has for it, unless its author has said otherwise."""
     predictor = service["spec"]["predictor"]
     container = predictor["containers"][0]
-    wanted = {
+    wanted: dict[str, tuple[int | str, str]] = {
         "TORPOR_THREADS": (fit.threads, fit.why_threads),
         "TORPOR_MAX_BATCH_SIZE": (fit.max_batch_size, fit.why_batch),
     }
+    if profile.is_sandboxed:
+        wanted["OMP_WAIT_POLICY"] = ("PASSIVE", WHY_PASSIVE)
     there = {variable.get("name") for variable in container.get("env") or ()}
     lines = "".join(
         f'- {{ name: {name}, value: "{value}" }} # {why}\n'
@@ -208,7 +212,7 @@ spec:
 def _knative(given: Workload, profile: Profile, fit: Sizes, has_volume: bool) -> Iterator[tuple[str, str]]:
     service = given.service
     gpu = _gpu(profile)
-    _size(service, fit, gpu)
+    _size(service, profile, fit, gpu)
     predictor = service["spec"]["predictor"]
     container = predictor["containers"][0]
     if "resources" not in container:
@@ -250,7 +254,7 @@ def _deployment(given: Workload, profile: Profile, fit: Sizes, has_volume: bool)
             "malformed",
             f"{name}: images = {', '.join(sorted(images))}, must be {given.image} alone: its components share one pod",
         )
-    _size(service, fit, "")
+    _size(service, profile, fit, "")
     predictor = service["spec"]["predictor"]
     for key, value in (("minReplicas", 0), ("timeout", 60)):
         predictor.setdefault(key, value)

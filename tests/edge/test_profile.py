@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,8 @@ spec:
         ({"disk": '"17Ti"'}, "disk = '17Ti', must be a text"),
         ({"cores": "0"}, "cores = 0, must be an integer in [1, 1024]"),
         ({"cores": "true"}, "cores = True, must be an integer"),
+        ({"cores": '"2"'}, "cores = '2', must be an integer"),
+        ({"cores": "1025"}, "cores = 1025, must be an integer in [1, 1024]"),
         ({"architecture": '"x86_64"'}, "architecture = 'x86_64', must be one of amd64, arm64, arm"),
         ({"accelerator": '"rocm"'}, "accelerator = 'rocm', must be one of none, cuda"),
         (
@@ -52,6 +55,7 @@ spec:
             "accelerator = 'cuda', must be none where architecture is arm",
         ),
         ({"link": "1"}, "link = 1, must be one of steady, intermittent, none"),
+        ({"mirror": "5"}, "mirror = 5, must be like"),
         ({"mirror": '"registry.site"'}, "mirror = 'registry.site', must be like https://registry.site:5000"),
         ({"name": '"Gate Way"'}, "name = 'Gate Way', must be at most 63"),
         ({"memroy": '"4Gi"'}, "memroy is unknown, must be one of accelerator, architecture"),
@@ -120,6 +124,8 @@ def test_a_small_node_gets_a_pod_that_sleeps_by_itself() -> None:
     rows = next(e["value"] for e in predictor["containers"][0]["env"] if e["name"] == "TORPOR_MAX_BATCH_SIZE")
     assert predictor["containerConcurrency"] == 2 * int(rows)
     assert objects_of(files, "networkpolicy")[0]["spec"]["egress"] == []
+    assert objects_of(files, "runtimeclass")[0]["handler"] == "runsc"
+    assert 'platform = "systrap"' in files["k3s/runsc.toml"]
     assert objects_of(files, "models")[0]["spec"]["hostPath"]["path"] == "/var/lib/torpor/edge/current/model"
     assert "knative/config-features.yaml" not in files
 
@@ -170,10 +176,32 @@ def test_an_inference_services_own_words_stay() -> None:
     assert inner.data["spec"]["predictor"]["containers"][0]["args"] == ["/mnt/torpor/digits"]
 
 
+def waiting_of(files: dict[str, str]) -> list[str]:
+    """How OpenMP's threads wait, as either form of a workload has it."""
+    if "manifests/configmap.yaml" in files:
+        (inner,) = read(objects_of(files, "configmap")[0]["data"]["service.yaml"])
+        pod = inner.data["spec"]["predictor"]
+    else:
+        pod = objects_of(files, "service")[0]["spec"]["template"]["spec"]
+    return [each["value"] for each in pod["containers"][0]["env"] if each["name"] == "OMP_WAIT_POLICY"]
+
+
+@pytest.mark.parametrize("node", [GATEWAY, SERVER], ids=["deployment", "knative"])
+def test_threads_in_a_sandbox_sleep_while_they_wait(node: Profile) -> None:
+    """Where they would spin on the cores of gVisor's kernel; what a file says of it stays, and elsewhere spinning is faster."""
+    assert waiting_of(files_of(node)) == ["PASSIVE"]
+    containers = f"containers: [{{ image: {IMAGE}, env: [{{ name: OMP_WAIT_POLICY, value: ACTIVE }}] }}]"
+    own = f"kind: InferenceService\nmetadata: {{ name: x }}\nspec: {{ predictor: {{ {containers} }} }}\n"
+    assert waiting_of(files_of(node, own, None)) == ["ACTIVE"]
+    assert waiting_of(files_of(replace(node, runtime_class="none"))) == []
+
+
 @pytest.mark.parametrize(
     ("service", "said"),
     [
         (SERVICE.format(uri="s3://bucket/digits"), "storageUri = 's3://bucket/digits', must be pvc://CLAIM/NAME"),
+        (SERVICE.format(uri="pvc:///digits"), "storageUri = 'pvc:///digits', must be pvc://CLAIM/NAME"),
+        (SERVICE.format(uri="pvc://models"), "storageUri = 'pvc://models', must be pvc://CLAIM/NAME"),
         ("kind: Service\n", "has 0 InferenceServices, must have one"),
         ("kind: InferenceService\nmetadata: { name: x }\n", "must have metadata.name and spec.predictor"),
         ("kind: [\n", "the service's file, line"),
@@ -201,6 +229,19 @@ def test_a_model_for_cuda_is_refused_on_a_node_without(tmp_path: Path) -> None:
     (folder / "model.toml").write_text('class = "model:Digits"\n[device]\ndevice = "cuda"\n')
     with pytest.raises(Refused, match="the model's device is cuda, must be cpu or auto"):
         files_of(GATEWAY, folder=folder)
+
+
+def test_a_model_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "model.toml").write_text("class = 3\n")
+    with pytest.raises(Refused, match=r"model\.toml"):
+        files_of(GATEWAY, folder=tmp_path)
+
+
+def test_what_needs_kserve_is_refused_where_knative_serves() -> None:
+    container = f"{{ image: {IMAGE} }}"
+    spec = f"{{ predictor: {{ containers: [{container}] }}, transformer: {{ containers: [{container}] }} }}"
+    with pytest.raises(Refused, match=r"spec\.transformer needs KServe"):
+        files_of(SERVER, f"kind: InferenceService\nmetadata: {{ name: x }}\nspec: {spec}\n", None)
 
 
 def test_a_node_without_a_link_asks_no_registry() -> None:

@@ -115,6 +115,15 @@ def test_a_sandbox_needs_runsc(publisher: Publisher, tmp_path: Path, machine: Ma
         place(tmp_path, machine, generation)
 
 
+def test_threads_in_a_sandbox_sleep_while_they_wait(publisher: Publisher, tmp_path: Path, machine: Machine) -> None:
+    """Where they would spin on the cores of gVisor's kernel."""
+    place(tmp_path, machine, install(publisher, tmp_path, machine, "1", runtime_class='"gvisor"'))
+    config = json.loads((tmp_path / "node/sandboxes/minilm/config.json").read_text())
+    assert "OMP_WAIT_POLICY=PASSIVE" in config["process"]["env"]
+    place(tmp_path, machine, install(publisher, tmp_path, machine, "2"))
+    assert "OMP_WAIT_POLICY" not in (tmp_path / "units/torpor-minilm.service").read_text()
+
+
 @pytest.mark.parametrize("runtime_class", ["none", "gvisor"])
 def test_systemd_finds_nothing_wrong_with_a_unit(
     publisher: Publisher, tmp_path: Path, machine: Machine, runtime_class: str
