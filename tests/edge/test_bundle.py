@@ -14,6 +14,7 @@ import pytest
 from edge_bundles import NAME, NOW, Publisher, inputs, packed, profile
 from safetensors.numpy import save_file
 from torpor.edge import archive as archive_module
+from torpor.edge import bundle as bundle_module
 from torpor.edge import layout as layout_module
 from torpor.edge.archive import header
 from torpor.edge.bundle import Input, make_bundle
@@ -125,6 +126,16 @@ def test_the_sbom_names_each_file_by_its_digest(tmp_path: Path) -> None:
     assert str(tmp_path) not in json.dumps(statement)
 
 
+def test_a_folder_is_taken_with_what_lies_below_it_but_for_compiled_code(tmp_path: Path) -> None:
+    """Which appears when a model was once served from the folder, and differs with the interpreter."""
+    folder = tmp_path / "m"
+    for name in ("inner/weights", "__pycache__/model.pyc", "inner/__pycache__/layer.pyc"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+    _, contents = make_bundle(tmp_path / "bundle", NAME, "1", "any", NOW, [Input("model", "m", folder)])
+    assert [file.path for file in contents.files() if file.path.startswith("model/")] == ["model/m/inner/weights"]
+
+
 def test_a_linked_folder_is_not_left_out_silently(tmp_path: Path) -> None:
     given = inputs(tmp_path)
     (tmp_path / "model" / "more").symlink_to(tmp_path / "manifest")
@@ -158,6 +169,27 @@ def test_two_components_of_one_name_are_refused(tmp_path: Path) -> None:
         with pytest.raises(Refused, match=rf"{twice.kind}/{twice.name} is there twice"):
             make_bundle(tmp_path / "bundle", NAME, "1", "any", NOW, [*given, twice])
     assert not (tmp_path / "bundle").exists()
+
+
+def test_a_component_of_an_unknown_kind_is_refused(tmp_path: Path) -> None:
+    """Before anything is written: no node would read the bundle."""
+    given = inputs(tmp_path)
+    with pytest.raises(Refused, match=r"kind = 'shell', must be one of .*model"):
+        make_bundle(tmp_path / "bundle", NAME, "1", "any", NOW, [*given, Input("shell", "x", given[0].path)])
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_a_file_that_is_cut_while_it_is_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was measured before."""
+
+    def measured_then_cut(path: Path) -> list[int]:
+        sizes = pieces(path)
+        os.truncate(path, 0)
+        return sizes
+
+    monkeypatch.setattr(bundle_module, "pieces", measured_then_cut)
+    with pytest.raises(Refused, match=r"model\.safetensors became shorter while it was read"):
+        made(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -95,18 +95,21 @@ def test_what_a_profile_does_not_ask_for_is_not_missed(publisher: Publisher, tmp
 
 
 def test_a_driver_is_one_that_the_sandbox_passes_through(publisher: Publisher, tmp_path: Path) -> None:
-    """Not there; there and unknown to runsc; known. A runsc that does not say is believed."""
+    """Not there; there and unknown to runsc; known. A runsc that does not say, or does not run, is believed."""
     for number, (files, script, said) in enumerate(
         [
             ({}, "", "no NVIDIA driver is loaded"),
             (DRIVER, "echo 550.54.15; echo 575.57.08", "driver = 580.65.06, must be one that runsc knows"),
             (DRIVER, "echo 550.54.15; echo 580.65.06", ""),
             (DRIVER, "exit 1", ""),
+            (DRIVER, None, ""),
         ]
     ):
         folder = tmp_path / str(number)
         machine = make_machine(folder / "machine", "amd64", GVISOR, **files)
-        add_program(folder / "machine", "runsc", f"#!/bin/sh\n{script}\n")
+        add_program(
+            folder / "machine", "runsc", f"#!/bin/sh\n{script}\n" if script is not None else "another machine's"
+        )
         found = one(publisher, folder, machine, accelerator='"cuda"')
         assert [said in each.text for each in found] == [True] * bool(said)
 
@@ -163,3 +166,15 @@ def test_damage_is_found_in_what_is_served_and_in_the_way_back(publisher: Publis
     assert "node.json.damaged" in found["state"].command
     (tmp_path / "node" / "generations" / "2" / "seal.json").unlink()
     assert "its seal cannot be read" in next(findings(node, machine, NOW)).text
+
+
+def test_a_profile_that_is_damaged_is_said_once(publisher: Publisher, tmp_path: Path) -> None:
+    """As the file of the bundle that it is; what it asked for is not known any more."""
+    machine = make_machine(tmp_path / "machine", "amd64", GVISOR)
+    node = served(publisher, tmp_path, machine, accelerator='"cuda"')
+    described = tmp_path / "node/current/profile/node/node.toml"
+    for text in ("", None):
+        described.write_text(text) if text is not None else described.unlink()
+        (found,) = findings(node, machine, NOW)
+        assert (found.subject, found.level) == ("bundle", "error")
+        assert "node.toml" in found.text

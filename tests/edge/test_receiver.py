@@ -1,5 +1,6 @@
 """The plain receiver of reports: what it takes, and what it does not."""
 
+import socket
 import threading
 from collections.abc import Iterator
 from http.client import HTTPConnection
@@ -46,6 +47,25 @@ def test_a_batch_and_a_binary_event_are_taken_too(receiver: Receiver, tmp_path: 
     assert post(receiver, b"{}", "application/json", **binary) == 204
     assert len((tmp_path / "reports.jsonl").read_bytes().splitlines()) == 2
     assert len(read(tmp_path / "reports.jsonl")) == 1
+
+
+def test_an_event_that_breaks_off_is_not_taken(receiver: Receiver, tmp_path: Path) -> None:
+    """Half of a binary one's data would look like the whole."""
+    head = "POST / HTTP/1.1\r\nHost: x\r\nce-specversion: 1.0\r\nce-id: 1\r\nce-source: /a\r\nce-type: t\r\n"
+    with socket.create_connection(("127.0.0.1", receiver.server_port), timeout=20) as connection:
+        connection.sendall(f"{head}Content-Type: text/plain\r\nContent-Length: 10\r\n\r\nhalf".encode())
+        connection.shutdown(socket.SHUT_WR)
+        assert connection.recv(1000) == b""
+    assert (tmp_path / "reports.jsonl").read_bytes() == b""
+
+
+def test_a_disk_that_takes_nothing_is_said_and_may_take_it_later(receiver: Receiver, tmp_path: Path) -> None:
+    (tmp_path / "reports.jsonl").unlink()
+    (tmp_path / "reports.jsonl").mkdir()
+    assert post(receiver, REPORT) == 503
+    (tmp_path / "reports.jsonl").rmdir()
+    (tmp_path / "reports.jsonl").touch()
+    assert post(receiver, REPORT) == 204
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,7 @@ def test_custom_metadata_is_read_as_it_was_written() -> None:
         ({"attempt": "1"}, "attempt = '1'"),
         ({"version": "x y"}, "version = 'x y'"),
         ({"withdrawn": [1]}, "must be a list of digests"),
+        ({"withdrawn": "sha256:x"}, "must be a list of digests"),
     ],
 )
 def test_custom_metadata_of_another_form_is_refused(value: object, said: str) -> None:
@@ -142,7 +143,8 @@ def test_a_file_of_events_gives_each_report_once_and_nothing_else() -> None:
     good = written(member, "s", "failed", NOW, version="2", index="new", reason="", text="x" * 1000).encode()
     other = good.replace(b"dev.torpor.edge.failed", b"com.example.other").replace(b'"id":"', b'"id":"1')
     shapeless = good.replace(b'"version":"2"', b'"version":2').replace(b'"id":"', b'"id":"2')
-    (report,) = reports_of([good, b"", b"{}", good[:50], good, other, shapeless])
+    bare = b'{"specversion":"1.0","id":"3","source":"/a","type":"dev.torpor.edge.failed"}'
+    (report,) = reports_of([bare, good, b"", b"{}", good[:50], good, other, shapeless])
     assert (report.node, report.labels, report.at) == ("node�[2J", {"ring": "canary"}, NOW)
     assert len(report.text) == 500
 
