@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from .bundle import Input
     from .contents import Contents
     from .generations import Generation
-    from .node import Node
     from .trust import Accepted
 
 DONE, REFUSED, WRONG = 0, 1, 2
@@ -355,18 +354,19 @@ def _install(options: argparse.Namespace) -> int:
         root = options.root.read_bytes() if options.root else None
         done = Node(options.node).install(layout, _now(), root, options.accept_expired)
     place(done.generation)
+    served = done.generation.described()
     if options.json:
         value = {
-            **_value(done.generation), "new": done.is_new, "moved_bytes": done.bytes.moved,
+            **served, "new": done.is_new, "moved_bytes": done.bytes.moved,
             "found_bytes": done.bytes.found, "kept_bytes": done.bytes.kept, "expired": done.accepted.expired,
         }  # fmt: skip
         print(json.dumps(value))
         return DONE
     if not done.is_new:
-        print(f"{_named(done.generation)} is what is served already")
+        print(f"{_named(served)} is what is served already")
         return DONE
     print(
-        f"{_named(done.generation)} is served from {options.node / 'current'}: {done.bytes.moved} bytes moved, "
+        f"{_named(served)} is served from {options.node / 'current'}: {done.bytes.moved} bytes moved, "
         f"{done.bytes.found} were on the node, {done.bytes.kept} were left by an installation that was broken off"
     )
     return DONE
@@ -378,7 +378,7 @@ def _rollback(options: argparse.Namespace) -> int:
     place = _placing(options)
     generation = Node(options.node).roll_back()
     place(generation)
-    print(f"{_named(generation)} is served again")
+    print(f"{_named(generation.described())} is served again")
     return DONE
 
 
@@ -412,31 +412,14 @@ def _placing(options: argparse.Namespace) -> "Callable[[Generation], list[str]]"
 def _status(options: argparse.Namespace) -> int:
     from .contents import time_text
     from .node import Node
-    from .refused import Refused
-    from .trust import ends
+    from .status import status
 
-    node = Node(options.node)
-    current = node.current()
-    before = _before(node, current)
-    value: dict[str, Any] = {
-        "current": _value(current) if current else None,
-        "before": _value(before) if before else None,
-    }
-    # What is served does not depend on what is trusted.
-    try:
-        state = node.state()
-    except Refused as refused:
-        state = None
-        value["state"] = str(refused)
-    if state:
-        value["time"] = time_text(state.trust.time)
-        value["ends"] = {role: time_text(end) for role, end in ends(state.trust).items()}
-        value["history"] = state.history
+    value = status(Node(options.node))
     if options.json:
         print(json.dumps(value))
         return DONE
-    print(f"current: {_named(current) if current else 'nothing'}")
-    print(f"before: {_named(before) if before else 'nothing'}")
+    for name in ("current", "before"):
+        print(f"{name}: {_named(value[name]) if value[name] else 'nothing'}")
     if "state" in value:
         print(value["state"])
     for role, end in value.get("ends", {}).items():
@@ -469,17 +452,6 @@ def _report(options: argparse.Namespace) -> int:
         return REFUSED
 
 
-def _before(node: "Node", current: "Generation | None") -> "Generation | None":
-    from .refused import Refused
-
-    if current is None or current.before is None:
-        return None
-    try:
-        return node.generations.read(current.before)
-    except Refused:
-        return None
-
-
 def _doctor(options: argparse.Namespace) -> int:
     from dataclasses import asdict
 
@@ -502,12 +474,5 @@ def _titled(contents: "Contents") -> str:
     return f"{contents.name} {contents.version} for {contents.platform}"
 
 
-def _named(generation: "Generation") -> str:
-    return f"{generation.bundle} {generation.version} (generation {generation.number})"
-
-
-def _value(generation: "Generation") -> dict[str, Any]:
-    return {
-        "generation": generation.number, "bundle": generation.bundle, "version": generation.version,
-        "index": generation.index,
-    }  # fmt: skip
+def _named(generation: dict[str, Any]) -> str:
+    return f"{generation['bundle']} {generation['version']} (generation {generation['generation']})"

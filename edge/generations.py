@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from .contents import Blob, File, canonical, files_of, files_value, of_kind, parsed, time_of, time_text
 from .layout import CHUNK_BYTES
@@ -32,17 +33,16 @@ class Generation:
         """Their names, in order."""
         return sorted({file.path.split("/")[1] for file in of_kind(self.files, "model")})
 
+    def described(self) -> dict[str, Any]:
+        """For people and programs: all but its files."""
+        return {"generation": self.number, **self._named()}
+
     def seal(self) -> bytes:
-        return canonical(
-            {
-                "bundle": self.bundle,
-                "version": self.version,
-                "index": self.index,
-                "installed": time_text(self.installed),
-                "before": self.before,
-                **files_value(self.files),
-            }
-        )
+        return canonical({"before": self.before, **self._named(), **files_value(self.files)})
+
+    def _named(self) -> dict[str, Any]:
+        installed = time_text(self.installed)
+        return {"bundle": self.bundle, "version": self.version, "index": self.index, "installed": installed}
 
 
 @dataclass(frozen=True)

@@ -14,17 +14,14 @@ from importlib.metadata import version
 from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
-from uuid import uuid4
 
 from torpor.transformers.events import Event, Mode, encode
 
-from .contents import time_text
 from .node import Node
 from .refused import Refused
-from .reports import is_for_later
-from .trust import ends
+from .reports import event_of, is_for_later
+from .status import status
 
-TYPE = "torpor.edge.status"
 _TIMEOUT_S = 5.0
 _LOOK_S = 2.0
 
@@ -39,19 +36,13 @@ class Watch:
 
     def status(self) -> dict[str, Any]:
         """What the report is about: two that are equal say the same."""
-        value: dict[str, Any] = {"node": self.name, "torpor": version("torpor"), "served": None}
         try:
-            if current := self.node.current():
-                value["served"] = {
-                    "bundle": current.bundle, "version": current.version, "index": current.index,
-                    "generation": current.number, "installed": time_text(current.installed),
-                }  # fmt: skip
-            if state := self.node.state():
-                value["updates_until"] = {role: time_text(end) for role, end in ends(state.trust).items()}
+            value = status(self.node)
+            value.pop("history", None)
         except Refused as refused:
-            value["state"] = str(refused)
-        value["ready"] = {url: _is_ready(url) for url in self.ready}
-        return value
+            value = {"current": None, "state": str(refused)}
+        ready = {url: _is_ready(url) for url in self.ready}
+        return {"node": self.name, "torpor": version("torpor"), **value, "ready": ready}
 
 
 def report(
@@ -71,9 +62,10 @@ def report(
     event: Event | None = None
     trouble = ""
     while True:
-        status = watch.status()
-        if status != told or time.monotonic() >= due_s:
-            told, due_s, event = status, time.monotonic() + every_s, event_of(status)
+        found = watch.status()
+        if found != told or time.monotonic() >= due_s:
+            told, due_s = found, time.monotonic() + every_s
+            event = event_of(watch.name, "status", datetime.now(UTC), found)
         if event is not None:
             before, trouble = trouble, send(event, url)
             if not trouble:
@@ -83,15 +75,6 @@ def report(
                 say(f"not told yet: {trouble}")
         if is_once or wait(_LOOK_S):
             return event is None
-
-
-def event_of(status: dict[str, Any]) -> Event:
-    """A new event; it is sent again as it is until it is taken."""
-    attributes = {
-        "specversion": "1.0", "type": TYPE, "source": f"/torpor/edge/{status['node']}", "id": str(uuid4()),
-        "time": datetime.now(UTC).isoformat().replace("+00:00", "Z"), "datacontenttype": "application/json",
-    }  # fmt: skip
-    return Event(attributes, json.dumps(status).encode())
 
 
 def send(event: Event, url: str) -> str:

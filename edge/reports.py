@@ -1,10 +1,11 @@
-"""What a node says of its updates: CloudEvents, which any receiver takes; and what a fleet's reports say together.
+"""What a node says of itself, as CloudEvents, which any receiver takes; and what a fleet's reports on an update say together.
 
     dev.torpor.edge.serving    what it serves, at the agent's start or when somebody has changed it by hand
     dev.torpor.edge.healthy    it has taken a version, which answered its smoke request
     dev.torpor.edge.failed     it has taken a version that did not answer, and went back
     dev.torpor.edge.refused    a mirror gave what is not as it was signed
     dev.torpor.edge.waiting    it takes a version later: no mirror answers, the disk is full, the metadata has expired
+    dev.torpor.edge.status     how it is, for its site (`report.py`); the others are about an update, and the agent's
 
 Nobody signs them: who may reach the receiver can stop a roll-out, and can hide failures, but has nodes run nothing.
 """
@@ -49,20 +50,25 @@ class Report:
 
 def written(member: Member, bundle: str, outcome: str, at: datetime, **more: Any) -> str:
     """A report as the agent keeps and sends it: a CloudEvent in the JSON format."""
+    data = {"labels": dict(member.labels), **more}
+    data["text"] = str(data.get("text", ""))[:_TEXT_BYTES]
+    _, body = encode(event_of(member.name, outcome, at, data, bundle), Mode.STRUCTURED)
+    return body.decode()
+
+
+def event_of(node: str, kind: str, at: datetime, data: dict[str, Any], bundle: str = "") -> Event:
+    """A new event of a node about itself."""
     attributes = {
         "specversion": "1.0",
         "id": str(uuid.uuid4()),
-        "source": f"/torpor/edge/{quote(member.name, safe='')}",
-        "type": _TYPE + outcome,
+        "source": f"/torpor/edge/{quote(node, safe='')}",
+        "type": _TYPE + kind,
         "time": time_text(at),
         "datacontenttype": "application/json",
     }
     if bundle:
         attributes["subject"] = bundle
-    data = {"node": member.name, "labels": dict(member.labels), **more}
-    data["text"] = str(data.get("text", ""))[:_TEXT_BYTES]
-    _, body = encode(Event(attributes, canonical(data)), Mode.STRUCTURED)
-    return body.decode()
+    return Event(attributes, canonical({"node": node, **data}))
 
 
 def is_for_later(status: int) -> bool:

@@ -12,7 +12,7 @@ import pytest
 from edge_bundles import NOW, Publisher
 from torpor.edge.layout import Layout
 from torpor.edge.node import Node
-from torpor.edge.report import TYPE, Watch, report
+from torpor.edge.report import Watch, report
 from torpor.transformers.events import Event, decode
 
 TORPOR = Path(sys.executable).with_name("torpor")
@@ -97,12 +97,14 @@ def test_each_change_is_told_once(tmp_path: Path, broker: Answers) -> None:
 
     steps = (nothing, install("1"), nothing, install("2"), nothing, node.roll_back)
     assert reported(Watch(node, "node-1"), broker, *steps)[0]
-    served = [one["served"] and (one["served"]["version"], one["served"]["generation"]) for one in broker.said()]
+    served = [one["current"] and (one["current"]["version"], one["current"]["generation"]) for one in broker.said()]
     assert served == [None, ("1", 1), ("2", 2), ("1", 1)]
     last = broker.said()[-1]
-    assert (last["node"], last["served"]["bundle"], last["served"]["index"][:7]) == ("node-1", "sentences", "sha256:")
-    assert set(last["updates_until"]) == {"root", "timestamp", "snapshot", "targets"}
-    assert {(event.type, event.source) for event in broker.events} == {(TYPE, "/torpor/edge/node-1")}
+    assert (last["node"], last["current"]["bundle"], last["current"]["index"][:7]) == ("node-1", "sentences", "sha256:")
+    assert set(last["ends"]) == {"root", "timestamp", "snapshot", "targets"}
+    assert {(event.type, event.source) for event in broker.events} == {
+        ("dev.torpor.edge.status", "/torpor/edge/node-1")
+    }
     assert len({event.id for event in broker.events}) == 4
 
 
@@ -111,6 +113,14 @@ def test_a_damaged_state_is_told(tmp_path: Path, broker: Answers) -> None:
     (tmp_path / "node.json").write_text("{}")
     assert reported(Watch(Node(tmp_path), "n"), broker)[0]
     assert "node.json is damaged" in broker.said()[0]["state"]
+
+
+def test_what_is_served_and_cannot_be_read_is_told(tmp_path: Path, broker: Answers) -> None:
+    (tmp_path / "current").symlink_to("generations/1")
+    assert reported(Watch(Node(tmp_path), "n"), broker)[0]
+    (said,) = broker.said()
+    assert said["current"] is None
+    assert "generation 1: its seal cannot be read" in said["state"]
 
 
 def test_health_is_told_when_it_changes(tmp_path: Path, broker: Answers) -> None:
