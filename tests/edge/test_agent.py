@@ -12,6 +12,7 @@ import pytest
 from edge_bundles import DAY, NAME, NOW, Publisher, files
 from failing_disk import Unsynced
 from mirrors import Answer, Mirrors
+from torpor.edge import download as download_module
 from torpor.edge.agent import Agent, Identity, Stopped
 from torpor.edge.disk import Disk
 from torpor.edge.layout import Layout
@@ -364,6 +365,28 @@ def test_a_download_that_breaks_off_goes_on(site: Site) -> None:
     assert site.look() == ""
     assert [status for _, path, status in site.mirrors.asked if path.endswith(largest.name)] == [206, 200]
     assert not [line for line in site.log if line.startswith("refused")]
+
+
+def test_what_a_download_has_in_full_and_wrong_comes_anew(site: Site) -> None:
+    """After a power cut, say: it is no mirror's fault."""
+    site.in_force("1")
+    site.look()
+    site.in_force("2")
+    partial = site.root / "download" / "partial"
+    partial.mkdir(parents=True)
+    for path in (site.publisher.repository / "blobs" / "sha256").iterdir():
+        (partial / path.name).write_bytes(bytes(path.stat().st_size))
+    assert site.look() == ""
+    assert site.version == "2"
+    assert not [line for line in site.log if "other bytes" in line]
+
+
+def test_a_list_without_end_is_refused(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before any of it is fetched."""
+    site.in_force("1")
+    monkeypatch.setattr(download_module, "LARGEST_LIST_BYTES", 10)
+    assert "must have at most 10 [malformed]" in site.look()
+    assert site.version == ""
 
 
 def test_a_part_that_is_damaged_on_the_node_comes_from_a_mirror(site: Site) -> None:

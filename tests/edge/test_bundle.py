@@ -20,7 +20,7 @@ from torpor.edge.archive import header
 from torpor.edge.bundle import Input, make_bundle
 from torpor.edge.contents import CREATED, PLATFORM, TITLE, VERSION, Blob, Heading, files_of
 from torpor.edge.difference import difference, unneeded
-from torpor.edge.layout import Layout
+from torpor.edge.layout import Layout, put_metadata
 from torpor.edge.pieces import pieces
 from torpor.edge.refused import Refused
 
@@ -376,6 +376,24 @@ def test_an_archive_repacked_by_another_program_is_told_so(tmp_path: Path) -> No
                 tar.add(path, path.relative_to(bundle).as_posix())
     with pytest.raises(Refused, match="another header than torpor writes"):
         opened(tmp_path / "b.tar")
+
+
+def test_a_bundle_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match=r"none\.tar does not exist") as refused:
+        Layout.at(tmp_path / "none.tar")
+    assert refused.value.reason == "missing"
+
+
+@pytest.mark.parametrize("is_one_file", [False, True])
+def test_metadata_replaces_what_was_there(tmp_path: Path, is_one_file: bool) -> None:
+    """In a folder and in a file; the rest stays as it was."""
+    bundle = made(tmp_path)
+    bundle = packed(bundle, tmp_path / "b.tar") if is_one_file else bundle
+    for metadata in ({"1.root.json": b"1", "timestamp.json": b"1"}, {"timestamp.json": b"2"}):
+        put_metadata(bundle, metadata)
+        with Layout.at(bundle) as layout:
+            assert layout.metadata() == metadata
+    opened(bundle)
 
 
 def test_a_folder_with_a_link_is_refused(tmp_path: Path) -> None:

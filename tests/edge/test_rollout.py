@@ -79,6 +79,8 @@ def test_a_platforms_own_bundle_comes_before_any() -> None:
     assert Offers.among(offers, "s", "linux/arm64").stable == offers["s/linux-arm64"]
     assert Offers.among(offers, "s", "linux/amd64").stable == OLD
     assert Offers.among(offers, "other", "linux/amd64") == Offers()
+    first = replace(NEW, target="s/linux-arm64" + NEXT)
+    assert Offers.among({OLD.target: OLD, first.target: first}, "s", "linux/arm64") == Offers(None, first)
 
 
 def test_custom_metadata_is_read_as_it_was_written() -> None:
@@ -183,3 +185,5 @@ def test_a_roll_out_is_raised_while_reports_are_good(
 def test_a_watch_ends_with_a_pause_and_stays_without_steps() -> None:
     assert order(Rollout(500).paused(), stands(9, 0), 600, Terms((10_000,))).what is Do.END
     assert order(Rollout(500), stands(9, 0), 600, Terms()).what is Do.WAIT
+    assert order(Rollout(10_000), stands(9, 0), 600, Terms()).what is Do.END
+    assert order(Rollout(500), stands(9, 0), 600, Terms((500,))).what is Do.END

@@ -7,12 +7,14 @@ import subprocess
 import sys
 import time
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from edge_bundles import NAME, NOW, Publisher, profile
 from edge_machine import add_program, make_machine
-from failing_disk import Unsynced
+from failing_disk import RecordedDisk, Unsynced
+from torpor.edge.contents import of_kind
 from torpor.edge.generations import Generation
 from torpor.edge.layout import Layout
 from torpor.edge.machine import Machine
@@ -75,6 +77,19 @@ def test_a_model_that_is_not_served_any_more_loses_its_unit(
     asked = place(tmp_path, machine, install(publisher, tmp_path, machine, "1"))
     assert asked[0] == "disable --now torpor-old.service"
     assert {path.name for path in (tmp_path / "units").iterdir()} == {"sshd.service", "torpor-minilm.service"}
+
+
+def test_a_unit_that_has_gone_stays_gone_after_a_power_cut(
+    publisher: Publisher, tmp_path: Path, machine: Machine
+) -> None:
+    """Also where no other is written; else systemd would start it for a model that is not there."""
+    installed = install(publisher, tmp_path, machine, "1")
+    bare = replace(installed, files=tuple(of_kind(installed.files, "profile")))
+    (tmp_path / "units" / "torpor-minilm.service").write_text("")
+    disk = RecordedDisk(tmp_path / "units")
+    Systemd(tmp_path / "units", tmp_path / "node", machine, lambda text: None, disk).place(bare)
+    disk.after_cut(len(disk.changes), None, 0.0, tmp_path / "after")
+    assert [path.name for path in (tmp_path / "after").iterdir()] == ["sshd.service"]
 
 
 def test_where_systemd_does_not_run_units_are_only_written(
