@@ -101,7 +101,8 @@ def reports_of(lines: Iterable[bytes]) -> Iterator[Report]:
             event = decode({b"content-type": STRUCTURED.encode()}, line)
         except InvalidInput:
             continue
-        if isinstance(event, list) or (event.source, event.id) in seen:
+        assert isinstance(event, Event)  # A list is what a batch's media type gives.
+        if (event.source, event.id) in seen:
             continue
         seen.add((event.source, event.id))
         report = _report_of(event)

@@ -21,6 +21,7 @@ from torpor.edge.origin import Origin
 from torpor.edge.refused import Refused
 from torpor.edge.repository import begin_rollout, change_offers, change_rollout, publish, sign, withdraw
 from torpor.edge.rollout import Member, Rollout
+from torpor.predictors.errors import Unavailable
 
 TARGET = f"{NAME}/any"
 
@@ -178,6 +179,66 @@ def test_where_nothing_was_before_what_fails_stays(site: Site) -> None:
     assert site.ran == ["1"]
 
 
+def test_versions_are_taken_one_after_the_other(site: Site) -> None:
+    for version in ("1", "2", "3"):
+        site.in_force(version)
+        site.look()
+        assert site.version == version
+    assert site.ran == ["1", "2", "3"]
+    assert site.state()["reports"] == [], "nobody is to receive them"
+
+
+class Told:
+    """A receiver that answers with `status`; 0: is not there."""
+
+    def __init__(self) -> None:
+        self.status = 0
+        self.came: list[bytes] = []
+
+    def post(self, body: bytes, content_type: str) -> int:
+        if not self.status:
+            raise Unavailable("nobody is there")
+        self.came.append(body)
+        return self.status
+
+    def close(self) -> None: ...
+
+
+def test_a_report_is_kept_until_it_is_received_or_never_will_be(site: Site) -> None:
+    """In order, and each the same again."""
+    told = Told()
+    site.in_force("1")
+    site.look(receiver=told)
+    assert "nobody is there" in site.log
+    (kept,) = site.state()["reports"]
+    told.status = 503
+    site.look(receiver=told)
+    assert site.state()["reports"][0] == kept
+    assert told.came == [kept.encode()]
+    told.status = 204
+    site.look(receiver=told)
+    assert site.state()["reports"] == []
+    assert told.came[1] == kept.encode()
+    site.in_force("2")
+    told.status = 400
+    site.look(receiver=told)
+    assert site.state()["reports"] == []
+
+
+def test_a_version_that_cannot_be_read_once_it_is_served_has_failed(site: Site) -> None:
+    class Damaging(Unsynced):
+        def point(self, link: Path, target: str) -> None:
+            super().point(link, target)
+            (link.parent / target / "seal.json").unlink()
+
+    site.in_force("1")
+    site.look()
+    site.in_force("2")
+    site.look(Damaging())
+    assert "failed 2 it cannot be read; nothing is served" in site.log
+    assert site.ran == ["1"]
+
+
 def test_what_an_operator_does_by_hand_stays_until_something_else_is_named(site: Site) -> None:
     site.in_force("1")
     site.look()
@@ -318,14 +379,16 @@ def test_where_one_mirror_fails_or_lies_the_next_one_is_asked(site: Site, how: C
 
 
 def test_tampering_is_reported_once(site: Site) -> None:
-    """By mirror, and not at each look."""
+    """By mirror, each of which is asked once for the same; and not at each look."""
     site.in_force("1")
     site.look()
     site.in_force("2")
     site.mirrors.spoil = lambda answer: flip(answer) if answer.path.startswith("blobs/") else None
+    site.mirrors.asked.clear()
     agent = site.agent()
     with agent.alone():
         assert "other bytes than sha256:" in agent.round()
+        assert sorted(whom for whom, path, _ in site.mirrors.asked if path.startswith("blobs/")) == ["a", "b"]
         agent.round()
     assert site.version == "1"
     assert len([line for line in site.log if line.startswith("refused")]) == 2
@@ -359,11 +422,13 @@ def test_a_download_that_breaks_off_goes_on(site: Site) -> None:
     assert "before its end" in site.look()
     partial = site.root / "download" / "partial" / largest.name
     assert partial.read_bytes() == largest.read_bytes()[:200]
+    whole = {path.name for path in (site.root / "download/bundle/blobs/sha256").iterdir()}
     site.mirrors.spoil = lambda answer: None
     partial.write_bytes(bytes(200))
     site.mirrors.asked.clear()
     assert site.look() == ""
     assert [status for _, path, status in site.mirrors.asked if path.endswith(largest.name)] == [206, 200]
+    assert not whole & {Path(path).name for _, path, _ in site.mirrors.asked}
     assert not [line for line in site.log if line.startswith("refused")]
 
 

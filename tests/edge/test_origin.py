@@ -128,6 +128,15 @@ def test_another_answer_than_the_file_is_refused(
     origin.close()
 
 
+def test_what_may_be_unchanged_must_be_there(mirrors: Mirrors) -> None:
+    """A page that says what is wrong is no file."""
+    origin = Origin(mirrors.url("a"))
+    mirrors.spoil = spoilt(status=500)
+    with pytest.raises(Unavailable, match="500, must be 200"):
+        origin.get_changed("f", len(DATA))
+    origin.close()
+
+
 def test_a_small_file_has_a_largest_size_and_must_be_whole(mirrors: Mirrors) -> None:
     origin = Origin(mirrors.url("a"))
     with pytest.raises(Unavailable, match="must have at most 9999 bytes"):

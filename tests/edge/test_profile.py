@@ -143,6 +143,13 @@ def test_other_weights_start_another_pod(tmp_path: Path) -> None:
     assert {name for name in after if after[name] != before[name]} == {"manifests/deployment.yaml"}
 
 
+def test_a_description_alone_gives_settings_and_objects() -> None:
+    """The workload comes with a model or a service."""
+    names = set(files_of(GATEWAY, "", None))
+    assert {"k3s/config.yaml", "manifests/namespace.yaml", "manifests/runtimeclass.yaml"} <= names
+    assert names < set(files_of(GATEWAY))
+
+
 def test_a_node_that_carries_knative_gets_a_knative_service() -> None:
     """And the patch without which Knative refuses its fields; a GPU is asked for and selected."""
     files = files_of(SERVER)

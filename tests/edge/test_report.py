@@ -161,6 +161,13 @@ def test_what_no_broker_takes_is_sent_again_as_it_was(tmp_path: Path, broker: An
     assert reported(Watch(Node(tmp_path), "n"), broker)[0] is False
 
 
+def test_a_broker_that_is_not_there_is_waited_for(tmp_path: Path) -> None:
+    said: list[str] = []
+    told = report(Watch(Node(tmp_path), "n"), "http://127.0.0.1:9/", 3600, lambda seconds: True, said.append)
+    assert not told
+    assert said[0].startswith("not told yet: http://127.0.0.1:9/: ")
+
+
 def test_a_broker_that_will_never_take_it_ends_the_reports(tmp_path: Path, broker: Answers) -> None:
     """A wrong address, most likely."""
     broker.post = 405

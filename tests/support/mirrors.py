@@ -80,6 +80,8 @@ class _Handler(BaseHTTPRequestHandler):
         asked = self.headers.get("Range")
         if asked and self.server.has_ranges:
             offset = int(asked.removeprefix("bytes=").removesuffix("-"))
+            if offset >= len(data):
+                return Answer(whom, path, 416, {"Content-Range": f"bytes */{len(data)}"}, b"")
             headers["Content-Range"] = f"bytes {offset}-{len(data) - 1}/{len(data)}"
             return Answer(whom, path, 206, headers, data[offset:])
         return Answer(whom, path, 200, headers, data)
