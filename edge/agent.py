@@ -234,9 +234,7 @@ class Agent:
                 return False
             self._put(replace(self._state, trial=trial))
             self._node.roll_back()
-        except Refused as refused:
-            if refused.reason == "busy":
-                raise
+        except Refused:
             return False  # It is damaged.
         return True
 

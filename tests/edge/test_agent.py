@@ -1,8 +1,10 @@
 """One node's agent: what it takes, what it goes back from, and what it says, whatever mirrors, disks and operators do."""
 
+import errno
 import json
+import os
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -14,6 +16,7 @@ from failing_disk import Unsynced
 from mirrors import Answer, Mirrors
 from torpor.edge import download as download_module
 from torpor.edge.agent import Agent, Identity, Stopped
+from torpor.edge.contents import of_kind
 from torpor.edge.disk import Disk
 from torpor.edge.layout import Layout
 from torpor.edge.node import Node
@@ -167,6 +170,18 @@ def test_roll_outs_that_are_withdrawn_leave_one_version_on_the_disk_at_most(site
     assert "download has 1000 bytes free" in site.look(Small())
     assert site.look(Small()) == ""
     assert site.version == "5"
+
+
+def test_a_version_before_that_is_damaged_comes_from_a_mirror(site: Site) -> None:
+    site.in_force("1")
+    site.look()
+    site.candidate("2")
+    site.look()
+    (site.root / "generations" / "1" / "model" / "minilm" / "model.toml").write_text("")
+    withdraw(site.publisher.repository, TARGET, site.publisher.keys, NOW, 90)
+    assert site.look() == ""
+    assert site.version == "1"
+    assert files(site.root)["model/minilm/model.toml"] == b"[model]\n"
 
 
 def test_where_nothing_was_before_what_fails_stays(site: Site) -> None:
@@ -332,8 +347,26 @@ def test_an_installation_by_hand_is_waited_for(site: Site) -> None:
     node = Node(site.root, Unsynced())
     with node._alone():
         assert "another installation runs [busy]" in site.look()
+    assert not [line for line in site.log if line.startswith("refused")], "it is no mirror's fault"
     assert site.look() == ""
     assert site.version == "2"
+
+
+def test_a_way_back_waits_for_an_installation_by_hand(site: Site) -> None:
+    """The verdict stays."""
+    site.in_force("1")
+    site.look()
+    site.in_force("2")
+    with ExitStack() as by_hand:
+
+        def bring_up(generation: Any) -> str:
+            by_hand.enter_context(Node(site.root, Unsynced())._alone())
+            return "it answered 500"
+
+        assert "another installation runs [busy]" in site.look(bring_up=bring_up)
+    site.look()
+    assert site.version == "1"
+    assert site.ran == ["1", "1"]
 
 
 # Mirrors
@@ -506,15 +539,32 @@ def test_a_full_disk_gets_its_room_back_and_is_tried_again(site: Site, says_so: 
     site.in_force("1")
     site.look()
     site.in_force("2")
+    current = Node(site.root).current()
+    assert current is not None
+    had = {part.digest for file in of_kind(current.files, "model") for part in file.parts}
+    site.mirrors.asked.clear()
     agent = site.agent(full_disk(Unsynced, says_so, most))
     with agent.alone():
         assert said in agent.round()
+        assert not had & {f"sha256:{Path(path).name}" for _, path, _ in site.mirrors.asked}
         agent.round()
     assert len([line for line in site.log if line.startswith("waiting")]) == 1
     assert not (site.root / "download").exists()
     assert not (site.root / "staging").exists()
     assert site.look() == ""
     assert site.version == "2"
+
+
+def test_a_disk_without_room_for_a_line_keeps_nobody_from_serving(site: Site) -> None:
+    class Full(Unsynced):
+        def put(self, path: Path, data: bytes) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    site.in_force("1")
+    site.look()
+    assert site.look(Full()) == ""
+    assert "agent.json: No space left on device" in site.log
+    assert site.version == "1"
 
 
 def test_a_damaged_memory_is_begun_anew(site: Site) -> None:
