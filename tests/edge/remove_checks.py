@@ -1,6 +1,6 @@
 """Take each check out of `edge/` in turn, and see a test fail: `python -P tests/edge/remove_checks.py [MODULE[:LINE] ...]`.
 
-Not a test itself, since it runs them once for each of some 400 checks:
+Not a test itself, since it runs them once for each of some 440 checks:
 
 - a raise, and a call that ends in one or syncs: without it a power cut must spoil something;
 - an `if` that only returns, goes on, leaves a loop, raises or yields a finding, and each side of an `or` in its condition;
