@@ -19,6 +19,7 @@ from ..serving.metrics import ModelMetrics
 from ..signature import Bound
 from .archive import Archive
 from .handler_metrics import HandlerMetrics
+from .manifest import ArchiveError
 from .model_settings import ModelSettings
 from .process import OnEnd, WorkerProcess
 from .properties import Config
@@ -62,6 +63,9 @@ class AssembledArchive:
         with ExitStack() as kept:
             with data_plane.metrics.phase("unpack"):
                 folder = await asyncio.to_thread(kept.enter_context, self.archive.unpacked())
+            if not (folder / manifest.serialized_file).exists():
+                # A handler may do without, as TorchServe's base handler does for an eager model.
+                logger.warning("%s: serializedFile = %r is not in it", self.archive.path.name, manifest.serialized_file)
             number = self.cores if self.model.workers is None else self.model.workers
             counted = HandlerMetrics(name)
             start = self._start(folder, name, version, number, counted)
@@ -101,7 +105,10 @@ class AssembledArchive:
             number = next(numbers)
             worker = WorkerProcess(name, number, on_end, counted.take)
             gpu = number % gpus if gpus else None
-            await worker.load({**options, "gpu_id": gpu}, environment, self.model.startup_timeout_s)
+            try:
+                await worker.load({**options, "gpu_id": gpu}, environment, self.model.startup_timeout_s)
+            except ArchiveError as error:
+                raise ArchiveError(f"{self.archive.path.name}: {error}") from None
             return worker
 
         return start

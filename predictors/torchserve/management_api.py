@@ -60,6 +60,8 @@ class ManagementApi:
                 return self._doing(partial(calls.describe, exchange=exchange), name)
             case ("GET", "models", name, version):
                 return self._doing(partial(calls.describe, exchange=exchange), name, version)
+            case ("GET", "v1", "models", name):
+                return self._doing(calls.state, name)
             case ("PUT", "models", name):
                 return self._doing(calls.scale, name)
             case ("PUT", "models", name, version):

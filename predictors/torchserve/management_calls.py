@@ -96,6 +96,11 @@ class ManagementCalls:
         exchange.on_leave = leave
         return 200, [describe(served) | _metadata((await told).body)]
 
+    async def state(self, said: Parameters) -> Answer:
+        """KServe's v1 has the same on the port of inferences."""
+        name = said.text("model_name")
+        return 200, {"name": name, "ready": self._management.served(name).is_ready}
+
     async def register(self, said: Parameters) -> Answer:
         self._check_may_register()
         file = said.text("url")

@@ -4,6 +4,7 @@ import concurrent.futures
 import json
 import os
 import re
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -443,3 +444,28 @@ def test_what_a_handler_counts_is_in_the_metrics(serve, connect_http1, tmp_path:
     labels = {line: frozenset(re.findall(r'[a-zA-Z_]+="[^"]*"', line)) for line in (*expected, *lines)}
     found = {(line.partition("{")[0], labels[line], line.rpartition(" ")[2]) for line in lines}
     assert {(line.partition("{")[0], labels[line], line.rpartition(" ")[2]) for line in expected} <= found
+
+
+def test_an_archive_that_is_replaced_while_it_serves_is_read_anew_when_asked(
+    serve, connect_http1, tmp_path: Path
+) -> None:
+    """Not before, though a worker begins anew; one that is damaged then leaves what is served as it is."""
+    code = "import os\ndef handle(data, context): return data and [{'said': %r, 'pid': os.getpid()}] * len(data)"
+    path = write_mar(tmp_path / "model.mar", {"handler.py": code % "old"})
+    client = connect_http1(serve(path, "--model-control-mode", "explicit"))
+
+    def ask() -> dict[str, Any]:
+        said: dict[str, Any] = json.loads(client.request("POST", "/predictions/model", b"x", TEXT).body)
+        return said
+
+    first = ask()
+    path.write_bytes(b"PK")
+    os.kill(first["pid"], signal.SIGKILL)
+    assert ask()["said"] == "old"
+    reply = client.request("POST", "/v2/repository/models/model/load")
+    assert reply.status == 500
+    assert "model.mar: cannot be read" in reply.error()
+    assert ask()["said"] == "old"
+    write_mar(path, {"handler.py": code % "new"})
+    assert client.request("POST", "/v2/repository/models/model/load").status == 200
+    assert ask()["said"] == "new"

@@ -174,20 +174,34 @@ LOADING = {
         {"handler.py": "class A:\n def handle(self, d, c): ...\n def initialize(self, c): open('weights.pt')"}, {},
         r"FileNotFoundError: .*weights\.pt",
     ),
+    "constructor": (
+        {"handler.py": "class A:\n def __init__(self): raise KeyError('size')\n def handle(self, d, c): ..."}, {},
+        r"handler 'handler\.py': KeyError: 'size'",
+    ),
     "exit": ({"handler.py": "import sys; sys.exit(4)"}, {}, r"the handler ended its process with status 4 while it was loaded"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("fault", LOADING)
 def test_a_handler_that_cannot_be_loaded_ends_the_start(failing_start, tmp_path: Path, fault: str) -> None:
-    """With status 1, and the archive's model, its handler and the reason in one line."""
+    """With status 1, and the archive, its model, its handler and the reason in one line."""
     files, said, reason = LOADING[fault]
-    path = write_mar(tmp_path / "faulty.mar", files, manifest("faulty", **said))
+    path = write_mar(tmp_path / "file.mar", files, manifest("faulty", **said))
     status, log = failing_start(path, "--host", "127.0.0.1")
     assert status == 1
     lines = [line for line in log.splitlines() if " ERROR torpor: " in line]
     (line,) = lines
-    assert re.search(f" ERROR torpor: faulty worker [01]: .*{reason}", line), line
+    assert re.search(rf" ERROR torpor: file\.mar: faulty worker [01]: .*{reason}", line), line
+
+
+def test_weights_that_are_missing_are_named(failing_start, tmp_path: Path) -> None:
+    """A handler may do without them; of one that does not the reason follows."""
+    files, _, reason = LOADING["initialize"]
+    path = write_mar(tmp_path / "file.mar", files, manifest("faulty", serializedFile="weights.pt"))
+    status, log = failing_start(path, "--host", "127.0.0.1")
+    assert status == 1
+    assert "file.mar: serializedFile = 'weights.pt' is not in it" in log
+    assert re.search(reason, log)
 
 
 def test_a_damaged_archive_ends_the_start(failing_start, tmp_path: Path) -> None:

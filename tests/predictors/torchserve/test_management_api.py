@@ -128,6 +128,14 @@ def test_what_is_an_inference_is_not_the_apis(manage) -> None:
         assert not takes(head(method, path))
 
 
+def test_a_models_state_is_whether_it_has_workers(manage) -> None:
+    """As by KServe's v1; TorchServe says ready before that."""
+    managed = manage()
+    assert managed.ask("GET", "/v1/models/echo") == (200, {"name": "echo", "ready": False})
+    status, kind, _ = message(managed.ask("GET", "/v1/models/nobody"))
+    assert (status, kind) == (404, "ModelNotFoundException")
+
+
 def test_a_page_has_a_hundred_models_at_most(manage) -> None:
     """Whatever is asked for; after a full one there is a token, and after one that is not full none."""
     managed = manage()

@@ -25,6 +25,8 @@ class Keeper:
             word, _, place = text.partition(" ")
             if word == "release":
                 open(place, "w").write("go")
+            if word == "unprepared":
+                raise ValueError("in preprocess")
             if word == "exit":
                 sys.exit(3)
         return list(self.texts)
@@ -41,6 +43,8 @@ class Keeper:
         return [(text, threading.current_thread() is threading.main_thread()) for text in texts]
 
     def postprocess(self, pairs):
+        if self.texts[0] == "unfinished":
+            raise ValueError("in postprocess")
         self.context.metrics.add_counter("texts", len(pairs))
         header = self.context.get_request_header(0, "x-mine")
         return [{"text": text, "kept": self.texts, "header": header, "id": self.context.get_request_id(0),
@@ -106,9 +110,9 @@ def test_what_overlapping_batches_count_is_counted_once(ask, server, connect_htt
 
 def test_an_error_is_its_own_batchs(ask) -> None:
     """Raised on the main thread, or by a lane."""
-    texts = ["fail", "one", "fail", "two", "one", "fail"]
+    texts = ["fail", "one", "unprepared", "two", "unfinished", "one", "fail"]
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        assert [status for status, _ in pool.map(ask, texts)] == [500, 200, 500, 200, 200, 500]
+        assert [status for status, _ in pool.map(ask, texts)] == [500, 200, 500, 200, 500, 200, 500]
 
 
 @pytest.mark.parametrize(("word", "status"), [("exit", 3), ("quit", 4)])

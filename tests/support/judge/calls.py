@@ -63,6 +63,11 @@ def predictions(model: str, streams: bool = False, version: str = "", **fields: 
     return GrpcCall(f"{INFERENCE}.InferenceAPIsService/{'Stream' if streams else ''}Predictions", message, streams)
 
 
+def sequence(model: str, **fields: bytes) -> GrpcCall:
+    message = {"model_name": model, "input": fields, "sequence_id": "one"}
+    return GrpcCall(f"{INFERENCE}.InferenceAPIsService/StreamPredictions2", message, True, sends_stream=True)
+
+
 def asked(method: str, **message: Any) -> GrpcCall:
     return GrpcCall(f"{MANAGEMENT}.ManagementAPIsService/{method}", message, is_management=True)
 

@@ -2,7 +2,7 @@
 
 import base64
 import http.client
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,6 +23,8 @@ class Answer:
     status: int | str
     headers: Mapping[str, str]
     body: bytes
+    pieces: tuple[bytes, ...] = ()
+    """Chunks, or messages of a stream; of an answer at once none."""
 
     def __str__(self) -> str:
         return f"{self.status} {dict(self.headers)} {self.body[:300]!r}"
@@ -59,8 +61,9 @@ def by_http(server: Addresses, call: Call) -> Answer:
         with suppress(BrokenPipeError, ConnectionResetError):
             connection.request(call.method, call.path, call.body, dict(call.headers))
         response = connection.getresponse()
-        body = response.read()
-        return Answer(response.status, {name.lower(): value for name, value in response.getheaders()}, body)
+        pieces = tuple(_chunks(response)) if response.chunked else ()
+        body = b"".join(pieces) or response.read()
+        return Answer(response.status, {name.lower(): value for name, value in response.getheaders()}, body, pieces)
     except (OSError, http.client.HTTPException) as error:
         return Answer(type(error).__name__, {}, b"")
     finally:
@@ -73,13 +76,22 @@ def by_grpc(server: Addresses, call: GrpcCall) -> Answer:
     sent = json_format.ParseDict(_jsonable(call.message), request())
     with grpc.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
         kind = channel.unary_stream if call.streams else channel.unary_unary
+        kind = channel.stream_stream if call.sends_stream else kind
         invoke = kind(f"/{method}", lambda message: message.SerializeToString(), answer.FromString)
+        pieces: list[bytes] = []
         try:
-            got = invoke(sent, timeout=TIMEOUT_S)
-            got = list(got) if call.streams else [got]
+            got = invoke(iter([sent]) if call.sends_stream else sent, timeout=TIMEOUT_S)
+            for one in got if call.streams else [got]:
+                pieces.append(_body(one))  # noqa: PERF401 (those before an error stay)
         except grpc.RpcError as error:
-            return Answer(error.code().name, {}, (error.details() or "").encode())
-    return Answer("OK", {}, b"".join(_body(one) for one in got))
+            return Answer(error.code().name, {}, (error.details() or "").encode(), tuple(pieces))
+    return Answer("OK", {}, b"".join(pieces), tuple(pieces) if call.streams else ())
+
+
+def _chunks(response: http.client.HTTPResponse) -> Iterator[bytes]:
+    """Each is read on its own."""
+    while piece := response.read1():
+        yield piece
 
 
 def _typed(server: Addresses, method: str) -> tuple[str, Any, Any]:

@@ -7,9 +7,9 @@ from typing import Any
 from judge.client import Answer
 from judge.scenes import Case
 
-ASPECTS = ("status", "content type", "header", "body", "spacing", "error object", "message")
-"""spacing: the same JSON, in other bytes. error object: an error in KServe's form for one in TorchServe's. message: of an error
-in the same form, with the same type; its code is its status.
+ASPECTS = ("status", "content type", "header", "body", "pieces", "spacing", "error object", "message")
+"""pieces: chunks, or messages of a stream. spacing: the same JSON, in other bytes. error object: an error in KServe's form for
+one in TorchServe's. message: of an error in the same form, with the same type; its code is its status.
 """
 
 
@@ -27,6 +27,8 @@ def differing(case: Case, theirs: Sequence[Answer], ours: Sequence[Answer]) -> l
             found.add("header")
         if aspect := _bodies(normal(case, his), normal(case, own)):
             found.add(aspect)
+        if case.has_pieces and his.pieces != own.pieces:
+            found.add("pieces")
     return [aspect for aspect in ASPECTS if aspect in found]
 
 

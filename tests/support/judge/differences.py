@@ -21,7 +21,7 @@ DIFFERENCES = [
     ),
     Difference(
         "On KServe's paths answers are as KServe's own server has them: `application/json`, compact, errors with `error` alone",
-        {"v1*/*": "content type, spacing, error object", "v2/*": "content type, spacing, error object"},
+        dict.fromkeys(["v1*/*", "v2/*", "v2-batched/*"], "content type, spacing, error object"),
     ),
     Difference(
         "A handler that fails, or whose answer is none, is 500 on every path: TorchServe's 503 asks a client to try again; "
@@ -43,6 +43,8 @@ DIFFERENCES = [
                         "unknown mode",
                         "eager, wrong size",
                         "eager, no numbers",
+                        "explanation of what can't",
+                        "explanation that fails",
                     )
                 ),
                 *(
@@ -57,13 +59,21 @@ DIFFERENCES = [
                 ),
                 *(f"v1/{name}" for name in ("integers", "ragged", "exception", "explain what can't")),
                 "v2/explain what can't",
+                "v2/exception",
+                "v2/more answers than inputs",
                 "json-envelope/integers",
                 "body-envelope/integers",
             ],
             "status",
         )
         | dict.fromkeys(
-            ["bare/gRPC exception", "bare/gRPC wrong type", "bare/gRPC exception in a stream"], "status, body"
+            [
+                "bare/gRPC exception",
+                "bare/gRPC wrong type",
+                "bare/gRPC exception in a stream",
+                "bare/gRPC chunks, then an exception",
+            ],
+            "status, body",
         ),
     ),
     Difference(
@@ -87,6 +97,7 @@ DIFFERENCES = [
         "Batches above 1 work under KServe's envelopes, and a row that fails costs the others of its batch nothing",
         {
             "v1-batched/three at once": "status, body",
+            "v2-batched/three at once": "status, body",
             "batched/a poisoned row among good ones": "status, content type, body",
         },
     ),
@@ -123,7 +134,37 @@ DIFFERENCES = [
     Difference(
         "An answer that fails after its first piece ends without its last, and what came can be read; TorchServe resets the "
         "connection",
-        {"bare/chunks, then an exception": "status"},
+        dict.fromkeys(
+            [
+                "bare/chunks, then an exception",
+                "bare/chunks, then no answer",
+                "bare/chunks, then a wrong type",
+                "bare/chunks, then an exit",
+                "bare/chunks, then too slow",
+            ],
+            "status",
+        ),
+    ),
+    Difference(
+        "A unary gRPC call has all pieces of its answer; TorchServe's has the first alone",
+        {"bare/gRPC chunks in one message": "body"},
+    ),
+    Difference(
+        "Sequences are not there, and `StreamPredictions2` says so; TorchServe ends it with UNKNOWN and no word for a model "
+        "without them",
+        {"bare/gRPC sequence": "status, body"},
+    ),
+    Difference(
+        "The name is the one that was asked for, as KServe's wrapper has it",
+        {"v2/another name than the archive's": "body"},
+    ),
+    Difference(
+        "A registration by JSON that says nothing of a delay or a time-out has the defaults of the query's",
+        {"managed/register by json": "body"},
+    ),
+    Difference(
+        "What is registered already is ALREADY_EXISTS by gRPC; TorchServe says UNKNOWN and no word",
+        {"managed/gRPC register again": "status, body"},
     ),
     Difference(
         "A gRPC stream of an answer at once is one message; it ends TorchServe's worker",
@@ -136,16 +177,25 @@ DIFFERENCES = [
             "v2-grpc/unknown model": "status, body",
             "bare/gRPC unknown version": "status, body",
             "bare/gRPC unknown model": "status, body",
+            "bare/gRPC stream of nobody": "status, body",
             "managed/gRPC describe nobody": "body",
+            "managed/gRPC describe no version": "body",
+            "managed/gRPC register a missing file": "body",
+            "managed/gRPC scale nobody": "body",
+            "managed/gRPC default that is none": "body",
+            "managed/gRPC default of nobody": "body",
+            "managed/gRPC unregister nobody": "body",
             "managed/gRPC unregister": "status, body",
         },
     ),
     Difference(
-        "Over gRPC an error names no Java class, want of memory is RESOURCE_EXHAUSTED, and fields have no order",
+        "Over gRPC an error says what was wrong and names no Java class, and want of memory is RESOURCE_EXHAUSTED",
         {
             "bare/gRPC PredictionException": "body",
             "bare/gRPC out of memory": "status, body",
-            "bare/gRPC several fields": "spacing",
+            "managed/gRPC register nothing": "body",
+            "managed/gRPC register no class": "body",
+            "managed/gRPC scale to nonsense": "body",
         },
     ),
     Difference(

@@ -12,7 +12,12 @@ OPEN = "org.pytorch.serve.grpc.openinference"
 _TEXT, _NUMBER, _FLAG, _BYTES = "string", "int32", "bool", "bytes"
 _FIELDS: dict[str, dict[str, tuple[int, str]]] = {
     f"{INFERENCE}.Empty": {},
-    f"{INFERENCE}.PredictionsRequest": {"model_name": (1, _TEXT), "model_version": (2, _TEXT), "input": (3, "map")},
+    f"{INFERENCE}.PredictionsRequest": {
+        "model_name": (1, _TEXT),
+        "model_version": (2, _TEXT),
+        "input": (3, "map"),
+        "sequence_id": (4, _TEXT),
+    },
     f"{INFERENCE}.PredictionResponse": {"prediction": (1, _BYTES)},
     f"{INFERENCE}.TorchServeHealthResponse": {"health": (1, _TEXT)},
     f"{MANAGEMENT}.ManagementResponse": {"msg": (1, _TEXT)},
@@ -22,15 +27,35 @@ _FIELDS: dict[str, dict[str, tuple[int, str]]] = {
         "customized": (3, _FLAG),
     },
     f"{MANAGEMENT}.ListModelsRequest": {"limit": (1, _NUMBER), "next_page_token": (2, _NUMBER)},
+    f"{MANAGEMENT}.RegisterModelRequest": {
+        "batch_size": (1, _NUMBER),
+        "handler": (2, _TEXT),
+        "initial_workers": (3, _NUMBER),
+        "max_batch_delay": (4, _NUMBER),
+        "model_name": (5, _TEXT),
+        "response_timeout": (6, _NUMBER),
+        "synchronous": (8, _FLAG),
+        "url": (9, _TEXT),
+        "startup_timeout": (11, _NUMBER),
+    },
+    f"{MANAGEMENT}.ScaleWorkerRequest": {
+        "model_name": (1, _TEXT),
+        "model_version": (2, _TEXT),
+        "max_worker": (3, _NUMBER),
+        "min_worker": (4, _NUMBER),
+        "synchronous": (6, _FLAG),
+    },
+    f"{MANAGEMENT}.SetDefaultRequest": {"model_name": (1, _TEXT), "model_version": (2, _TEXT)},
     f"{MANAGEMENT}.UnregisterModelRequest": {"model_name": (1, _TEXT), "model_version": (2, _TEXT)},
 }
 METHODS = {
     f"{INFERENCE}.InferenceAPIsService/Ping": ("Empty", "TorchServeHealthResponse"),
     f"{INFERENCE}.InferenceAPIsService/Predictions": ("PredictionsRequest", "PredictionResponse"),
     f"{INFERENCE}.InferenceAPIsService/StreamPredictions": ("PredictionsRequest", "PredictionResponse"),
-    f"{MANAGEMENT}.ManagementAPIsService/DescribeModel": ("DescribeModelRequest", "ManagementResponse"),
-    f"{MANAGEMENT}.ManagementAPIsService/ListModels": ("ListModelsRequest", "ManagementResponse"),
-    f"{MANAGEMENT}.ManagementAPIsService/UnregisterModel": ("UnregisterModelRequest", "ManagementResponse"),
+    f"{INFERENCE}.InferenceAPIsService/StreamPredictions2": ("PredictionsRequest", "PredictionResponse"),
+} | {
+    f"{MANAGEMENT}.ManagementAPIsService/{name}": (f"{name}Request", "ManagementResponse")
+    for name in ("DescribeModel", "ListModels", "RegisterModel", "ScaleWorker", "SetDefault", "UnregisterModel")
 }
 """Message types of request and answer, in the method's own package."""
 

@@ -31,6 +31,8 @@ class GrpcCall:
     message: Mapping[str, Any] = field(default_factory=dict)
     streams: bool = False
     is_management: bool = False
+    sends_stream: bool = False
+    """The message is the only one of several."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,9 @@ class Case:
     """Of the answer, compared beside its content type."""
 
     together: bool = False
+    has_pieces: bool = False
+    """The chunks of its answers, or their messages, are compared as well."""
+
     is_a_set: bool = False
     """Which of the calls gets which answer is a matter of the moment."""
 

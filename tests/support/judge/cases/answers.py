@@ -10,6 +10,10 @@ def moded(name: str, mode: str, status: int | str = 200, **more: Any) -> Case:
     return case(name, post("modes", mode, TEXT), status=status, **more)
 
 
+def pieces(name: str, mode: str, status: int | str = 200, **more: Any) -> Case:
+    return moded(name, mode, status, has_pieces=True, **more)
+
+
 ANSWERS = [
     moded("bytes", "bytes", body=b"\x00\xff raw"),
     moded("bytearray", "bytearray"),
@@ -41,8 +45,17 @@ ANSWERS = [
     moded("status 204", "status 204", 204),
     moded("content type", "content_type image/png"),
     moded("header", "header seen", headers=("x-own",)),
-    moded("chunks", "chunks 3", body=b"0 1 2 end"),
-    moded("chunks, then an exception", "chunks_raise later", status="ConnectionResetError"),
+    pieces("chunks", "chunks 3", body=b"0 1 2 end"),
+    pieces("chunks of every type", "chunks_of_types"),
+    pieces("chunks, some of them empty", "chunks_with_empty"),
+    moded("a large chunk", "chunks_large 100000", normal=len),
+    pieces("chunks with status and headers", "chunks_headed seen", 202, headers=("x-own",)),
+    pieces("chunks, then status and headers", "chunks_late seen", headers=("x-own",)),
+    pieces("chunks, then an object", "chunks_then object"),
+    pieces("chunks, then an exception", "chunks_then raise later", "ConnectionResetError"),
+    pieces("chunks, then no answer", "chunks_then few", "ConnectionResetError"),
+    pieces("chunks, then a wrong type", "chunks_then set", "ConnectionResetError"),
+    case("chunks, explained", post("modes", "chunks 2", TEXT, "/explanations/"), has_pieces=True),
     moded("after an error", "text"),
     moded("printing", "print lines"),
 ]
@@ -52,5 +65,17 @@ DYING = [
     case("sys.exit, then good", post("dying", "exit", TEXT), post("dying", "text", TEXT), status=[500, 200]),
     case("os._exit, then good", post("dying", "die", TEXT), post("dying", "text", TEXT), status=[500, 200]),
     case("too slow, then good", post("dying", "sleep 30", TEXT), post("dying", "text", TEXT), status=[500, 200]),
+    case(
+        "chunks, then an exit",
+        post("dying", "chunks_then exit", TEXT),
+        post("dying", "text", TEXT),
+        status=["ConnectionResetError", 200],
+    ),
+    case(
+        "chunks, then too slow",
+        post("dying", "chunks_then sleep 30", TEXT),
+        post("dying", "text", TEXT),
+        status=["ConnectionResetError", 200],
+    ),
     case("slow, but in time", post("dying", "sleep 1", TEXT), body=b"slept"),
 ]

@@ -12,6 +12,11 @@ def rows(body: bytes) -> Any:
     return json.loads(body)["row"]
 
 
+def piece(body: bytes) -> Any:
+    """What came before the answer's end."""
+    return body.rpartition(b": ")[0]
+
+
 BATCHED = Scene(
     "batched",
     ["batched"],
@@ -24,5 +29,7 @@ BATCHED = Scene(
         case("a poisoned row among good ones", *(post("batched", row) for row in ("a", "b", "poison", "c")),
              together=True, status=[503] * 4),
         case("after it", post("batched", b"a")),
+        case("four in pieces", *(post("batched", f"pieces {row}") for row in "abcd"), together=True, status=[],
+             normal=piece),
     ],
 )  # fmt: skip

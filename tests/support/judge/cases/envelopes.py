@@ -7,6 +7,11 @@ from judge.calls import BYTES, JSON, case, infer, manage, opened, post, tensor, 
 from judge.cases.images import IMAGE_TEXT
 from judge.scenes import Call, Scene
 
+
+def without_blanks(body: bytes) -> Any:
+    return b"".join(body.split())
+
+
 V1 = Scene(
     "v1",
     ["scripted", "instances", "classifier", "explained"],
@@ -30,6 +35,7 @@ V1 = Scene(
         case("explain", v1("explained", [{"x": [1.0, 2.0, 3.0], "target": 1}], "explain")),
         case("predict what explains", v1("explained", [{"x": [1.0, 2.0, 3.0]}])),
         case("explain what can't", v1("scripted", [[1.0, 2.0, 3.0]], "explain"), status=503),
+        case("pieces", v1("instances", ["pieces"]), normal=without_blanks),
         case("model's state", manage("GET", "/v1/models/instances")),
         case("unknown model's state", manage("GET", "/v1/models/nobody"), status=404),
         case(
@@ -59,9 +65,14 @@ def without_id(body: bytes) -> Any:
     return {**answer, "id": len(answer["id"])}
 
 
+def v2_path(model: str, *inputs: Any) -> Call:
+    """The same body by TorchServe's own path."""
+    return post(model, v2(model, *inputs, id="one").body, JSON)
+
+
 V2 = Scene(
     "v2",
-    ["scripted", "v2_echo"],
+    ["scripted", "v2_echo", "explained"],
     [
         case("floats", v2("v2_echo", tensor("floats", "FP32", [2], [1, 2]), id="one")),
         case("integers", v2("v2_echo", tensor("integers", "INT32", [2], [1, 2]), id="one")),
@@ -82,31 +93,53 @@ V2 = Scene(
         case("broken json", Call("POST", "/v2/models/v2_echo/infer", b"{", JSON), status=503),
         case("unknown model", v2("nobody", tensor("x", "FP32", [1], [1])), status=404),
         case("explain what can't", v2("scripted", tensor("x", "FP32", [1, 3], [1, 2, 3]), verb="explain"), status=503),
+        case("explain", v2("explained", tensor("x", "FP32", [3], [1, 2, 3]), verb="explain", id="one")),
+        case("predict what explains", v2("explained", tensor("x", "FP32", [3], [1.0, 2.0, 3.0]), id="one")),
+        case("exception", v2("explained", tensor("x", "BYTES", [1], ["abc"]), id="one"), status=503),
+        case("more answers than inputs", v2("v2_echo", tensor("many", "FP32", [1], [1]), id="one"), status=503),
+        case("by TorchServe's own path", v2_path("v2_echo", tensor("x", "FP32", [2], [1.5, 2]))),
+        case("another name than the archive's", v2("alias", tensor("x", "FP32", [1], [1]), id="one")),
         case("metadata", Call("GET", "/v2/models/v2_echo"), status=404),
         case("ready", Call("GET", "/v2/models/v2_echo/ready"), status=404),
         case("server ready", Call("GET", "/v2/health/ready"), status=404),
     ],
     {"service_envelope": "kservev2"},
-    snapshot={"scripted": {}, "v2_echo": {}},
+    snapshot={"scripted": {}, "v2_echo": {}, "explained": {}, "alias": {"marName": "v2_echo.mar"}},
+    models=["scripted", "v2_echo", "explained", "alias"],
 )
+
+V2_BATCHED = Scene(
+    "v2-batched",
+    ["v2_echo"],
+    [
+        case("alone", v2("v2_echo", tensor("floats", "FP32", [1], [1]), id="one")),
+        case("three at once", *(v2("v2_echo", tensor("x", "INT64", [1], [number]), id="one") for number in range(3)),
+             together=True, status=[503] * 3),
+    ],
+    {"service_envelope": "kservev2"},
+    snapshot={"v2_echo": {"batchSize": 3, "maxBatchDelay": 500}},
+)  # fmt: skip
 
 JSON_ENVELOPE = Scene(
     "json-envelope",
-    ["scripted"],
+    ["scripted", "explained"],
     [
         case("instances", post("scripted", '{"instances": [[1.0, 2.0, 3.0]]}', JSON)),
         case("integers", post("scripted", '{"instances": [[1, 2, 3]]}', JSON), status=503),
         case("without the key", post("scripted", "{}", JSON), status=503),
+        case("explain", post("explained", '{"instances": [{"x": [1.0, 2.0, 3.0]}]}', JSON, "/explanations/")),
+        case("by v1's path", v1("scripted", [[1.0, 2.0, 3.0]])),
     ],
     {"service_envelope": "json"},
 )
 
 BODY_ENVELOPE = Scene(
     "body-envelope",
-    ["scripted"],
+    ["scripted", "explained"],
     [
         case("rows", post("scripted", "[1.0, 2.0, 3.0]", JSON)),
         case("integers", post("scripted", "[1, 2, 3]", JSON), status=503),
+        case("explain", post("explained", '{"x": [1.0, 2.0, 3.0], "target": 1}', JSON, "/explanations/")),
     ],
     {"service_envelope": "body"},
 )

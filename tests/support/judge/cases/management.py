@@ -4,7 +4,7 @@ import json
 import re
 from typing import Any
 
-from judge.calls import BYTES, TEXT, asked, case, manage, post, predictions, registered
+from judge.calls import BYTES, JSON, TEXT, asked, case, manage, post, predictions, registered
 from judge.scenes import Call, Scene
 
 
@@ -50,6 +50,10 @@ MANAGED = Scene(
              registered("explained.mar", batch_size=3, max_batch_delay=70, response_timeout=9),
              manage("GET", "/models/explained"), normal=described),
         case("describe with the handler's own words", manage("GET", "/models/explained?customized=true"), normal=described),
+        case("register by json",
+             Call("POST", "/models", b'{"url": "modes.mar", "model_name": "by-json", "initial_workers": 1, '
+                  b'"batch_size": 2, "synchronous": true}', JSON, True),
+             manage("GET", "/models/by-json"), manage("DELETE", "/models/by-json"), normal=described),
         case("register without workers", registered("modes.mar", model_name="idle", workers=0), IDLE, status=[200, 503]),
         case("ping beside a model without workers", Call("GET", "/ping")),
         case("scale from none", manage("PUT", "/models/idle?min_worker=1&synchronous=true"), IDLE),
@@ -74,8 +78,43 @@ MANAGED = Scene(
         case("gRPC describe", asked("DescribeModel", model_name="echo"), status="OK", normal=described),
         case("gRPC describe nobody", asked("DescribeModel", model_name="nobody"), status="NOT_FOUND"),
         case("gRPC list", asked("ListModels", limit=1), status="OK"),
+        case("gRPC list, a page later", asked("ListModels", limit=1, next_page_token=1), status="OK"),
+        case("gRPC describe a version", asked("DescribeModel", model_name="echo", model_version="1.0"), status="OK",
+             normal=described),
+        case("gRPC describe all versions", asked("DescribeModel", model_name="echo", model_version="all"), status="OK",
+             normal=described),
+        case("gRPC describe no version", asked("DescribeModel", model_name="echo", model_version="7.0"),
+             status="NOT_FOUND"),
+        case("gRPC describe with the handler's own words",
+             asked("DescribeModel", model_name="explained", customized=True), status="OK", normal=described),
+        case("gRPC register",
+             asked("RegisterModel", url="modes.mar", model_name="by-grpc", initial_workers=1, synchronous=True,
+                   batch_size=2, max_batch_delay=30, response_timeout=9),
+             predictions("by-grpc", body=b"text"), asked("DescribeModel", model_name="by-grpc"), status=["OK"] * 3,
+             normal=described),
+        case("gRPC register again", asked("RegisterModel", url="modes.mar", model_name="by-grpc"), status="UNKNOWN"),
+        case("gRPC register nothing", asked("RegisterModel"), status="INVALID_ARGUMENT"),
+        case("gRPC register a missing file", asked("RegisterModel", url="missing.mar"), status="NOT_FOUND"),
+        case("gRPC register no class",
+             asked("RegisterModel", url="no_class.mar", initial_workers=1, synchronous=True), status="INTERNAL"),
+        case("gRPC scale", asked("ScaleWorker", model_name="by-grpc", min_worker=2, max_worker=2, synchronous=True),
+             asked("DescribeModel", model_name="by-grpc"), status=["OK"] * 2, normal=described),
+        case("gRPC scale by and by", asked("ScaleWorker", model_name="by-grpc", min_worker=2, max_worker=2), status="OK"),
+        case("gRPC scale by a version",
+             asked("ScaleWorker", model_name="by-grpc", model_version="1.0", min_worker=2, max_worker=2, synchronous=True),
+             status="OK"),
+        case("gRPC scale to nonsense", asked("ScaleWorker", model_name="by-grpc", min_worker=5, max_worker=1),
+             status="INVALID_ARGUMENT"),
+        case("gRPC scale nobody", asked("ScaleWorker", model_name="nobody", min_worker=1), status="NOT_FOUND"),
+        case("gRPC default", asked("SetDefault", model_name="by-grpc", model_version="1.0"), status="OK"),
+        case("gRPC default that is none", asked("SetDefault", model_name="by-grpc", model_version="9.0"),
+             status="NOT_FOUND"),
+        case("gRPC default of nobody", asked("SetDefault", model_name="nobody", model_version="1.0"), status="NOT_FOUND"),
+        case("gRPC unregister by a version", asked("UnregisterModel", model_name="by-grpc", model_version="1.0"),
+             status="OK"),
         case("gRPC unregister", asked("UnregisterModel", model_name="other"), predictions("other", body=b"text"),
              status=["OK", "INTERNAL"]),
+        case("gRPC unregister nobody", asked("UnregisterModel", model_name="nobody"), status="NOT_FOUND"),
         case("inference on the management port", Call("POST", "/predictions/echo", b"x", BYTES, True), status=404),
         case("management on the inference port", Call("GET", "/models"), status=404),
     ],
