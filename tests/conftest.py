@@ -25,12 +25,17 @@ import h2.config
 import h2.connection
 import h2.events
 import h2.settings
+import hypothesis
 import numpy as np
 import pytest
 from torpor.predictors.protocol.messages import message
 
 MODELS = Path(__file__).parent / "predictors" / "serving" / "models"
 TIMEOUT_S = 20
+
+# Property tests run the same examples each time, however slow the machine.
+hypothesis.settings.register_profile("steady", deadline=None, derandomize=True, database=None)
+hypothesis.settings.load_profile("steady")
 
 RESET = struct.pack("ii", 1, 0)
 """SO_LINGER that turns a close into a reset."""
