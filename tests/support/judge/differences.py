@@ -159,7 +159,7 @@ DIFFERENCES = [
         {"v2/another name than the archive's": "body"},
     ),
     Difference(
-        "A registration by JSON that says nothing of a delay or a time-out has the defaults of the query's",
+        "A registration by JSON without `max_batch_delay` has 100 ms, as one by a query; TorchServe has -10000",
         {"managed/register by json": "body"},
     ),
     Difference(
