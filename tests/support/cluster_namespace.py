@@ -5,6 +5,7 @@ person would look at when something went wrong.
 import json
 import os
 import subprocess
+import time
 import urllib.request
 import uuid
 from pathlib import Path
@@ -16,6 +17,9 @@ import pytest
 
 IMAGE = os.environ.get("TORPOR_IMAGE", "localhost/torpor:dev")
 """What the Dockerfile makes, as the cluster knows it."""
+
+RUNTIME_CLASS = os.environ.get("TORPOR_RUNTIME_CLASS", "")
+"""That all pods of the tests are to have, such as gvisor; "" for the cluster's default."""
 
 NEEDS_CLUSTER = [
     pytest.mark.cluster,
@@ -47,6 +51,26 @@ spec:
   resources: {{ requests: {{ storage: 1Gi }} }}
 """
 
+_SANDBOXED = """\
+apiVersion: admissionregistration.k8s.io/v1
+kind: MutatingAdmissionPolicy
+metadata: {{ name: {name} }}
+spec:
+  failurePolicy: Fail
+  reinvocationPolicy: Never
+  matchConstraints:
+    resourceRules: [{{ apiGroups: [""], apiVersions: [v1], operations: [CREATE], resources: [pods] }}]
+  matchConditions: [{{ name: mine, expression: request.namespace == "{name}" }}]
+  mutations:
+  - patchType: ApplyConfiguration
+    applyConfiguration: {{ expression: 'Object{{spec: Object.spec{{runtimeClassName: "{runtime_class}"}}}}' }}
+---
+apiVersion: admissionregistration.k8s.io/v1
+kind: MutatingAdmissionPolicyBinding
+metadata: {{ name: {name} }}
+spec: {{ policyName: {name} }}
+"""
+
 
 class Namespace:
     """Its name begins with `torpor-PURPOSE`; it is there while this is entered.
@@ -61,12 +85,23 @@ class Namespace:
 
     def __enter__(self) -> "Namespace":
         self.kubectl("create", "namespace", self.name)
+        if RUNTIME_CLASS:
+            self.kubectl("apply", "-f", "-", given=_SANDBOXED.format(name=self.name, runtime_class=RUNTIME_CLASS))
+            # Until the API server has read it: a pod that is not made shows which class it would have.
+            dry = ("run", "one", "--image=none", "--dry-run=server", "-o", "jsonpath={.spec.runtimeClassName}")
+            end_s = time.monotonic() + self._timeout_s
+            while self.kubectl(*dry) != RUNTIME_CLASS:
+                assert time.monotonic() < end_s, f"pods do not get the RuntimeClass {RUNTIME_CLASS}"
+                time.sleep(0.5)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.delete("namespace", self.name)
+        if RUNTIME_CLASS:
+            self.delete("mutatingadmissionpolicybinding", self.name)
+            self.delete("mutatingadmissionpolicy", self.name)
 
     def delete(self, kind: str, name: str) -> None:
         """Have an object go, of this namespace or of the cluster, whether there is one or not."""

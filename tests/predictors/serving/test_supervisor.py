@@ -244,7 +244,7 @@ def test_a_worker_that_leaves_and_does_not_end_is_killed(
     [
         ("raise SystemExit(0)", 0),
         ("raise SystemExit(3)", 3),
-        ("import os; os.kill(os.getpid(), 1)", 128 + signal.SIGHUP),
+        ("import os; os.kill(os.getpid(), 9)", 128 + signal.SIGKILL),
     ],
     ids=["ends", "fails", "is killed"],
 )
