@@ -20,13 +20,15 @@ from pathlib import Path
 from torpor.predictors.errors import Unavailable
 from torpor.predictors.serving.exchange import Head
 from torpor.predictors.serving.server import HttpServer, Port
+from torpor.predictors.serving.tasks import Tasks
 
 from . import Event
 from .dispatch import FIRST_TTL, TTL, Dispatch
+from .handover import Giver, Taker
 from .http_caller import HttpCaller
 from .ingress import Ingress
 from .jetstream import JetStream, StreamSettings, key_of
-from .link import COMMANDS, SITE, ToNodes, ToSite, commands_subject, events_subject
+from .link import COMMANDS, SITE, ToNodes, ToSite, commands_subject, consumer_for, events_subject
 from .nats_server import NatsServer
 from .trigger import DEAD_LETTERS, Trigger
 
@@ -102,7 +104,7 @@ class Broker:
 
     async def _serve(self, caller: HttpCaller, url: str, stop: asyncio.Event) -> None:
         settings, jetstream = self._settings, self._jetstream
-        await self._add_streams()
+        ends, links = await self._add_streams(), Tasks()
         for name in sorted({DEAD_LETTERS, *(trigger.dead_letter_stream for trigger in self._triggers)}):
             # On a node all that grows has its bound; a dead letter that finds no room waits for it in the stream.
             most = settings.stream.max_bytes if isinstance(settings.link, ToSite) else -1
@@ -117,6 +119,8 @@ class Broker:
         address = await http.start()
         names = ", ".join(trigger.name for trigger in self._triggers) or "none"
         logger.info("ready: broker on %s, nats %s, triggers: %s", address, url, names)
+        for end in ends:
+            links.start(end.run(), end.name)
         await stop.wait()
         logger.info("draining: taking no more, at most %g s for what is in flight", settings.drain_timeout_s)
         await http.drain()
@@ -124,23 +128,33 @@ class Broker:
             http.shutdown(settings.drain_timeout_s),
             *(dispatch.stop(settings.drain_timeout_s) for dispatch in dispatches),
         )
+        await links.cancel()
 
-    async def _add_streams(self) -> None:
-        """Those of events and commands, before anything is published."""
+    async def _add_streams(self) -> list[Giver | Taker]:
+        """Those of events and commands, before anything is published; what goes over the link."""
         jetstream, link, stream = self._jetstream, self._settings.link, self._settings.stream
+        commands = replace(stream, name=COMMANDS, max_age_s=_LETTERS_AGE_S)
         if isinstance(link, ToSite):
             await jetstream.add_stream(replace(stream, keeps_taken=False))
-            await jetstream.hand_over(stream.name, SITE, events_subject(link.node), link.types)
-            await jetstream.drop_consumers(stream.name, {SITE, *(f"trigger-{one.name}" for one in self._triggers)})
-            await jetstream.mirror(COMMANDS, link.node, _LETTERS_AGE_S)
-            return
-        if isinstance(link, ToNodes):
-            await jetstream.add_stream(replace(stream, name=COMMANDS, max_age_s=_LETTERS_AGE_S))
-            for node in link.nodes:
-                await jetstream.hand_over(COMMANDS, node, commands_subject(node))
-            await jetstream.drop_consumers(COMMANDS, link.nodes)
-            stream = replace(stream, sources=link.nodes)
+            await jetstream.add_stream(commands)
+            to_site = consumer_for(SITE)
+            events = await jetstream.backlog(stream.name, to_site, link.types)
+            await jetstream.drop_consumers(stream.name, {to_site, *(f"trigger-{one.name}" for one in self._triggers)})
+            return [
+                Giver(jetstream.client, events, events_subject(link.node)),
+                Taker(jetstream, COMMANDS, SITE, commands_subject(link.node)),
+            ]
         await jetstream.add_stream(stream)
+        if not isinstance(link, ToNodes):
+            return []
+        await jetstream.add_stream(commands)
+        ends: list[Giver | Taker] = []
+        for node in link.nodes:
+            backlog = await jetstream.backlog(COMMANDS, consumer_for(node))
+            ends.append(Giver(jetstream.client, backlog, commands_subject(node)))
+            ends.append(Taker(jetstream, stream.name, node, events_subject(node)))
+        await jetstream.drop_consumers(COMMANDS, [consumer_for(node) for node in link.nodes])
+        return ends
 
     async def _take(self, head: Head, events: Sequence[Event]) -> None:
         replay = head.headers.get(REPLAY, b"").decode("latin-1")
@@ -167,6 +181,6 @@ class Broker:
             lines.append(f'torpor_broker_events_total{{trigger="{trigger}",outcome="{what}"}} {count}')
         if isinstance(self._settings.link, ToSite):
             with contextlib.suppress(Unavailable):
-                waiting = await self._jetstream.waiting_for_site(self._settings.stream.name)
+                waiting = await self._jetstream.waiting(self._settings.stream.name, consumer_for(SITE))
                 lines += ["# TYPE torpor_broker_waiting_for_site gauge", f"torpor_broker_waiting_for_site {waiting}"]
         return "\n".join(lines) + "\n"

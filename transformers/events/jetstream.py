@@ -1,7 +1,8 @@
 """Events in a JetStream stream of a NATS server: persisted, told from their repeats, and taken by durable consumers.
 
 A message is an event in the JSON format (CloudEvents' NATS binding, structured mode), its data always in base64: so the bytes
-that were sent are those that arrive. Its subject ends with the event's type, so that the server picks what a consumer wants.
+that were sent are those that arrive. Its subject is STREAM.TYPE, so that the server picks what a consumer wants, and
+STREAM.TYPE.ORIGIN if it came over a link, so that the server finds the last one from there.
 """
 
 import asyncio
@@ -17,7 +18,7 @@ from urllib.parse import quote
 from torpor.predictors.errors import InvalidInput, PayloadTooLarge, Unavailable
 
 from . import DataForm, Event, json_format
-from .link import MOST_PENDING, SITE, commands_subject, events_subject
+from .backlog import KEY, MOST_EVENTS, POSITION, Backlog, Position
 
 logger = logging.getLogger("torpor.events")
 
@@ -26,6 +27,7 @@ STREAM = "torpor-events"
 _PUBLISH_TIMEOUT_S = 5.0
 _PULL_EXPIRES_S = 20.0
 _MOST_SUBJECT_CHARACTERS = 200
+_FOR_EVER_S = 100 * 365 * 86_400.0
 _HEAD_BYTES = 1024
 """Of a message's headers, beside its payload."""
 
@@ -35,8 +37,7 @@ class StreamSettings:
     """duplicate_window_s: for how long a repeat is told by source, id and type. max_age_s: for how long events are kept.
 
     max_age_s = 0 is for ever. max_bytes: of the stream on disk, -1 for no bound; one that is full refuses what comes, and loses
-    nothing. keeps_taken: whether events stay when every consumer is done with them. sources: nodes' domains, of which it has
-    the events of the streams of its name, too.
+    nothing. keeps_taken: whether events stay when every consumer is done with them.
     """
 
     name: str = STREAM
@@ -44,7 +45,6 @@ class StreamSettings:
     max_age_s: float = 86_400.0
     max_bytes: int = -1
     keeps_taken: bool = True
-    sources: Sequence[str] = ()
 
 
 def key_of(event: Event, *more: str) -> str:
@@ -54,11 +54,19 @@ def key_of(event: Event, *more: str) -> str:
 
 
 def subject_of(stream: str, event_type: str) -> str:
-    """The subject of events of a type."""
+    """The subject of events of a type that began here."""
     token = quote(event_type, safe="").replace(".", "%2E")
     if len(token) > _MOST_SUBJECT_CHARACTERS:
         token = sha256(event_type.encode()).hexdigest()
     return f"{stream}.{token}"
+
+
+def subjects_of(stream: str, event_type: str) -> list[str]:
+    """Those of events of a type, "" for all, wherever they began."""
+    if not event_type:
+        return [f"{stream}.>"]
+    here = subject_of(stream, event_type)
+    return [here, f"{here}.*"]
 
 
 def encode_stored(event: Event) -> bytes:
@@ -118,7 +126,8 @@ class JetStream:
     """A connection to a NATS server, kept for as long as the process wants it: it comes back by itself."""
 
     def __init__(self, client: Any) -> None:
-        self._client = client
+        """client: of nats-py."""
+        self.client = client
         self._jetstream = client.jetstream(timeout=_PUBLISH_TIMEOUT_S)
         self._consumers: list[Consumer] = []
 
@@ -156,79 +165,66 @@ class JetStream:
 
     @property
     def is_connected(self) -> bool:
-        return bool(self._client.is_connected)
+        return bool(self.client.is_connected)
 
     @property
     def max_event_bytes(self) -> int:
         """Of an event as it is stored."""
-        return int(self._client.max_payload) - _HEAD_BYTES
+        return int(self.client.max_payload) - _HEAD_BYTES
 
     async def add_stream(self, settings: StreamSettings) -> None:
         """Have the stream, with these settings, also where it is there already. Raises Unavailable."""
-        from nats.js.api import (
-            DiscardPolicy,
-            ExternalStream,
-            RetentionPolicy,
-            StorageType,
-            StreamConfig,
-            StreamConsumerSource,
-            StreamSource,
-        )
+        from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
+        from nats.js.errors import BadRequestError
 
-        sources = [
-            StreamSource(
-                settings.name, external=ExternalStream(f"$JS.{node}.API"),
-                consumer=StreamConsumerSource(SITE, events_subject(node)),
-            )
-            for node in settings.sources
-        ]  # fmt: skip
         config = StreamConfig(
             name=settings.name, subjects=[f"{settings.name}.>"], storage=StorageType.FILE,
             retention=RetentionPolicy.LIMITS if settings.keeps_taken else RetentionPolicy.INTEREST,
-            discard=DiscardPolicy.NEW, max_bytes=settings.max_bytes, max_age=settings.max_age_s, sources=sources,
+            discard=DiscardPolicy.NEW, max_bytes=settings.max_bytes, max_age=settings.max_age_s,
             duplicate_window=min(settings.duplicate_window_s, settings.max_age_s or settings.duplicate_window_s),
         )  # fmt: skip
-        await self._have(config)
-
-    async def mirror(self, stream: str, node: str, max_age_s: float) -> None:
-        """Have a copy of the site's stream of this name, for reading. Raises Unavailable."""
-        from nats.js.api import ExternalStream, StorageType, StreamConfig, StreamConsumerSource, StreamSource
-
-        source = StreamSource(
-            stream,
-            external=ExternalStream(f"$JS.{SITE}.API"),
-            consumer=StreamConsumerSource(node, commands_subject(node)),
-        )
-        await self._have(StreamConfig(name=stream, storage=StorageType.FILE, max_age=max_age_s, mirror=source))
-
-    async def _have(self, config: Any) -> None:
-        from nats.js.errors import BadRequestError
-
         with _unavailable(f"stream {config.name}"):
             try:
                 await self._jetstream.add_stream(config)
             except BadRequestError:  # it is there, with other settings
                 await self._jetstream.update_stream(config)
 
-    async def hand_over(self, stream: str, name: str, subject: str, event_types: Sequence[str] = ()) -> None:
-        """Have the consumer by which another server's stream gets events of these types, none for all, over a subject.
+    async def backlog(self, stream: str, name: str, event_types: Sequence[str] = ()) -> Backlog:
+        """What the stream has for the end of a link that has this durable consumer; of these types, none for all.
 
-        It remembers what that one has stored. Raises Unavailable.
+        From its making on, the stream keeps it. Raises Unavailable.
         """
         from nats.js.api import AckPolicy, ConsumerConfig
 
         config = ConsumerConfig(
-            durable_name=name, deliver_subject=subject, ack_policy=AckPolicy.FLOW_CONTROL,
-            max_ack_pending=MOST_PENDING, flow_control=True, idle_heartbeat=1.0,
-            filter_subjects=[subject_of(stream, one) for one in event_types] or None,
+            durable_name=name, ack_policy=AckPolicy.ALL, ack_wait=_FOR_EVER_S, max_deliver=-1, max_ack_pending=MOST_EVENTS,
+            filter_subjects=[one for kind in event_types or [""] for one in subjects_of(stream, kind)],
         )  # fmt: skip
         with _unavailable(f"consumer {name}"):
             await self._jetstream.add_consumer(stream, config)
+        return Backlog(self.client, stream, name)
 
-    async def waiting_for_site(self, stream: str) -> int:
-        """How many events the site does not have yet. Raises Unavailable."""
-        with _unavailable(f"consumer {SITE}"):
-            found = await self._jetstream.consumer_info(stream, SITE)
+    async def position(self, stream: str, origin: str) -> Position | None:
+        """Of the newest event that came from that end of a link, in its stream there. Raises Unavailable, ValueError."""
+        from nats.js.errors import NotFoundError
+
+        with _unavailable(f"stream {stream}"):
+            try:
+                newest = await self._jetstream.get_last_msg(stream, f"{stream}.*.{origin}")
+            except NotFoundError:
+                return None
+        return Position.parse((newest.headers or {}).get(POSITION, ""))
+
+    async def keep(self, stream: str, origin: str, event_type: str, payload: bytes, position: Position) -> None:
+        """Store an event as it came from that end of a link, unless it is there. Raises Unavailable."""
+        headers = {KEY: position.key, POSITION: str(position)}
+        with _unavailable("the event was not stored"):
+            await self._jetstream.publish(f"{subject_of(stream, event_type)}.{origin}", payload, headers=headers)
+
+    async def waiting(self, stream: str, name: str) -> int:
+        """How many events the end of a link that has this consumer does not have yet. Raises Unavailable."""
+        with _unavailable(f"consumer {name}"):
+            found = await self._jetstream.consumer_info(stream, name)
         return int(found.num_pending + found.num_ack_pending)
 
     async def drop_consumers(self, stream: str, but: Collection[str]) -> None:
@@ -250,9 +246,7 @@ class JetStream:
         if not self.is_connected:  # the client would keep it for later, and nobody would know
             raise Unavailable("the broker has lost its NATS server")
         with _unavailable("the event was not stored"):
-            receipt = await self._jetstream.publish(
-                subject_of(stream, event.type), payload, headers={"Nats-Msg-Id": key}
-            )
+            receipt = await self._jetstream.publish(subject_of(stream, event.type), payload, headers={KEY: key})
         return bool(receipt.duplicate)
 
     async def consume(
@@ -265,14 +259,14 @@ class JetStream:
         from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
         config = ConsumerConfig(
-            durable_name=name, filter_subject=subject_of(stream, event_type) if event_type else f"{stream}.>",
+            durable_name=name, filter_subjects=subjects_of(stream, event_type),
             deliver_policy=DeliverPolicy.NEW, ack_policy=AckPolicy.EXPLICIT, ack_wait=ack_wait_s, max_deliver=-1,
             # Those that wait for their next try are of this number; they should not keep others waiting.
             max_ack_pending=limit + 10_000,
         )  # fmt: skip
         with _unavailable(f"consumer {name}"):
             await self._jetstream.add_consumer(stream, config)
-            consumer = Consumer(self._client, stream, name, limit, on_event)
+            consumer = Consumer(self.client, stream, name, limit, on_event)
             await consumer.start()
         self._consumers.append(consumer)
         return consumer
@@ -289,18 +283,19 @@ class JetStream:
         import nats
         from nats.js.api import ConsumerConfig, DeliverPolicy
 
-        config = ConsumerConfig(deliver_policy=DeliverPolicy.ALL)
+        config = ConsumerConfig(deliver_policy=DeliverPolicy.ALL, filter_subjects=subjects_of(stream, event_type))
         if sequence:
-            config = ConsumerConfig(deliver_policy=DeliverPolicy.BY_START_SEQUENCE, opt_start_seq=sequence)
+            config.deliver_policy, config.opt_start_seq = DeliverPolicy.BY_START_SEQUENCE, sequence
         elif since:
-            when = datetime.datetime.fromisoformat(since)
-            config = ConsumerConfig(deliver_policy=DeliverPolicy.BY_START_TIME, opt_start_time=when)
+            config.deliver_policy = DeliverPolicy.BY_START_TIME
+            config.opt_start_time = datetime.datetime.fromisoformat(since)
         elif follows:
-            config = ConsumerConfig(deliver_policy=DeliverPolicy.NEW)
-        subject = subject_of(stream, event_type) if event_type else f"{stream}.>"
+            config.deliver_policy = DeliverPolicy.NEW
         with _unavailable(f"stream {stream}"):
             last = (await self._jetstream.stream_info(stream)).state.last_seq
-            ordered = await self._jetstream.subscribe(subject, stream=stream, ordered_consumer=True, config=config)
+            ordered = await self._jetstream.subscribe(
+                f"{stream}.>", stream=stream, ordered_consumer=True, config=config
+            )
             try:
                 while True:
                     try:
@@ -323,7 +318,7 @@ class JetStream:
 
     async def close(self) -> None:
         with contextlib.suppress(OSError):  # a server that is gone cannot be told
-            await self._client.close()
+            await self.client.close()
 
 
 class Consumer:

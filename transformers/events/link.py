@@ -1,15 +1,13 @@
 """The link between an edge node's broker and its site's: what their NATS servers and streams must say for it.
 
-    node: stream ─► consumer ─► leaf connection ─► site: stream, which has every node for a source
-    node: mirror ◄── leaf connection ◄── consumer ◄─ site: stream of commands
+    node: events   ─► leaf connection ─► site: events of all nodes
+    node: commands ◄─ leaf connection ◄─ site: commands
 
-The node's NATS server is a leaf node of the site's, and each has a JetStream domain of its own. What is stored, sent on, in
-which order and how far it has come is JetStream's alone: a node's stream keeps an event until the node's triggers and the
-site have it, since its consumer for the site is acknowledged by what the site has stored (NATS' ADR-60).
+The node's NATS server is a leaf node of the site's, and each has a JetStream domain of its own, so that nothing
+crosses but what `handover.py` says, on the subjects below.
 
 Both ends show a certificate. A node's is for its name, and by that the site's server lets it do what the link needs, and
-nothing else. Each end makes the consumer of its own stream: who may make one at the other's could have messages sent to any
-subject there.
+nothing else.
 """
 
 import json
@@ -19,16 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 COMMANDS = "torpor-commands"
-"""The site's stream of what is for the nodes, and its mirror on each of them."""
+"""The site's stream of what is for the nodes, and each node's of what has come of it."""
 
 SITE = "site"
-"""The site's JetStream domain, and the name of a node's consumer for it."""
+"""The site's JetStream domain, and its name for its nodes."""
 
 PORT = 7422
 """NATS' own for leaf nodes."""
-
-MOST_PENDING = 1000
-"""Events that are under way to the other end."""
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _PATIENCE_S = 30
@@ -113,11 +108,8 @@ class ToNodes:
 
     def _user(self, node: str) -> str:
         """What the certificate of a node may send, and what it may hear."""
-        sends = [
-            events_subject(node), f"$JS.{SITE}.API.CONSUMER.RESET.{COMMANDS}.{node}", f"$JS.FC.{COMMANDS}.{node}.*",
-            f"$JS.FC.{SITE}.*.{COMMANDS}.{node}.*", "$JSC.R.>",
-        ]  # fmt: skip
-        hears = [commands_subject(node), f"$JS.{node}.API.>", f"$JS.FC.*.{SITE}.*", f"$JS.FC.{node}.>", "$JSC.R.>"]
+        sends = [events_subject(node), asked(commands_subject(node))]
+        hears = [asked(events_subject(node)), commands_subject(node)]
         return (
             f'{{ user: {_text(node)}, allowed_connection_types: ["LEAFNODE"], permissions: {{ '
             f"publish: {{ allow: {json.dumps(sends)} }}, subscribe: {{ allow: {json.dumps(hears)} }} }} }}"
@@ -132,6 +124,16 @@ def events_subject(node: str) -> str:
 def commands_subject(node: str) -> str:
     """Of the site's commands on their way to the node."""
     return f"torpor-link.{node}.commands"
+
+
+def asked(subject: str) -> str:
+    """Of what is asked for of those, the other way."""
+    return f"{subject}.asked"
+
+
+def consumer_for(end: str) -> str:
+    """The name of the durable consumer of what goes to that end."""
+    return f"to-{end}"
 
 
 def read_nodes(file: Path) -> list[str]:

@@ -86,7 +86,7 @@ class Nats:
     """A NATS server with JetStream on a port of its own, that can be killed and come back."""
 
     def __init__(self, run: Callable[..., Process], folder: Path) -> None:
-        self._run, self._folder, self.port = run, folder, free_port()
+        self._run, self.folder, self.port = run, folder, free_port()
         self.start()
 
     @property
@@ -98,7 +98,7 @@ class Nats:
             BIN / "nats-server",
             "-js",
             "-sd",
-            self._folder,
+            self.folder,
             "-a",
             "127.0.0.1",
             "-p",

@@ -51,7 +51,7 @@ def ask(broker: Any, work: Callable[[Any], Any]) -> Any:
     async def run() -> Any:
         jetstream = await JetStream.connect(broker.nats_url)
         try:
-            return await work(jetstream._client)
+            return await work(jetstream.client)
         finally:
             await jetstream.close()
 
