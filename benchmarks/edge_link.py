@@ -67,6 +67,7 @@ class Linked:
             stack.enter_context(site.running())
             stack.enter_context(node.running())
             async with AsyncExitStack() as ends:
+                ends.push_async_callback(relay.close)
                 client = await Client.connect(site.nats_url, _LIMIT_S)
                 ends.push_async_callback(client.close)
                 return await self._story(node, relay, client)
@@ -271,6 +272,7 @@ class _Relay:
         self._target = target
         self._is_cut = False
         self._writers: set[asyncio.StreamWriter] = set()
+        self._serving: set[asyncio.Task[None]] = set()
         self.port = 0
 
     @classmethod
@@ -288,7 +290,16 @@ class _Relay:
     def restore(self) -> None:
         self._is_cut = False
 
+    async def close(self) -> None:
+        self.cut()
+        if self._serving:
+            await asyncio.wait(self._serving)
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._serving.add(task)
+        task.add_done_callback(self._serving.discard)
         if self._is_cut:
             writer.transport.abort()
             return
