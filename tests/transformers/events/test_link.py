@@ -34,9 +34,10 @@ def trigger(name: str, subscriber: str, **more: object) -> str:
     return "\n".join([*lines, *(f"{key} = {value}" for key, value in more.items())]) + "\n"
 
 
-def in_stream(broker: Any, count: int, stream: str = EVENTS, before: Sequence[str] = ()) -> list[Event]:
-    """Its first events in their order; waits for them. before: of the command, what it runs in."""
+def in_stream(broker: Any, count: int, stream: str = EVENTS, kind: str = "", before: Sequence[str] = ()) -> list[Event]:
+    """Its first events of a type, "" for all, in their order; waits for them. before: of the command, what it runs in."""
     command = [*before, TORPOR, "events", "tail", "--nats", broker.nats_url, "--stream", stream, "--sequence", "1"]
+    command += ["--type", kind] if kind else []
     done = subprocess.run([*command, "--count", str(count)], capture_output=True, timeout=LIMIT_S, check=True)
     return [json_format.decode(line) for line in done.stdout.splitlines()]
 
@@ -260,6 +261,20 @@ def test_only_the_types_that_are_named_go_to_the_site(place: Any, polling: Any) 
         assert node.send(event(kind, type=kind)).status == 202
     assert ids(in_stream(site, 2)) == ["alarm", "count"]
     polling(lambda: stored(node) == 0)
+
+
+def test_the_site_finds_a_nodes_events_by_their_type(place: Any, subscribe: Any) -> None:
+    """As its own: its triggers, and those who read the stream."""
+    here = place()
+    listener = subscribe()
+    site = here.site(triggers=trigger("alarms", listener.url, filter='{type = "alarm"}'))
+    node = here.node()
+    for number, kind in enumerate(("reading", "alarm", "reading")):
+        assert node.send(event(f"node {number}", type=kind)).status == 202
+    in_stream(site, 3)
+    assert site.send(event("site", type="alarm")).status == 202
+    assert sorted(ids(listener.wait_for(2))) == ["node 1", "site"]
+    assert ids(in_stream(site, 2, kind="alarm")) == ["node 1", "site"]
 
 
 def test_what_a_node_keeps_is_bounded_by_bytes_and_not_by_age(place: Any) -> None:
