@@ -9,7 +9,7 @@ _PORTS = range(10_000, 30_000)
 
 
 def free_port() -> int:
-    for port in random.sample(_PORTS, len(_PORTS)):
+    for port in random.SystemRandom().sample(_PORTS, len(_PORTS)):
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port

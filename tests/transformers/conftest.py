@@ -7,6 +7,7 @@ import subprocess
 import time
 
 import pytest
+from free_ports import free_port
 
 TIMEOUT_S = 20
 
@@ -15,9 +16,7 @@ class RedisServer:
     """Keeps nothing: what is started again is empty."""
 
     def __init__(self) -> None:
-        with socket.socket() as taken:
-            taken.bind(("127.0.0.1", 0))
-            self.port = taken.getsockname()[1]
+        self.port = free_port()
         self.process: subprocess.Popen[bytes] | None = None
 
     @property

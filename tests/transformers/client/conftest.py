@@ -2,13 +2,13 @@
 
 import asyncio
 import contextlib
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any
 
 import numpy as np
 import pytest
 import uvloop
+from free_ports import free_port
 from torpor.transformers.client import InferRequest
 
 Run = Callable[[Coroutine[Any, Any, None]], None]
@@ -121,6 +121,4 @@ def ok() -> Callable[..., bytes]:
 @pytest.fixture
 def unused_address() -> str:
     """Where nobody listens."""
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{bound.getsockname()[1]}"
+    return f"127.0.0.1:{free_port()}"
