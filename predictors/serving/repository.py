@@ -147,16 +147,20 @@ class Repository:
             self._data_plane.publish(name, [*self._data_plane.versions(name), model])
             logger.info("model %s version %s: loaded", name, version)
 
-    async def remove(self, name: str, version: str) -> None:
-        """Serve a version no more; what it has taken is answered. Raises NotFound; Forbidden for a default beside others."""
+    async def remove(self, name: str, version: str) -> str:
+        """Serve a version, or the default, no more; what it has taken is answered. Gives the version's name.
+
+        Raises NotFound; Forbidden for a default beside others.
+        """
         async with self._changing:
             model = self._data_plane.model(name, version)
             versions = self._data_plane.versions(name)
             if model is versions[0] and len(versions) > 1:
-                raise Forbidden(f"version {version} is the default of model '{name}', which has others")
+                raise Forbidden(f"version {model.version} is the default of model '{name}', which has others")
             self._data_plane.publish(name, [one for one in versions if one is not model])
-            logger.info("model %s version %s: unloaded", name, version)
+            logger.info("model %s version %s: unloaded", name, model.version)
             self._retire([model])
+            return model.version
 
     async def prefer(self, name: str, version: str) -> None:
         """Make a version the default. Raises NotFound."""

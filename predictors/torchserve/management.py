@@ -7,7 +7,7 @@ there is one.
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -34,10 +34,10 @@ class Registration:
     """
 
     file: str
-    name: str = ""
-    handler: str = ""
-    workers: int | None = None
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    name: str
+    handler: str
+    workers: int | None
+    settings: Mapping[str, Any]
 
 
 class Management:
@@ -47,7 +47,7 @@ class Management:
         self._store = store
         self._data_plane = data_plane
         self._repository = repository
-        self._changing = asyncio.Lock()
+        self._registering = asyncio.Lock()
         self._tasks = Tasks()
 
     @property
@@ -106,19 +106,15 @@ class Management:
 
     async def prefer(self, name: str, version: str) -> None:
         """Make a version the default. Raises NotFound."""
-        async with self._changing:
-            await self._repository.prefer(name, version)
-            self._store.prefer(name, version)
+        await self._repository.prefer(name, version)
+        self._store.prefer(name, version)
 
     async def unregister(self, name: str, version: str) -> None:
         """Serve a version, or the default, no more. Raises NotFound, and Forbidden for a default beside others."""
-        async with self._changing:
-            version = self.served(name, version).version
-            await self._repository.remove(name, version)
-            self._store.remove(name, version)
+        self._store.remove(name, await self._repository.remove(name, version))
 
     async def _add(self, name: str, archive: ArchiveVersion) -> None:
-        async with self._changing:
+        async with self._registering:
             self._check_new(name, archive.version)
             self._store.add(name, archive)
             try:
@@ -132,7 +128,7 @@ class Management:
         file, is_new = asked.file, False
         if folder is not None and "://" in file:
             file, is_new = download(file, config.allowed_urls, folder), True
-        if "/" in file or "\\" in file or file in ("", ".", ".."):
+        if "/" in file or "\\" in file or file in (".", ".."):
             raise NotFound(f"url = {file[:200]!r}, must be the name of an archive in the model store")
         if folder is None or not is_archive(folder / file):
             raise NotFound(f"model not found at: {file[:200]}")

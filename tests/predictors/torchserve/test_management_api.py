@@ -19,6 +19,7 @@ from torpor.predictors.serving.repository import Repository
 from torpor.predictors.torchserve import download
 from torpor.predictors.torchserve.management import Management
 from torpor.predictors.torchserve.management_api import ManagementApi, ManagementApp
+from torpor.predictors.torchserve.manifest import ArchiveError
 from torpor.predictors.torchserve.served import ServedArchive
 from torpor.predictors.torchserve.store import ArchiveStore
 from torpor.predictors.torchserve.workers import Workers
@@ -443,6 +444,53 @@ def test_a_wrong_number_of_workers_is_named(manage, monkeypatch, query: str, rea
     numbers = scaled(managed, monkeypatch)
     assert message(managed.ask("PUT", f"/models/echo?{query}")) == (400, "BadRequestException", reason)
     assert numbers == []
+
+
+def test_a_scaling_that_fails_is_told_to_who_waits(manage, monkeypatch, caplog: pytest.LogCaptureFixture) -> None:
+    """Nobody else waits until it has failed; then the log has it."""
+    managed = manage()
+    goes_on = asyncio.Event()
+
+    async def grow(workers: Workers, count: int) -> None:
+        await goes_on.wait()
+        raise ArchiveError("no weights")
+
+    monkeypatch.setattr(Workers, "grow", grow)
+    accepted = managed.begin("PUT", "/models/echo?min_worker=1")
+    for _ in range(9):
+        managed.loop.run_until_complete(asyncio.sleep(0))
+    assert accepted.answers == [(202, {"status": "Processing worker updates..."})]
+    reason = "failed to start workers of model 'echo': no weights"
+    goes_on.set()
+    assert message(managed.ask("PUT", "/models/echo?min_worker=1&synchronous=true"))[::2] == (500, reason)
+    assert [(record.message, str(record.exc_info[1])) for record in caplog.records] == [
+        ("scaling of echo failed", reason)
+    ]
+
+
+def test_models_are_listed_by_name(manage) -> None:
+    """Not in the order in which they came."""
+    managed = manage()
+    assert managed.register("url=other.mar&model_name=a")[0] == 200
+    assert [model["modelName"] for model in managed.ask("GET", "/models")[1]["models"]] == ["a", "echo"]
+
+
+def test_an_unregistration_waits_for_what_comes_before_it(manage) -> None:
+    """Which version is the default is seen when it is its turn: here it has become one that may not go."""
+    managed = manage()
+    write_mar(managed.store.folder / "echo-2.mar", CODE, manifest("echo", version="2.0"))
+    assert managed.register("url=echo-2.mar")[0] == 200
+    asked = [
+        managed.begin(method, path)
+        for method, path in (
+            ("POST", "/models?url=other.mar&initial_workers=0"),
+            ("PUT", "/models/echo/2.0/set-default"),
+            ("DELETE", "/models/echo"),
+        )
+    ]
+    managed.settle()
+    assert [status for one in asked for status, _ in one.answers] == [200, 200, 403]
+    assert managed.served()["echo"] == managed.store.model("echo").versions() == ["2.0", "1.0"]
 
 
 def test_versions_are_preferred_and_go_by_name(manage) -> None:
