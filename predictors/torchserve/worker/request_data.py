@@ -83,11 +83,12 @@ def _parts(content_type: str, body: bytes, decodes: bool) -> tuple[Row, dict[str
     first, *pieces = (b"\r\n" + body).split(b"\r\n" + mark)
     if not pieces or not pieces[-1].startswith(b"--") or first.strip():
         raise InvalidInput("the multipart body does not begin and end with its boundary")
-    if len(pieces) > _MOST_PARTS:
-        raise InvalidInput(f"the multipart body has {len(pieces) - 1} parts, must be at most {_MOST_PARTS}")
+    *parts, _ = pieces
+    if len(parts) > _MOST_PARTS:
+        raise InvalidInput(f"the multipart body has {len(parts)} parts, must be at most {_MOST_PARTS}")
     row: Row = {}
     types: dict[str, str] = {}
-    for piece in pieces[:-1]:
+    for piece in parts:
         head, blank, value = piece.partition(b"\r\n\r\n")
         fields: dict[str, str] = {}
         for line in head.decode("utf-8", "replace").split("\r\n"):

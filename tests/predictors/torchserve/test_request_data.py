@@ -4,9 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from torpor.predictors.errors import InvalidInput
-from torpor.predictors.torchserve.worker.request_data import loads, read
+from torpor.predictors.torchserve.worker.request_data import loads, parameters, read
 
 MULTIPART = "multipart/form-data; boundary=x--y"
+PART = b"--x--y\r\ncontent-disposition: form-data; name=a\r\n\r\n1\r\n"
 
 
 def row(content_type: str, body: bytes, decodes: bool = True) -> dict[str, object]:
@@ -23,6 +24,7 @@ def row(content_type: str, body: bytes, decodes: bool = True) -> dict[str, objec
         ("text/plain", "é".encode(), "é"),
         ("text/plain", b"\xff", bytearray(b"\xff")),
         ("image/png", b"\x89PNG", bytearray(b"\x89PNG")),
+        ("application/json", b"[" * 100_000, bytearray(b"[" * 100_000)),
         ("", b"1", bytearray(b"1")),
         ("", b"", bytearray()),
     ],
@@ -36,7 +38,8 @@ def test_a_body_is_read_by_its_type(content_type: str, body: bytes, value: objec
 
 def test_nothing_is_read_where_that_is_switched_off() -> None:
     """decode_input_request=false."""
-    assert row("application/json", b"1", decodes=False) == {"body": bytearray(b"1")}
+    for kind in ("application/json", "text/plain"):
+        assert read({"content-type": kind}, b"1", False) == ({"body": bytearray(b"1")}, {"body": kind})
 
 
 def test_a_form_is_its_fields() -> None:
@@ -44,6 +47,7 @@ def test_a_form_is_its_fields() -> None:
     form = "application/x-www-form-urlencoded"
     assert row(form, b"a=1&b=%C3%A9+%2B&c&a=2") == {"a": b"2", "b": "é +".encode(), "c": b""}
     assert row(form, b"a=1&c") == {"a": b"1"}
+    assert read({"content-type": form.upper() + "; charset=utf-8"}, b"a=1", True) == ({"a": b"1"}, {"a": ""})
     assert row(form, b'{"instances": [1]}') == {}
 
 
@@ -59,6 +63,27 @@ def test_a_multipart_body_is_its_parts() -> None:
     assert types == {"a": "", "b": "application/json", "c": ""}
 
 
+@pytest.mark.parametrize("boundary", ["boundary=x--y", 'Boundary="x--y"; charset=utf-8', ";boundary=x--y;a=b"])
+def test_a_multipart_body_may_have_many_parts(boundary: str) -> None:
+    """Of a name that comes twice the last, between boundaries in either spelling."""
+    body = b"\r\n" + PART * 999 + PART.replace(b"\n1\r", b"\n2\r") + b"--x--y--"
+    found, types = read({"content-type": f"Multipart/Form-Data; {boundary}"}, body, True)
+    assert (found, types) == ({"a": b"2"}, {"a": ""})
+
+
+def test_a_parts_name_may_be_quoted_or_empty() -> None:
+    """In whatever case it is said, and with what is no UTF-8 in it."""
+    heads = (b'NAME="a b"; x=y', b'name=""', b"name=\xff", b"filename=name; name = c", rb'name="d\"; name=e"')
+    body = b"".join(b"--x--y\r\nContent-Disposition : form-data; " + head + b"\r\n\r\n1\r\n" for head in heads)
+    assert [*row(MULTIPART, body + b"--x--y--")] == ["a b", "", "\ufffd", "c", r"d\"; name=e"]
+
+
+def test_a_querys_parameters_are_fields() -> None:
+    """As those of a form."""
+    assert parameters("a=1&b=%C3%A9+%2B&&c&a=2=3") == {"a": b"2=3", "b": "é +".encode(), "c": b""}
+    assert parameters("") == {}
+
+
 @pytest.mark.parametrize(
     ("content_type", "body", "reason"),
     [
@@ -66,7 +91,7 @@ def test_a_multipart_body_is_its_parts() -> None:
         (MULTIPART, b"--x--y\r\n\r\n1", "does not begin and end with its boundary"),
         (MULTIPART, b"junk\r\n--x--y--", "does not begin and end with its boundary"),
         (MULTIPART, b"--x--y\r\nContent-Type: a/b\r\n\r\n1\r\n--x--y--", "has no name"),
-        (MULTIPART, b"--x--y\r\n" * 1002 + b"--x--y--", r"has 1002 parts, must be at most 1000"),
+        (MULTIPART, PART * 1001 + b"--x--y--", r"has 1001 parts, must be at most 1000"),
     ],
 )
 def test_a_broken_multipart_body_is_refused(content_type: str, body: bytes, reason: str) -> None:
