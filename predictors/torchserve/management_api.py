@@ -44,7 +44,7 @@ class ManagementApi:
         if head.is_grpc:
             return head.path.startswith(_SERVICE)
         is_inference = head.method == "POST" and head.path.endswith("/invoke")
-        return head.path.split("/", 2)[1:2] in (["models"], ["workflows"]) and not is_inference
+        return head.path.split("/")[1:2] in (["models"], ["workflows"]) and not is_inference
 
     def route(self, exchange: Exchange) -> Handler:
         """Who answers it. Raises PathNotFound, MethodNotAllowed, NotSupported."""

@@ -63,7 +63,10 @@ def test_in_the_envelope_body_a_row_is_what_was_sent(call: Call, row: Any) -> No
     assert opened(Plain(True, "body"), call) == [row]
 
 
-MULTIPART = b'--x\r\ncontent-disposition: form-data; name="instances"; filename="f"\r\ncontent-type: application/json\r\n\r\n[5]\r\n--x--'
+PART = (
+    b'content-disposition: form-data; name="instances"; filename="f"\r\ncontent-type: application/json\r\n\r\n[5]\r\n'
+)
+MULTIPART = b"--x\r\n" + PART + b"--x--"
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,11 @@ import pytest
 from archives import manifest, write_mar, write_storage
 from torpor.predictors.catalog import Outside
 from torpor.predictors.errors import ModelFailed, PayloadTooLarge
+from torpor.predictors.protocol.messages import message as grpc_message
 from torpor.predictors.serving.calls import CallAnswer
 from torpor.predictors.serving.data_plane import DataPlane
 from torpor.predictors.serving.exchange import Exchange, Fields, Head
+from torpor.predictors.serving.http2 import Stream
 from torpor.predictors.serving.repository import Repository
 from torpor.predictors.torchserve import download
 from torpor.predictors.torchserve.management import Management
@@ -39,7 +41,26 @@ class Asked(Exchange):
 
     def respond(self, status: int, body: bytes, fields: Fields = ()) -> None:
         assert dict(fields) == {b"content-type": b"application/json"}
-        self.answers.append((status, json.loads(body)))
+        said = json.loads(body)
+        assert body == json.dumps(said, indent=2).encode() + b"\n"  # as TorchServe writes it
+        self.answers.append((status, said))
+
+
+class Called(Stream):
+    """A call by gRPC, and its answer: a text, or a status and its text."""
+
+    def __init__(self, method: str, body: bytes) -> None:
+        Exchange.__init__(self, Head("POST", method, {b"te": b"trailers"}, len(body), is_grpc=True))
+        self.body = bytes(1) + len(body).to_bytes(4, "big") + body
+        self.answers: list[Any] = []
+
+    def respond_grpc(self, data: bytes, trailers: Fields, fields: Fields = ()) -> None:
+        status, *text = (value.decode() for _, value in trailers)
+        self.answers.append(protobuf("ManagementResponse").FromString(data[5:]).msg if data else (int(status), *text))
+
+
+def protobuf(name: str) -> Any:
+    return grpc_message(f"org.pytorch.serve.grpc.management.{name}")
 
 
 class Managed:
@@ -73,6 +94,24 @@ class Managed:
         asked = self.begin(*request)
         self.settle()
         (answer,) = asked.answers
+        return answer
+
+    def call(self, method: str, **fields: Any) -> Any:
+        """The one answer, by gRPC."""
+        body = protobuf(f"{method}Request")(**fields).SerializeToString()
+        return self.call_path(f"/org.pytorch.serve.grpc.management.ManagementAPIsService/{method}", body)
+
+    def call_path(self, path: str, body: bytes) -> Any:
+        called = Called(path, body)
+
+        async def ask() -> None:
+            assert self.api.takes(called.head) is ("management" in path)
+            if self.app.open(called):
+                self.app.answer(called)
+
+        self.loop.run_until_complete(ask())
+        self.settle()
+        (answer,) = called.answers
         return answer
 
     def settle(self) -> None:
@@ -123,7 +162,13 @@ def test_what_is_an_inference_is_not_the_apis(manage) -> None:
     def head(method: str, path: str) -> Head:
         return Head(method, path, {}, 0)
 
-    for method, path in (("GET", "/models"), ("GET", "/models/m"), ("GET", "/models/m/invoke"), ("POST", "/models")):
+    for method, path in (
+        ("GET", "/models"),
+        ("GET", "/models/m"),
+        ("GET", "/models/m/invoke"),
+        ("POST", "/models"),
+        ("GET", "/workflows"),
+    ):
         assert takes(head(method, path))
     for method, path in (("POST", "/models/m/invoke"), ("GET", "/modelsx"), ("GET", "/v2/models/m"), ("GET", "/")):
         assert not takes(head(method, path))
@@ -180,6 +225,47 @@ def test_a_path_by_another_method_is_not_allowed(manage, method: str, path: str)
     assert message(manage().ask(method, path))[:2] == (405, "MethodNotAllowedException")
 
 
+def test_workflows_are_refused(manage) -> None:
+    """In plain words."""
+    reason = "workflows are not supported: call the models one after the other, or a transformer"
+    assert message(manage().ask("GET", "/workflows/w")) == (501, "InternalServerException", reason)
+
+
+def test_grpc_has_the_same_calls(manage, monkeypatch) -> None:
+    """With the same words as REST, as a text or as JSON; nobody is waited for unless that is said."""
+    managed = manage()
+    numbers = scaled(managed, monkeypatch)
+    calls = describing(managed, monkeypatch, CallAnswer(200, b'{"labels": 10}'))
+    accepted = "Processing worker updates..."
+    for method, path, fields, text in (
+        ("RegisterModel", "", {"url": "other.mar", "initial_workers": 0}, accepted),
+        ("ScaleWorker", "", {"model_name": "echo", "min_worker": 2, "max_worker": 3}, accepted),
+        ("ScaleWorker", "", {"model_name": "echo", "synchronous": True}, "Workers scaled to 1 for model: echo"),
+        ("ListModels", "/models?limit=1", {"limit": 1}, None),
+        ("DescribeModel", "/models/echo/1.0", {"model_name": "echo", "model_version": "1.0"}, None),
+        ("DescribeModel", "/models/echo?customized=true", {"model_name": "echo", "customized": True}, None),
+    ):
+        answer = managed.call(method, **fields)
+        assert answer == (text or json.dumps(managed.ask("GET", path)[1], indent=2))
+    assert (numbers, len(calls)) == ([2, 1], 2)
+    preferred = managed.call("SetDefault", model_name="echo", model_version="1.0")
+    assert preferred == 'Default version successfully updated for model "echo" to "1.0"'
+    assert managed.call("UnregisterModel", model_name="echo") == 'Model "echo" unregistered'
+    assert managed.served() == {"other": ["1.0"]}
+
+
+def test_grpc_refuses_by_its_codes(manage) -> None:
+    """Calls of others too, where the port has no others."""
+    managed = manage()
+    code, text = managed.call("DescribeModel", model_name="nobody")
+    assert (code, text) == (5, "model 'nobody' is unknown, must be one of echo")
+    for path in ("/org.pytorch.serve.grpc.management.ManagementAPIsService/Other", "/ListModels"):
+        assert managed.call_path(path, b"") == (12, f"method {path} is unknown")
+    long = "/management" + "x" * 300
+    code, text = managed.call_path("/org.pytorch.serve.grpc.management.ManagementAPIsService" + long, b"")
+    assert (code, len(text)) == (12, len("method  is unknown") + 200)
+
+
 def test_a_path_of_nobodys_is_not_found(manage) -> None:
     """Quoted as it came, and not without end."""
     managed = manage()
@@ -191,7 +277,7 @@ def test_a_path_of_nobodys_is_not_found(manage) -> None:
 def test_names_may_be_quoted(manage) -> None:
     """And a path may end with a slash."""
     managed = manage()
-    assert managed.ask("GET", "/models/%65cho/")[0] == 200
+    assert managed.ask("GET", "/models/%65cho/")[0] == managed.ask("GET", "/models/")[0] == 200
     assert message(managed.ask("GET", "/models/nobody"))[:2] == (404, "ModelNotFoundException")
     assert message(managed.ask("GET", "/models/nobody/all"))[:2] == (404, "ModelNotFoundException")
     assert message(managed.ask("GET", "/models/echo/9"))[:2] == (404, "ModelVersionNotFoundException")
@@ -329,9 +415,17 @@ def test_a_body_counts_where_it_is_json_and_says_something(manage) -> None:
     managed = manage()
     body = b'{"model_name": "named", "url": null, "synchronous": "True", "initial_workers": 0}'
     query = "/models?url=other.mar&initial_workers=0"
-    assert managed.ask("POST", query, body, {b"content-type": b"application/JSON; charset=utf-8"})[0] == 200
+    assert managed.ask("POST", query, body, {b"content-type": b" application/JSON ; charset=utf-8"})[0] == 200
     assert managed.ask("POST", query, body, {b"content-type": b"text/plain"})[0] == 200
     assert managed.served() == {"echo": ["1.0"], "named": ["1.0"], "other": ["1.0"]}
+
+
+def test_a_registration_alone_has_a_body(manage, monkeypatch) -> None:
+    """Of any other call nobody reads it."""
+    managed = manage()
+    scaled(managed, monkeypatch)
+    for method, path in (("GET", "/models"), ("PUT", "/models/echo?synchronous=true"), ("DELETE", "/models/echo")):
+        assert managed.ask(method, path, b"{")[0] == 200
 
 
 def test_of_a_parameter_that_is_there_twice_the_first_counts(manage) -> None:
@@ -339,6 +433,7 @@ def test_of_a_parameter_that_is_there_twice_the_first_counts(manage) -> None:
     managed = manage()
     assert managed.register("url=other.mar&model_name=first&model_name=second")[0] == 200
     assert managed.register("url=other.mar&model_name=")[0] == 200
+    assert message(managed.register("url=other.mar&batch_size="))[0] == 400
     assert managed.served() == {"echo": ["1.0"], "first": ["1.0"], "other": ["1.0"]}
 
 
