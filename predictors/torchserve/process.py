@@ -79,15 +79,10 @@ class WorkerProcess(asyncio.Protocol):
 
     async def load(self, options: Mapping[str, Any], environment: Mapping[str, str], startup_timeout_s: float) -> None:
         """Start it and let it load the handler. Raises ArchiveError with what it says, and then it is no more."""
-        ours, theirs = socket.socketpair()
         try:
-            self._process = await asyncio.create_subprocess_exec(
-                # -P: the folder that the server was started in is not where modules are imported from.
-                sys.executable, "-P", "-c", _COMMAND, str(theirs.fileno()),
-                pass_fds=[theirs.fileno()], stdin=asyncio.subprocess.DEVNULL, env=dict(environment),
-            )  # fmt: skip
-        finally:
-            theirs.close()
+            ours, self._process = await _begin(environment)
+        except OSError as error:
+            raise ArchiveError(f"{self.name}: cannot be started: {error}") from None
         self._transport, _ = await self._loop.create_unix_connection(lambda: self, sock=ours)
         self._send({"load": options})
         try:
@@ -209,6 +204,21 @@ class WorkerProcess(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+async def _begin(environment: Mapping[str, str]) -> tuple[socket.socket, asyncio.subprocess.Process]:
+    """A new process, and this end of the socket to it. Raises OSError, such as where nobody may have more of either."""
+    ours, theirs = socket.socketpair()
+    try:
+        with theirs:
+            return ours, await asyncio.create_subprocess_exec(
+                # -P: the folder that the server was started in is not where modules are imported from.
+                sys.executable, "-P", "-c", _COMMAND, str(theirs.fileno()),
+                pass_fds=[theirs.fileno()], stdin=asyncio.subprocess.DEVNULL, env=dict(environment),
+            )  # fmt: skip
+    except BaseException:
+        ours.close()
+        raise
 
 
 _LEAVING_S = 5.0
