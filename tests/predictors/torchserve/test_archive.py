@@ -1,6 +1,7 @@
 """Reading archives: every kind of file that holds one, and what is refused because nobody can trust it."""
 
 import io
+import os
 import stat
 import tarfile
 import zipfile
@@ -58,6 +59,27 @@ def test_zip_tar_and_folder_hold_the_same(tmp_path: Path) -> None:
         assert folder == tmp_path / "c"
 
 
+def test_folders_may_be_members(tmp_path: Path) -> None:
+    """Before or behind what is in them; in a tar of a folder's content too."""
+    with pytest.warns(UserWarning, match="Duplicate name"):
+        path = zipped(tmp_path / "a.mar", ("a/b/", b""), ("a/c", b"1"), ("a/", b""), ("a/", b""), ("d", b"2"))
+    assert unpacked(path) == {"a/c": "1", "d": "2"}
+    with Archive.read(path).unpacked() as folder:
+        assert (folder / "a/b").is_dir()
+    folders = [member(name, None) for name in (".", "./top", "./top/a")]
+    path = tarred(tmp_path / "b.tgz", *folders, member("./top/a/b", 9), member("./own.py", 8))
+    with Archive.read(path).unpacked() as folder:
+        assert sorted(str(file.relative_to(folder)) for file in folder.rglob("*")) == ["a", "a/b", "own.py"]
+        assert (folder / "a/b").read_bytes() == bytes(9)
+
+
+def member(name: str, size: int | None) -> tarfile.TarInfo:
+    """A file of this size in bytes, or a folder."""
+    info = tarfile.TarInfo(name)
+    info.type, info.size = (tarfile.DIRTYPE, 0) if size is None else (tarfile.REGTYPE, size)
+    return info
+
+
 def test_an_unpacked_archive_goes_with_its_context(tmp_path: Path) -> None:
     """Nothing is left of it."""
     with Archive.read(write_mar(tmp_path / "a.mar", FILES)).unpacked() as folder:
@@ -69,6 +91,22 @@ def test_without_a_manifest_the_file_names_the_model(tmp_path: Path) -> None:
     """TorchServe takes such archives, with a handler that is not there."""
     path = zipped(tmp_path / "old.mar", ("handler.py", b""))
     assert (Archive.read(path).name, Archive.read(path).manifest) == ("old", Manifest())
+
+
+@pytest.mark.parametrize("name", ["a.mar", "a.model", "a.tar.gz", "a.tgz", ".mar", "a.zip"])
+def test_a_files_ending_is_none_of_the_models_name(tmp_path: Path, name: str) -> None:
+    """If it is an archive's, and something stands before it."""
+    assert Archive.read(zipped(tmp_path / name, ("x", b""))).name == (
+        "a" if name[0] == "a" and name != "a.zip" else name
+    )
+
+
+def test_a_name_of_a_zip_is_read_to_its_end(tmp_path: Path) -> None:
+    """The standard library's ends at the first NUL, or has other slashes in it."""
+    path = zipped(tmp_path / "bad.mar", ("a_b", b"x"))
+    path.write_bytes(path.read_bytes().replace(b"a_b", b"a\0b"))
+    with pytest.raises(ArchiveError, match=r"member 'a\\x00b' is not a path inside of the archive"):
+        Archive.read(path)
 
 
 @pytest.mark.parametrize("name", ["../out", "/etc/x", "a/../../b", "a//b", "./a", "a\\b", "..", "a/."])
@@ -124,9 +162,34 @@ def test_a_bomb_is_refused_before_it_is_written(tmp_path: Path, monkeypatch: pyt
         unpacked(path)
 
 
+@pytest.mark.parametrize("write", [zipped, lambda path, *said: tarred(path, *(member(n, len(d)) for n, d in said))])
+def test_members_may_be_large_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[..., Path]
+) -> None:
+    """As large as the limit says, and no byte more."""
+    monkeypatch.setattr(archive, "_MOST_BYTES", 1 << 20)
+    half = bytes(1 << 19)
+    assert len(unpacked(write(tmp_path / "a.mar", ("top/a", half), ("top/b", half)))) == 2
+    path = write(tmp_path / "b.mar", ("top/a", half), ("top/b", half), ("top/c", b"x"))
+    with pytest.raises(ArchiveError, match=r"member '.*c' makes 1048577 bytes when unpacked, must be at most 1048576"):
+        Archive.read(path)
+
+
+def test_a_large_archive_may_make_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twenty times what it is."""
+    monkeypatch.setattr(archive, "_MOST_BYTES", 1)
+    path = zipped(tmp_path / "a.mar", ("a", bytes(1000)))
+    assert 50 < path.stat().st_size < 1000
+    assert unpacked(path) == {"a": "\0" * 1000}
+    path = zipped(tmp_path / "b.mar", ("a", bytes(10_000)))
+    with pytest.raises(ArchiveError, match=f"must be at most {20 * path.stat().st_size}$"):
+        Archive.read(path)
+
+
 def test_many_members_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each costs an inode."""
     monkeypatch.setattr(archive, "_MOST_MEMBERS", 3)
+    assert len(unpacked(zipped(tmp_path / "few.mar", *((str(number), b"") for number in range(3))))) == 3
     path = zipped(tmp_path / "many.mar", *((str(number), b"") for number in range(4)))
     with pytest.raises(ArchiveError, match=r"many\.mar: has more than 3 members"):
         Archive.read(path)
@@ -138,6 +201,16 @@ def test_a_large_header_of_a_tar_is_not_read(tmp_path: Path) -> None:
     header.type, header.size = tarfile.XHDTYPE, 64 << 20
     with pytest.raises(ArchiveError, match=r"cannot be read: a header of \d+ bytes"):
         Archive.read(tarred(tmp_path / "bad.tar.gz", header))
+
+
+def test_a_header_may_be_as_large_as_what_is_read_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And files of any size."""
+    monkeypatch.setattr(archive, "_MOST_READ_BYTES", 8 << 10)  # tarfile reads files by that
+    path = tarred(tmp_path / "a.tgz", member("top/" + "n" * 200, 1 << 20))
+    with Archive.read(path).unpacked() as folder:
+        assert (folder / ("n" * 200)).stat().st_size == 1 << 20
+    with pytest.raises(ArchiveError, match=r"cannot be read: a header of \d+ bytes, must be at most 8192"):
+        Archive.read(tarred(tmp_path / "b.tgz", member("top/" + "n" * 8190, 1)))
 
 
 def test_a_huge_manifest_is_refused(tmp_path: Path) -> None:
@@ -208,3 +281,35 @@ def test_a_small_member_is_read_by_name(tmp_path: Path) -> None:
     path = write_mar(tmp_path / "a.mar", FILES)
     assert read_member(path, "handler.py", 100) == b"x = 1\n"
     assert read_member(path, "nothing.py", 100) is None
+    with zipfile.ZipFile(path) as file:
+        file.extractall(tmp_path / "folder")
+    for place in (path, tmp_path / "folder"):
+        assert read_member(place, "handler.py", 6) == b"x = 1\n"
+        assert read_member(place, "extra", 100) is None
+        with pytest.raises(ArchiveError, match=rf"^{place.name}: handler\.py: size = 6 bytes, must be at most 5$"):
+            read_member(place, "handler.py", 5)
+
+
+def spoilt(path: Path, at: int, by: bytes) -> Path:
+    """With these bytes at a place."""
+    content = bytearray(path.read_bytes())
+    content[at : at + len(by)] = by
+    path.write_bytes(content)
+    return path
+
+
+def test_whatever_is_wrong_with_a_file_is_named(tmp_path: Path) -> None:
+    """Not as the standard library's own error."""
+    broken = spoilt(zipped(tmp_path / "a.mar", ("a", b"content" * 9)), 30 + len("a"), b"\xff")
+    unknown = spoilt(zipped(tmp_path / "b.mar", ("a", b"")), -22 - 46 - len("a") + 10, b"\x63")
+    cut = tarred(tmp_path / "c.tgz", member("top/a", 1 << 16))
+    os.truncate(cut, cut.stat().st_size - 20)
+    for path, reason in (
+        (broken, "Error -3 while"),
+        (unknown, "That compression method"),
+        (cut, "Compressed file ended"),
+    ):
+        with pytest.raises(ArchiveError, match=rf"^{path.name}: cannot be read: {reason}"):
+            unpacked(path)
+    with pytest.raises(ArchiveError, match=r"cannot be read: .*No such file"):
+        Archive.read(tmp_path / "none.mar")
