@@ -3,6 +3,7 @@
 A redirection is followed to what is allowed alone: else whoever has an allowed server's word could have this one ask any other.
 """
 
+import os
 import re
 import tempfile
 import urllib.request
@@ -10,7 +11,7 @@ from collections.abc import Sequence
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from ..errors import Conflict, InvalidInput, NotFound
 from .place import SUFFIXES
@@ -36,10 +37,10 @@ def download(url: str, allowed: Sequence[str], store: Path) -> str:
     """
     if not is_allowed(url, allowed):
         raise NotFound(f"url = {url[:200]!r}, must be one of the configuration's allowed_urls")
-    name = unquote(urlsplit(url).path).rpartition("/")[2]
+    name = unquote(re.split("[?#]", url)[0]).rpartition("/")[2]
     if not name.endswith(SUFFIXES) or "\0" in name:
         raise InvalidInput(f"url = {url[:200]!r}, must end with one of {', '.join(SUFFIXES)}")
-    if (store / name).exists():
+    if os.path.exists(store / name):  # a name that is too long is none, and cannot be written
         raise Conflict(f"{name} is in the model store already, to be registered by its name")
     opener = urllib.request.build_opener(_Redirects(allowed))
     with tempfile.TemporaryDirectory(dir=store, prefix=".download-") as folder:
@@ -50,7 +51,7 @@ def download(url: str, allowed: Sequence[str], store: Path) -> str:
                     file.write(piece)
                     if file.tell() > _MOST_BYTES:
                         raise InvalidInput(f"{url[:200]}: the archive must have at most {_MOST_BYTES} bytes")
-        except (OSError, HTTPException) as error:  # urllib's own are OSErrors
+        except (OSError, HTTPException, ValueError) as error:  # urllib's own are OSErrors, but for URLs that are none
             raise NotFound(f"{url[:200]}: {error}") from None
         part.rename(store / name)
     return name

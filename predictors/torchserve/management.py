@@ -25,6 +25,9 @@ from .store import ArchiveStore, ArchiveVersion, named_archive
 
 logger = logging.getLogger("torpor.torchserve")
 
+_LONGEST_NAME_BYTES = 255
+"""Of files, in any file system of Linux's: it fails to look for a longer one."""
+
 
 @dataclass(frozen=True)
 class Registration:
@@ -128,7 +131,7 @@ class Management:
         file, is_new = asked.file, False
         if folder is not None and "://" in file:
             file, is_new = download(file, config.allowed_urls, folder), True
-        if "/" in file or "\\" in file or file in (".", ".."):
+        if "/" in file or "\\" in file or file in (".", "..") or len(file.encode()) > _LONGEST_NAME_BYTES:
             raise NotFound(f"url = {file[:200]!r}, must be the name of an archive in the model store")
         if folder is None or not is_archive(folder / file):
             raise NotFound(f"model not found at: {file[:200]}")

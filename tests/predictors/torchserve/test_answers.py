@@ -1,8 +1,10 @@
 """What a caller gets of what a handler returned, byte for byte as TorchServe's worker writes it."""
 
 import json
+import sys
 from collections import OrderedDict
 from enum import IntEnum
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -42,7 +44,7 @@ def test_json_is_what_the_standard_library_writes_with_an_indent(value: Any) -> 
 
 
 def test_bytes_and_texts_stand_as_they_are() -> None:
-    assert answers.body(b"\x00") == b"\x00"
+    assert answers.body(b"\x00") == answers.body(bytearray(1)) == b"\x00"
     assert answers.body("ü\ud800") == b"\xc3\xbc?"
 
 
@@ -53,3 +55,26 @@ def test_what_json_cannot_hold_is_no_answer(nested: bool) -> None:
     for value in (object(), {(1, 2): 3}, endless):
         with pytest.raises(Unanswerable, match="Unsupported model output data type"):
             answers.body({"outputs": [value]} if nested else value)
+
+
+def test_json_is_dense_or_has_blanks() -> None:
+    """As KServe's server writes it, or as Python."""
+    value = {"a": [1, 2.5], "ü": "\n"}
+    assert answers.json_text(value) == b'{"a":[1,2.5],"\\u00fc":"\\n"}'
+    assert answers.json_text(value, has_blanks=True) == b'{"a": [1, 2.5], "\\u00fc": "\\n"}'
+    with pytest.raises(Unanswerable, match="Unsupported model output data type"):
+        answers.json_text(object())
+
+
+def test_a_tensor_is_what_torch_saves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where anybody has imported torch; nothing else is asked whether it is one."""
+
+    class Tensor(list[float]):
+        """Which JSON could have as well."""
+
+    torch = SimpleNamespace(Tensor=Tensor, save=lambda value, file: file.write(b"saved %d" % len(value)))
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    assert answers.body(Tensor([1.0])) == b"saved 1"
+    assert answers.body([1.0]) == b"[\n  1.0\n]"
+    monkeypatch.delitem(sys.modules, "torch")
+    assert answers.body(Tensor([1.0])) == b"[\n  1.0\n]"

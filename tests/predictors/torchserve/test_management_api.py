@@ -2,16 +2,20 @@
 
 import asyncio
 import json
+import re
+import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from email.message import Message
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from archives import manifest, write_mar, write_storage
 from torpor.predictors.catalog import Outside
-from torpor.predictors.errors import ModelFailed, PayloadTooLarge
+from torpor.predictors.errors import ModelFailed, PayloadTooLarge, TorporError
 from torpor.predictors.protocol.messages import message as grpc_message
 from torpor.predictors.serving.calls import CallAnswer
 from torpor.predictors.serving.data_plane import DataPlane
@@ -456,7 +460,10 @@ def test_a_registration_says_more_than_the_archive_does(manage) -> None:
     assert managed.store.model("other").assemble("1.0").archive.manifest.handler == archive.handler == "mine"
 
 
-@pytest.mark.parametrize("file", ["..", ".", "a/b.mar", "a\\b.mar", "missing.mar", "text"])
+LONG = "é" * 126 + ".mar"  # of 256 bytes
+
+
+@pytest.mark.parametrize("file", ["..", ".", "a/b.mar", "a\\b.mar", "missing.mar", "text", LONG, LONG[1:]])
 def test_what_is_not_in_the_store_is_not_found(manage, file: str) -> None:
     """Neither below it nor above, and nothing that is no archive."""
     managed = manage()
@@ -465,7 +472,7 @@ def test_what_is_not_in_the_store_is_not_found(manage, file: str) -> None:
         (place / "MAR-INF").mkdir()
     write_mar(managed.store.folder / "a" / "b.mar", CODE)
     write_mar(managed.store.folder / "a\\b.mar", CODE)
-    assert message(managed.register(f"url={file}"))[:2] == (404, "ModelNotFoundException")
+    assert message(managed.register(f"url={quote(file)}"))[:2] == (404, "ModelNotFoundException")
 
 
 def test_an_archive_that_is_none_is_refused_and_kept(manage) -> None:
@@ -708,3 +715,40 @@ def test_a_url_of_what_is_in_the_store_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.mar").write_text("")
     with pytest.raises(download.Conflict, match=r"a\.mar is in the model store already"):
         download.download("http://a/a.mar", [".*"], tmp_path)
+
+
+def test_a_redirection_leads_to_what_is_allowed_alone() -> None:
+    """Else whoever may name a server could have any other asked."""
+    redirects = download._Redirects(["http://b/.*"])
+    request = urllib.request.Request("http://a/x.mar")
+
+    def follow(url: str) -> Any:
+        return redirects.redirect_request(request, None, 302, "Found", Message(), url)
+
+    assert follow("http://b/y.mar").full_url == "http://b/y.mar"
+    for url in ("http://a/y.mar", "http://c/" + "x" * 300):
+        with pytest.raises(download.NotFound) as error:
+            follow(url)
+        assert str(error.value) == f"{url[:200]!r}, which it leads to, must be one of the configuration's allowed_urls"
+
+
+def test_a_long_url_is_cut_in_the_error(answering, tmp_path: Path, monkeypatch) -> None:
+    """Whatever is wrong with it."""
+    url = "http://a/" + "x" * 300
+    answering(Answer(b"12", error=TimeoutError("timed out")))
+    for allowed, name in (([], ""), ([".*"], ""), ([".*"], ".mar"), ([".*"], "/y.mar")):
+        with pytest.raises(TorporError) as error:
+            download.download(url + name, allowed, tmp_path)
+        assert url[:200] in str(error.value)
+        assert url[:201] not in str(error.value)
+    answering(Answer(b"12"))
+    monkeypatch.setattr(download, "_MOST_BYTES", 1)
+    with pytest.raises(download.InvalidInput, match=f"^{url[:200]}: the archive must have at most 1 bytes$"):
+        download.download(url + "/y.mar", [".*"], tmp_path)
+
+
+@pytest.mark.parametrize("host", ["[a", f"{'a' * 64}.b", "127.0.0.1:x", "127.0.0.1:1/é"])
+def test_a_url_that_is_none_is_not_found(tmp_path: Path, host: str) -> None:
+    """Though a pattern may allow it."""
+    with pytest.raises(download.NotFound, match=f"^{re.escape(f'http://{host}/x.mar')}: "):
+        download.download(f"http://{host}/x.mar", [".*"], tmp_path)
