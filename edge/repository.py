@@ -55,7 +55,7 @@ def begin(folder: Path, keys: Mapping[str, CryptoSigner], now: datetime) -> byte
     """The first root, by the keys of all roles; nodes get it by a way of its own. Raises Refused, OSError."""
     if _roots(folder):
         raise Refused("state", f"{folder} has a root already; replace its keys one by one")
-    root = Root(expires=_days(now, ROOT_DAYS), consistent_snapshot=True)
+    root = Root(expires=now + timedelta(days=ROOT_DAYS), consistent_snapshot=True)
     for role in ROLES:
         root.add_key(keys[role].public_key, role)
     metadata = Metadata(root)
@@ -77,7 +77,7 @@ def replace_key(folder: Path, role: str, new: CryptoSigner, root_key: CryptoSign
         root.revoke_key(keyid, role)
     root.add_key(new.public_key, role)
     root.version += 1
-    root.expires = _days(now, ROOT_DAYS)
+    root.expires = now + timedelta(days=ROOT_DAYS)
     metadata.sign(root_key)
     if role == "root":
         metadata.sign(new, append=True)
@@ -183,7 +183,7 @@ def change_offers(
         offers = _offers(targets)
         change(offers, targets.version)
         targets.targets = {name: _target(offer) for name, offer in offers.items()}
-        return _write_roles(folder, targets, keys, _days(now, days))
+        return _write_roles(folder, targets, keys, now + timedelta(days=days))
 
 
 def offers_of(folder: Path) -> Offered:
@@ -313,8 +313,3 @@ def _write(file: Path, metadata: Metadata[Root]) -> bytes:
     data = metadata.to_bytes()
     file.write_bytes(data)
     return data
-
-
-def _days(now: datetime, days: int) -> datetime:
-    # TUF's times have no fraction of a second.
-    return (now + timedelta(days=days)).replace(microsecond=0)
