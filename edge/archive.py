@@ -14,7 +14,6 @@ from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
-from .contents import LARGEST_PART_BYTES
 from .refused import Refused
 
 BLOCK_BYTES = 512
@@ -33,7 +32,7 @@ class Member:
 
 
 def header(name: str, size: int) -> bytes:
-    """Of a member. The name is ASCII, below 100 bytes."""
+    """Of a member. The name is ASCII, below 100 bytes. Raises ValueError for a size that the field does not hold."""
     member = tarfile.TarInfo(name)
     member.size, member.mode = size, 0o644
     return member.tobuf(tarfile.USTAR_FORMAT, "ascii", "strict")
@@ -89,11 +88,12 @@ class Archive:
         where = f"{self._path}: at byte {offset}"
         try:
             name, size = block[:100].rstrip(b"\0").decode("ascii"), int(block[124:135], 8)
+            wanted = header(name, size)
         except ValueError:
             raise Refused("malformed", f"{where}: no header of a member, or the archive is cut off") from None
         if kind := _TYPES.get(block[156:157]):
             raise Refused("link", f"{where}: {name!r} is {kind}, must be a file")
-        if not name or not 0 <= size <= LARGEST_PART_BYTES or block != header(name, size):
+        if block != wanted:
             raise Refused("malformed", f"{where}: {name!r} has another header than torpor writes; pack the folder anew")
         return name, size
 

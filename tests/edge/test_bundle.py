@@ -226,7 +226,7 @@ def test_two_files_in_one_place_are_refused(paths: list[str]) -> None:
 
 @pytest.mark.parametrize(
     "part", [["sha256:" + "0" * 63, 1], ["md5:" + "0" * 32, 1], ["sha256:" + "0" * 64, -1], ["sha256:" + "0" * 64, 1 << 40],
-             ["sha256:" + "0" * 64, True], ["sha256:" + "0" * 64, "1"], ["sha256:" + "0" * 64], 1]
+             ["sha256:" + "0" * 64, True], ["sha256:" + "0" * 64, "1"], ["sha256:" + "0" * 64], 1, [3, 1]]
 )  # fmt: skip
 def test_a_part_has_a_digest_and_a_bounded_size(part: object) -> None:
     with pytest.raises(Refused) as refused:
@@ -332,6 +332,9 @@ def doubled(data: bytes) -> bytes:
         (lambda data: b"", "no header"),
         (doubled, "no header|ascending|another header"),
         (lambda data: data[:124] + b"77777777777\0" + data[136:], "another header"),
+        (lambda data: data[:124] + b"-0000000001\0" + data[136:], "no header"),
+        (lambda data: header("", 0) + data, "ascending order"),
+        (lambda data: data[:-1025] + b"\1" + data[-1024:], "padding behind oci-layout must be zeros"),
         (lambda data: header("blobs/sha256/" + "0" * 64, 1 << 30) + data, "ends within"),
     ],
 )
