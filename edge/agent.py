@@ -216,6 +216,8 @@ class Agent:
             self._put(replace(self._state, declined=declined))
         offer = offers.wanted(self._identity.member, digest or None, declined)
         if offer is None:
+            if offers.candidate is None:  # Else a roll-out that is paused goes on with what has come.
+                self._download.clear()
             return
         self._about = (offer.version, offer.index.digest)
         self._log(f"taking {offer.version}")

@@ -333,6 +333,13 @@ def test_a_way_back_that_was_broken_off_goes_on(site: Site) -> None:
     assert site.version == "1"
 
 
+def break_off(site: Site) -> None:
+    """A download, once."""
+    site.mirrors.spoil = lambda answer: setattr(answer, "cut", 100) if answer.path.startswith("blobs/") else None
+    assert "before its end" in site.look()
+    site.mirrors.spoil = lambda answer: None
+
+
 def test_two_agents_at_once_are_one(site: Site) -> None:
     site.in_force("1")
     with site.agent().alone(), pytest.raises(Refused, match="another agent runs") as refused:
@@ -341,12 +348,15 @@ def test_two_agents_at_once_are_one(site: Site) -> None:
 
 
 def test_an_installation_by_hand_is_waited_for(site: Site) -> None:
+    """And what has come until then stays."""
     site.in_force("1")
     site.look()
     site.in_force("2")
+    break_off(site)
     node = Node(site.root, Unsynced())
     with node._alone():
         assert "another installation runs [busy]" in site.look()
+    assert (site.root / "download").exists()
     assert not [line for line in site.log if line.startswith("refused")], "it is no mirror's fault"
     assert site.look() == ""
     assert site.version == "2"
@@ -463,6 +473,20 @@ def test_a_download_that_breaks_off_goes_on(site: Site) -> None:
     assert [status for _, path, status in site.mirrors.asked if path.endswith(largest.name)] == [206, 200]
     assert not whole & {Path(path).name for _, path, _ in site.mirrors.asked}
     assert not [line for line in site.log if line.startswith("refused")]
+
+
+def test_what_has_come_of_a_version_goes_when_it_is_withdrawn(site: Site) -> None:
+    """Or it would lie there until the next one. While its roll-out is paused it stays, so that it goes on."""
+    site.in_force("1")
+    site.look()
+    site.candidate("2")
+    break_off(site)
+    change_rollout(site.publisher.repository, TARGET, Rollout.paused, site.publisher.keys, NOW, 90)
+    assert site.look() == ""
+    assert (site.root / "download").exists()
+    withdraw(site.publisher.repository, TARGET, site.publisher.keys, NOW, 90)
+    assert site.look() == ""
+    assert not (site.root / "download").exists()
 
 
 def test_what_a_download_has_in_full_and_wrong_comes_anew(site: Site) -> None:
