@@ -162,7 +162,7 @@ def test_a_thin_bundle_needs_what_it_was_made_against(publisher: Publisher, tmp_
 
 
 def test_a_part_that_one_generation_has_lost_comes_from_the_other(publisher: Publisher, tmp_path: Path) -> None:
-    """A thin bundle has it not."""
+    """A thin bundle has it not. A whole file may be gone, too."""
     publisher.thin("2", "3", tmp_path / "thin.tar")
     root = tmp_path / "node"
     for version in ("1", "2"):
@@ -173,6 +173,10 @@ def test_a_part_that_one_generation_has_lost_comes_from_the_other(publisher: Pub
         data[at] ^= 1
         file.write_bytes(data)
     install(publisher, "", root, bundle=tmp_path / "thin.tar")
+    assert serves(root, publisher, "3")
+    weights[1].unlink()
+    (root / "current" / "manifest" / NAME / "service.yaml").write_text("damaged")
+    install(publisher, "3", root)
     assert serves(root, publisher, "3")
 
 
@@ -328,17 +332,63 @@ def test_a_part_that_is_damaged_on_the_medium_stops_it_before_anything_is_served
     assert serves(root, publisher, "3")
 
 
-def test_too_little_room_is_said_before_anything_is_written(publisher: Publisher, tmp_path: Path) -> None:
-    class Small(Unsynced):
-        def free_bytes(self, path: Path) -> int:
-            return 1000
+class Room(Unsynced):
+    """A disk that says how many bytes are free."""
 
+    def __init__(self, free: int) -> None:
+        self._free = free
+
+    def free_bytes(self, path: Path) -> int:
+        return self._free
+
+
+@pytest.mark.parametrize("served", ["1", "what cannot be read", "nothing"])
+def test_too_little_room_is_said_before_anything_is_written(publisher: Publisher, tmp_path: Path, served: str) -> None:
     root = tmp_path / "node"
-    install(publisher, "1", root)
+    if served != "nothing":
+        install(publisher, "1", root)
+    if served != "1":
+        (root / "current" / "seal.json").unlink(missing_ok=True)
     with pytest.raises(Refused, match="has 1000 bytes free, must have") as refused:
-        install(publisher, "2", root, Small())
+        install(publisher, "2", root, Room(1000))
     assert refused.value.reason == "space"
     assert not (root / "staging").exists()
+
+
+def test_the_room_that_is_needed_is_for_the_files_and_a_little_more(publisher: Publisher, tmp_path: Path) -> None:
+    """But for what lies in staging already."""
+    with Layout.at(publisher.folder / f"{NAME}-1") as layout:
+        need = sum(file.size for file in layout.contents(layout.index()).files()) + SPARE_BYTES
+    root = tmp_path / "node"
+    with pytest.raises(Refused, match=f"must have {need}"):
+        install(publisher, "1", root, Room(need - 1))
+    (root / "staging" / "model" / "minilm").mkdir(parents=True)
+    (root / "staging" / "model" / "minilm" / "model.safetensors").write_bytes(bytes(1000))
+    with pytest.raises(Refused, match=f"must have {need - 1000}"):
+        install(publisher, "1", root, Room(need - 1001))
+    install(publisher, "1", root, Room(need - 1000))
+    assert serves(root, publisher, "1")
+
+
+def test_what_was_taken_back_is_served_again_without_room(publisher: Publisher, tmp_path: Path) -> None:
+    root = tmp_path / "node"
+    for version in ("1", "2"):
+        install(publisher, version, root)
+    Node(root, Unsynced()).roll_back()
+    install(publisher, "2", root, Room(0))
+    assert serves(root, publisher, "2")
+
+
+def test_what_was_taken_back_gives_its_parts_to_what_comes(publisher: Publisher, tmp_path: Path) -> None:
+    """It goes before only where its room is needed."""
+    root = tmp_path / "node"
+    for version in ("1", "2"):
+        install(publisher, version, root)
+    Node(root, Unsynced()).roll_back()
+    (root / "generations" / "2" / "manifest" / NAME / "service.yaml").write_text("damaged")
+    done = install(publisher, "2", root)
+    assert done.bytes.moved == len(given(publisher, "2")[f"manifest/{NAME}/service.yaml"])
+    assert serves(root, publisher, "2")
 
 
 def size_of(folder: Path) -> int:
@@ -360,6 +410,23 @@ def test_what_was_taken_back_gives_its_room_to_what_comes(publisher: Publisher, 
     install(publisher, "3", root, Small())
     assert serves(root, publisher, "3")
     assert Node(root).generations.numbers() == [1, 3]
+
+
+def test_making_room_leaves_the_way_back(publisher: Publisher, tmp_path: Path) -> None:
+    """What is served and what was before it stay; nothing goes while an installation runs."""
+    root = tmp_path / "node"
+    for version in ("1", "2"):
+        install(publisher, version, root)
+    shutil.copytree(root / "generations" / "2", root / "generations" / "3")
+    (root / "staging").mkdir()
+    node = Node(root, Unsynced())
+    with node._alone(), pytest.raises(Refused, match="another installation runs"):
+        Node(root, Unsynced()).make_room()
+    assert node.generations.numbers() == [1, 2, 3]
+    node.make_room()
+    assert node.generations.numbers() == [1, 2]
+    assert not (root / "staging").exists()
+    assert node.roll_back().version == "1"
 
 
 def test_a_folder_that_another_process_makes_at_that_moment_is_there(tmp_path: Path) -> None:
