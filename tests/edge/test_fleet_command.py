@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from free_ports import free_port
 from mirrors import Mirrors
 from torpor.edge.reports import written
 from torpor.edge.rollout import Member
@@ -85,9 +85,7 @@ def mirrors(here: Path) -> Iterator[Mirrors]:
 
 @pytest.fixture
 def port(here: Path) -> Iterator[int]:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
-    yield port
+    yield free_port()
     if (here / "pid").exists():
         os.kill(int((here / "pid").read_text()), signal.SIGKILL)
 

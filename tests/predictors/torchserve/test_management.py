@@ -4,7 +4,6 @@ import concurrent.futures
 import http.server
 import json
 import os
-import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any, ClassVar
 import grpc
 import pytest
 from archives import manifest, write_mar, write_storage
+from free_ports import free_port
 from torpor.predictors.protocol.messages import message
 
 ECHO = """
@@ -342,16 +342,9 @@ def test_what_the_api_does_not_have_is_refused_in_its_words(manage) -> None:
     assert manage("GET", "/models/a/b/c/d")[1]["type"] == "ResourceNotFoundException"
 
 
-@pytest.fixture
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
-
-
-def test_its_own_port_is_on_loopback_and_has_nothing_else(serve, connect_http1, tmp_path: Path, free_port: int) -> None:
+def test_its_own_port_is_on_loopback_and_has_nothing_else(serve, connect_http1, tmp_path: Path) -> None:
     """Whatever host the configuration gives it."""
-    port = free_port
+    port = free_port()
     root = write_store(tmp_path, f"management_address=http://0.0.0.0:{port}")
     server = serve(root, "--torchserve-management", "loopback")
     assert f"TorchServe's management on 127.0.0.1:{port}\n" in "".join(server.log)
@@ -369,13 +362,12 @@ def test_its_own_port_is_on_loopback_and_has_nothing_else(serve, connect_http1, 
         assert error.value.code().name == "UNIMPLEMENTED"
 
 
-def test_grpc_management_listens_where_the_configuration_says(
-    serve, grpc_channel, tmp_path: Path, free_port: int
-) -> None:
+def test_grpc_management_listens_where_the_configuration_says(serve, grpc_channel, tmp_path: Path) -> None:
     """On loopback, beside REST's port."""
-    more = f"management_address=http://127.0.0.1:0\ngrpc_management_port={free_port}"
+    port = free_port()
+    more = f"management_address=http://127.0.0.1:0\ngrpc_management_port={port}"
     server = serve(write_store(tmp_path, more), "--torchserve-management", "loopback")
-    server.port = free_port
+    server.port = port
     assert call(grpc_channel(server), "ListModels")["models"]
 
 
@@ -446,28 +438,24 @@ def test_workflows_are_refused_in_plain_words(manage, client) -> None:
     assert client.request("POST", "/wfpredict/w", b"x").json()["message"] == reason
 
 
-def test_the_server_listens_where_torchserve_would(serve, connect_http1, tmp_path: Path, free_port: int) -> None:
+def test_the_server_listens_where_torchserve_would(serve, connect_http1, tmp_path: Path) -> None:
     """Everything that it has is there too."""
-    root = write_store(tmp_path)
-    (root / "config/config.properties").write_text(
-        f"inference_address=http://127.0.0.1:{free_port}\nload_models=echo.mar\n"
-    )
+    root, port = write_store(tmp_path), free_port()
+    (root / "config/config.properties").write_text(f"inference_address=http://127.0.0.1:{port}\nload_models=echo.mar\n")
     server = serve(root, "--torchserve-ports", "true")
-    assert server.port != free_port
+    assert server.port != port
     assert connect_http1(server).request("GET", "/ping").status == 200
-    server.port = free_port
+    server.port = port
     client = connect_http1(server)
     assert client.request("POST", "/predictions/echo", b"x", TEXT).status == 200
     assert client.request("GET", "/metrics").status == 200
 
 
-def test_the_servers_own_port_is_not_taken_twice(serve, connect_http1, tmp_path: Path, free_port: int) -> None:
+def test_the_servers_own_port_is_not_taken_twice(serve, connect_http1, tmp_path: Path) -> None:
     """Where the configuration has the same."""
-    root = write_store(tmp_path)
-    (root / "config/config.properties").write_text(
-        f"inference_address=http://127.0.0.1:{free_port}\nload_models=echo.mar\n"
-    )
-    server = serve(root, "--torchserve-ports", "true", "--port", str(free_port))
+    root, port = write_store(tmp_path), free_port()
+    (root / "config/config.properties").write_text(f"inference_address=http://127.0.0.1:{port}\nload_models=echo.mar\n")
+    server = serve(root, "--torchserve-ports", "true", "--port", str(port))
     assert connect_http1(server).request("GET", "/ping").status == 200
 
 
