@@ -10,10 +10,12 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from torpor.edge.profiles.sandbox import VARIABLES
+
 import loads
 from environments import BENCHMARKS
 from loads import CONNECTIONS, Rate
-from measurements import THREADS, load_rows, probe_rows
+from measurements import CORES, THREADS, load_rows, probe_rows
 from probe import START_LIMIT_S, Probe
 from sandbox import contained, network
 from servers import Torpor, environment_of, started
@@ -32,14 +34,19 @@ class Contained:
     label: str
     runtime: str
     model: str
-    waiting: str = ""
-    """How torch's threads wait for each other (OMP_WAIT_POLICY); empty for the library's default, which is to spin."""
+    is_profiled: bool = False
+    """As `torpor edge profile` has it for gVisor, with an instance for each core; else as a server is by itself."""
 
     def measure(self, seconds: float) -> Rate:
         loads.require("wrk")
         wire, peer = V2Binary(self.model), Torpor("torpor")
         command = peer.command(self.model, PORT, CONNECTIONS)
-        variables = environment_of(peer, self.model, "", PORT, CONNECTIONS, THREADS[self.model], self.waiting)
+        threads = 1 if self.is_profiled else THREADS[self.model]
+        variables = environment_of(peer, self.model, "", PORT, CONNECTIONS, threads, "")
+        variables["TORPOR_THREADS"] = str(threads)
+        if self.is_profiled:
+            variables |= {"TORPOR_DEVICE": ",".join(["cpu"] * CORES)}
+            variables |= {name: value for name, (value, _) in VARIABLES.items()}
         with (
             tempfile.TemporaryDirectory(prefix="bench-gvisor-") as scratch,
             network() as net,

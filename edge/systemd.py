@@ -20,6 +20,7 @@ from .disk import Disk
 from .generations import Generation
 from .machine import Machine
 from .profiles.profile import Profile, profile_of
+from .profiles.sandbox import VARIABLES
 from .profiles.sizing import Sizes, sizes
 from .refused import Refused
 
@@ -94,8 +95,9 @@ class Systemd:
             "PYTHONSAFEPATH": 1,
         }
         if profile.is_sandboxed:
-            # OpenMP's threads that spin take the cores that gVisor's own kernel runs on.
-            variables["OMP_WAIT_POLICY"] = "PASSIVE"
+            variables |= {name: value for name, (value, _) in VARIABLES.items()}
+            if fit.instances > 1:
+                variables["TORPOR_DEVICE"] = fit.device
             start = self._sandbox(model, [torpor, "serve", _SANDBOX, "--port", str(port)], variables)
             hardening = _AROUND_RUNSC
         else:

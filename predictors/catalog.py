@@ -221,11 +221,12 @@ def _assemble(code: Code, outside: Outside) -> "Loadable":
 
 
 def _assemble_predictor(code: Code, outside: Outside) -> Assembled:
-    from .runtime.assembly import assemble
+    from .runtime.assembly import assemble, device_names
     from .runtime.cores import usable_cores
 
     settings = outside.settings(code.file.settings)
-    settings["threads"] = settings["threads"] or max(1, usable_cores() // settings["processes"])
+    sharers = settings["processes"] * max(1, device_names(settings["device"]).count("cpu"))
+    settings["threads"] = settings["threads"] or max(1, usable_cores() // sharers)
     executors, batching = assemble(code.cls, code.folder, code.file.parameters, settings)
     return Assembled(executors, batching, settings["request_timeout_s"], settings["model_timeout_s"])
 

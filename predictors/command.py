@@ -172,7 +172,7 @@ def _serve(options: argparse.Namespace, began_s: float) -> int:
             logger.info("ignored, without meaning here: %s", ", ".join(f"--{flag}" for flag in ignored))
         if settings["processes"] > 1:
             return asyncio.run(_supervise(options.arguments, settings))
-    limit_threads(os.environ, max(1, usable_cores() // settings["processes"]))
+    limit_threads(os.environ, settings["threads"] or max(1, usable_cores() // settings["processes"]))
     if sum(len(catalog.model(name).versions()) for name in catalog.names()) > 1:
         share_cores(os.environ)
     certificate = _certificate(settings)

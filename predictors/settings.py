@@ -121,11 +121,13 @@ SETTINGS = (
     ),
     Setting(
         "device", str, "auto",
-        "device of the model: auto (CUDA if there is one), cpu, cuda, cuda:1; with commas (cuda:0,cuda:1) an instance on each",
+        "device of the model: auto (CUDA if there is one), cpu, cuda, cuda:1; with commas (cuda:0,cuda:1 or cpu,cpu) an "
+        "instance on each",
         "device",
     ),
     Setting(
-        "threads", int, 0, "CPU threads of one operation; 0 for as many as the container's limit has cores",
+        "threads", int, 0, "CPU threads of one operation; 0 for as many as the container's limit has cores, shared by "
+        "processes and by instances on the CPU",
         "device", low=0, high=1024,
     ),
     Setting(

@@ -42,18 +42,25 @@ ROWS_A_CORE = 8
 
 @dataclass(frozen=True)
 class Sizes:
-    """why_…: the reason of each, in one line."""
+    """instances: of the model, each with so many threads. why_…: the reason of each, in one line."""
 
     memory_bytes: int
     cpu: int
     cpu_request: str
+    instances: int
     threads: int
     max_batch_size: int
     why_memory: str
     why_cpu: str
     why_request: str
+    why_instances: str
     why_threads: str
     why_batch: str
+
+    @property
+    def device(self) -> str:
+        """Of the setting `device`: the CPU as many times as there are instances."""
+        return ",".join(["cpu"] * self.instances)
 
 
 def visible_bytes(profile: Profile) -> int:
@@ -61,8 +68,13 @@ def visible_bytes(profile: Profile) -> int:
     return profile.memory_bytes * 7 // 8
 
 
-def sizes(profile: Profile, weights_bytes: int, max_batch_size: int, has_kubernetes: bool = True) -> Sizes:
-    """Of one model's pod or unit. max_batch_size: the model's own. Raises Refused where it does not fit."""
+def sizes(
+    profile: Profile, weights_bytes: int, max_batch_size: int, has_kubernetes: bool = True, may_repeat: bool = True
+) -> Sizes:
+    """Of one model's pod or unit. max_batch_size: the model's own. Raises Refused where it does not fit.
+
+    may_repeat: in a sandbox the model may have several instances.
+    """
     sleeper = SLEEPER_BYTES if has_kubernetes and not profile.has_knative else 0
     overhead = OVERHEAD_BYTES if profile.is_sandboxed else 0
     others = SYSTEM_BYTES + K3S_PODS_BYTES + EVICTION_BYTES if has_kubernetes else SMALL_SYSTEM_BYTES
@@ -75,18 +87,28 @@ def sizes(profile: Profile, weights_bytes: int, max_batch_size: int, has_kuberne
             f"{profile.name}: the model needs {memory(least)}, must be at most {memory(max(free, 0))}: what is left of "
             f"memory = {memory(profile.memory_bytes)}",
         )
-    threads = max(1, profile.cores - 1)
-    rows = min(max_batch_size, ROWS_A_CORE * threads, (free - least) // ROW_BYTES + 1)
+    cpu = max(1, profile.cores - 1)
+    instances, more = 1, 2 * weights + ROW_BYTES
+    if may_repeat and profile.is_sandboxed and profile.accelerator == "none":
+        # In half of what is free: the node may have other models.
+        instances = min(cpu, 1 + max(0, free // 2 - least) // more)
+    threads = cpu // instances
+    least += (instances - 1) * more
+    rows = min(max_batch_size, ROWS_A_CORE * threads, (free - least) // (instances * ROW_BYTES) + 1)
     rows = 1 << (rows.bit_length() - 1)
-    size = min(free, -(-(least + (rows - 1) * ROW_BYTES) // (64 * MIB)) * 64 * MIB)
+    size = min(free, -(-(least + (rows - 1) * instances * ROW_BYTES) // (64 * MIB)) * 64 * MIB)
     seen = "of weights" if weights_bytes else "assumed, since the folder shows no weights"
-    parts = f"2 × {weights / MIB:.0f} MiB {seen} (once more while they are read), {BASE_BYTES // MIB} MiB of torch"
+    parts = f"2 × {weights / MIB:.0f} MiB {seen} (once more while they are read)"
+    if instances > 1:
+        parts += f" for each of {instances} instances"
+    parts += f", {BASE_BYTES // MIB} MiB of torch"
     if sleeper:
         parts += f", {sleeper // MIB} MiB of torpor up"
     return Sizes(
         memory_bytes=size,
-        cpu=threads,
-        cpu_request=f"{min(500, 250 * threads)}m",
+        cpu=cpu,
+        cpu_request=f"{min(500, 250 * cpu)}m",
+        instances=instances,
         threads=threads,
         max_batch_size=rows,
         why_memory=f"{parts}, {ROW_BYTES // MIB} MiB a row; {memory(free)} of the node's are free",
@@ -94,8 +116,9 @@ def sizes(profile: Profile, weights_bytes: int, max_batch_size: int, has_kuberne
         if profile.cores > 1
         else "the node's only core",
         why_request="half a core keeps the rest of the node schedulable; asleep it uses none"
-        if threads > 1
+        if cpu > 1
         else "a quarter of the core, since K3s's own pods ask for the rest",
+        why_instances="threads of one operation wait for each other by calls of gVisor's kernel, instances do not",
         why_threads="more threads than cores would wait for each other",
         why_batch=f"at most {max_batch_size} by the model, {ROWS_A_CORE} rows a thread, and what {memory(size)} hold",
     )

@@ -30,6 +30,7 @@ from ..contents import checked_name
 from ..refused import Refused
 from .objects import selector
 from .profile import Profile
+from .sandbox import VARIABLES
 from .sizing import Sizes, sizes
 
 MODELS = "/mnt/torpor"
@@ -37,9 +38,6 @@ MODELS = "/mnt/torpor"
 
 WINDOW = "60s"
 """Without a request, until a model sleeps: Knative's default too."""
-
-WHY_PASSIVE = "threads that spin take the cores that gVisor's own kernel runs on"
-"""MiniLM on two cores: 0.71 x of runc's sentences/s instead of 0.61 x (docs/edge.md, "Under gVisor")."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +114,9 @@ def workload_files(given: Workload, profile: Profile) -> Iterator[tuple[str, str
         raise Refused(
             "profile", f"{profile.name}: the model's device is {model.device}, must be cpu or auto: it has no CUDA"
         )
-    fit = sizes(profile, model.weights_bytes, model.max_batch_size)
+    said = _variables(given.service) & {"TORPOR_DEVICE", "TORPOR_THREADS"}
+    may_repeat = not said and model.device in ("auto", "cpu")
+    fit = sizes(profile, model.weights_bytes, model.max_batch_size, may_repeat=may_repeat)
     has_volume = MODELS in str(_containers(given.service))
     if has_volume:
         yield "models.yaml", _volume(given)
@@ -135,6 +135,12 @@ def _containers(service: Map) -> list[Any]:
     ]
 
 
+def _variables(service: Map) -> set[str]:
+    """The names of those that the predictor's container has."""
+    container = service["spec"]["predictor"]["containers"][0]
+    return {variable.get("name") for variable in container.get("env") or ()}
+
+
 def _size(service: Map, profile: Profile, fit: Sizes, gpu: str) -> None:
     """Give the predictor's first container what the node has for it, unless its author has said otherwise."""
     predictor = service["spec"]["predictor"]
@@ -144,8 +150,10 @@ def _size(service: Map, profile: Profile, fit: Sizes, gpu: str) -> None:
         "TORPOR_MAX_BATCH_SIZE": (fit.max_batch_size, fit.why_batch),
     }
     if profile.is_sandboxed:
-        wanted["OMP_WAIT_POLICY"] = ("PASSIVE", WHY_PASSIVE)
-    there = {variable.get("name") for variable in container.get("env") or ()}
+        wanted |= VARIABLES
+    if fit.instances > 1:
+        wanted["TORPOR_DEVICE"] = (fit.device, fit.why_instances)
+    there = _variables(service)
     lines = "".join(
         f'- {{ name: {name}, value: "{value}" }} # {why}\n'
         for name, (value, why) in wanted.items()
@@ -159,9 +167,10 @@ def _size(service: Map, profile: Profile, fit: Sizes, gpu: str) -> None:
     if gpu and "resources" not in container:
         container["resources"] = load(_resources(fit, gpu))[0]
     if "containerConcurrency" not in predictor:
-        predictor["containerConcurrency"] = 2 * fit.max_batch_size
+        predictor["containerConcurrency"] = min(1000, 2 * fit.max_batch_size * fit.instances)
+        each = f" for each of {fit.instances} instances" if fit.instances > 1 else ""
         predictor.yaml_add_eol_comment(
-            f"two batches of {fit.max_batch_size}: one runs, one forms", "containerConcurrency"
+            f"two batches of {fit.max_batch_size}{each}: one runs, one forms", "containerConcurrency"
         )
 
 

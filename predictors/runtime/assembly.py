@@ -31,14 +31,17 @@ def assemble(
 
 
 def device_names(text: str) -> list[str]:
-    """The devices of the setting: "auto", or torch's names of devices that are here, with commas. Raises SettingError."""
+    """The devices of the setting: "auto", or torch's names of devices that are here, with commas. Raises SettingError.
+
+    The CPU may be there several times: for as many instances, which run at the same time.
+    """
     names = [name.strip() for name in text.split(",")]
     for name in names:
         kind, _, index = name.partition(":")
         is_known = (kind in kinds() and (index.isdecimal() or not index)) or text == "auto"
-        if not is_known or names.count(name) > 1:
+        if not is_known or (names.count(name) > 1 and name != "cpu"):
             allowed = ", ".join(("auto", *kinds()))
             raise SettingError(
-                f"device = {text!r}, must be one of {allowed}, or several of cuda:0, cuda:1 …, each once"
+                f"device = {text!r}, must be one of {allowed}, or several of cuda:0, cuda:1 …, each once, or of cpu"
             )
     return names

@@ -121,7 +121,7 @@ class AssembledArchive:
 
     def _gpus(self) -> int:
         """How many the workers are spread over."""
-        if self.model.device_type == "cpu" or self.settings["device"] == "cpu":
+        if self.model.device_type == "cpu" or self.settings["device"].startswith("cpu"):
             return 0
         if self.config.number_of_gpu is not None:
             return self.config.number_of_gpu

@@ -95,7 +95,7 @@ def test_sizes_fit_the_node(memory_bytes: int, cores: int, weights_bytes: int) -
     node = Profile("node", "amd64", memory_bytes, cores, 32 << 30)
     fit = sizes(node, weights_bytes, 32)
     assert 2 * weights_bytes < fit.memory_bytes <= visible_bytes(node) - (1252 << 20)
-    assert 1 <= fit.threads <= cores
+    assert 1 <= fit.instances * fit.threads <= fit.cpu <= cores
     assert 1 <= fit.max_batch_size <= 32
     assert fit.max_batch_size & (fit.max_batch_size - 1) == 0
 
@@ -121,8 +121,6 @@ def test_a_small_node_gets_a_pod_that_sleeps_by_itself() -> None:
     predictor = inner.data["spec"]["predictor"]
     assert predictor["minReplicas"] == 0
     assert predictor["containers"][0]["args"] == ["/mnt/torpor/digits"]
-    rows = next(e["value"] for e in predictor["containers"][0]["env"] if e["name"] == "TORPOR_MAX_BATCH_SIZE")
-    assert predictor["containerConcurrency"] == 2 * int(rows)
     assert objects_of(files, "networkpolicy")[0]["spec"]["egress"] == []
     assert objects_of(files, "runtimeclass")[0]["handler"] == "runsc"
     assert 'platform = "systrap"' in files["k3s/runsc.toml"]
@@ -183,24 +181,86 @@ def test_an_inference_services_own_words_stay() -> None:
     assert inner.data["spec"]["predictor"]["containers"][0]["args"] == ["/mnt/torpor/digits"]
 
 
-def waiting_of(files: dict[str, str]) -> list[str]:
-    """How OpenMP's threads wait, as either form of a workload has it."""
+def variables_of(files: dict[str, str]) -> dict[str, str]:
+    """What the model's process has of environment, as either form of a workload has it."""
+    return {each["name"]: each["value"] for each in predictor_of(files)["containers"][0]["env"]}
+
+
+def predictor_of(files: dict[str, str]) -> Any:
     if "manifests/configmap.yaml" in files:
         (inner,) = read(objects_of(files, "configmap")[0]["data"]["service.yaml"])
-        pod = inner.data["spec"]["predictor"]
-    else:
-        pod = objects_of(files, "service")[0]["spec"]["template"]["spec"]
-    return [each["value"] for each in pod["containers"][0]["env"] if each["name"] == "OMP_WAIT_POLICY"]
+        return inner.data["spec"]["predictor"]
+    return objects_of(files, "service")[0]["spec"]["template"]["spec"]
 
 
 @pytest.mark.parametrize("node", [GATEWAY, SERVER], ids=["deployment", "knative"])
-def test_threads_in_a_sandbox_sleep_while_they_wait(node: Profile) -> None:
-    """Where they would spin on the cores of gVisor's kernel; what a file says of it stays, and elsewhere spinning is faster."""
-    assert waiting_of(files_of(node)) == ["PASSIVE"]
-    containers = f"containers: [{{ image: {IMAGE}, env: [{{ name: OMP_WAIT_POLICY, value: ACTIVE }}] }}]"
+@pytest.mark.parametrize(
+    ("name", "value", "other"), [("OMP_WAIT_POLICY", "PASSIVE", "ACTIVE"), ("MALLOC_ARENA_MAX", "1", "4")]
+)
+def test_what_is_dear_in_a_sandbox_is_avoided(node: Profile, name: str, value: str, other: str) -> None:
+    """Threads that spin on the cores of gVisor's kernel, memory that grows page by page; what a file says of it stays."""
+    assert variables_of(files_of(node))[name] == value
+    containers = f'containers: [{{ image: {IMAGE}, env: [{{ name: {name}, value: "{other}" }}] }}]'
     own = f"kind: InferenceService\nmetadata: {{ name: x }}\nspec: {{ predictor: {{ {containers} }} }}\n"
-    assert waiting_of(files_of(node, own, None)) == ["ACTIVE"]
-    assert waiting_of(files_of(replace(node, runtime_class="none"))) == []
+    assert variables_of(files_of(node, own, None))[name] == other
+    assert name not in variables_of(files_of(replace(node, runtime_class="none")))
+
+
+def test_a_sandbox_has_instances_and_no_threads_that_wait_for_each_other() -> None:
+    """One for each core of the model's: threads of one operation wait by calls of gVisor's kernel."""
+    files = files_of(GATEWAY)
+    variables = variables_of(files)
+    assert (variables["TORPOR_DEVICE"], variables["TORPOR_THREADS"]) == ("cpu,cpu,cpu", "1")
+    # Each has a batch that runs and one that forms.
+    assert predictor_of(files)["containerConcurrency"] == 3 * 2 * int(variables["TORPOR_MAX_BATCH_SIZE"])
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        pytest.param(replace(GATEWAY, runtime_class="none"), id="without a sandbox"),
+        pytest.param(replace(GATEWAY, cores=2), id="one core beside K3s's"),
+        pytest.param(SERVER, id="on a GPU"),
+    ],
+)
+def test_a_model_has_one_instance_where_more_would_gain_nothing(node: Profile) -> None:
+    variables = variables_of(files_of(node))
+    assert "TORPOR_DEVICE" not in variables
+    assert variables["TORPOR_THREADS"] == str(node.cores - 1)
+    assert predictor_of(files_of(node))["containerConcurrency"] == 2 * int(variables["TORPOR_MAX_BATCH_SIZE"])
+
+
+@pytest.mark.parametrize(("name", "value"), [("TORPOR_THREADS", "2"), ("TORPOR_DEVICE", "cpu")])
+def test_a_service_that_says_its_threads_or_instances_gets_none(name: str, value: str) -> None:
+    containers = f'containers: [{{ image: {IMAGE}, env: [{{ name: {name}, value: "{value}" }}] }}]'
+    own = f"kind: InferenceService\nmetadata: {{ name: x }}\nspec: {{ predictor: {{ {containers} }} }}\n"
+    variables = variables_of(files_of(GATEWAY, own, None))
+    assert {"TORPOR_THREADS": "3"} | {name: value} == {
+        key: variables[key] for key in ("TORPOR_THREADS", "TORPOR_DEVICE") if key in variables
+    }
+
+
+def test_a_model_that_names_its_devices_keeps_them(tmp_path: Path) -> None:
+    folder = tmp_path / "digits"
+    folder.mkdir()
+    (folder / "model.toml").write_text('class = "model:Digits"\n[device]\ndevice = "cpu,cpu"\n')
+    assert "TORPOR_DEVICE" not in variables_of(files_of(GATEWAY, folder=folder))
+
+
+@pytest.mark.parametrize(
+    ("weights_bytes", "instances", "threads"), [(50 << 20, 3, 1), (150 << 20, 2, 1), (400 << 20, 1, 3)]
+)
+def test_instances_lie_in_half_of_what_is_free(weights_bytes: int, instances: int, threads: int) -> None:
+    """A node may have other models; each instance has its weights, and once more while it reads them."""
+    fit = sizes(GATEWAY, weights_bytes, 32)
+    assert (fit.instances, fit.threads) == (instances, threads)
+    assert fit.memory_bytes >= fit.instances * 2 * weights_bytes + (300 << 20)
+
+
+def test_a_pod_takes_no_more_at_once_than_knative_allows() -> None:
+    """However many instances it has."""
+    node = replace(SERVER, accelerator="none", cores=512, memory_bytes=1 << 40)
+    assert predictor_of(files_of(node))["containerConcurrency"] == 1000
 
 
 @pytest.mark.parametrize(

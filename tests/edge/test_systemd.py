@@ -130,13 +130,32 @@ def test_a_sandbox_needs_runsc(publisher: Publisher, tmp_path: Path, machine: Ma
         place(tmp_path, machine, generation)
 
 
-def test_threads_in_a_sandbox_sleep_while_they_wait(publisher: Publisher, tmp_path: Path, machine: Machine) -> None:
-    """Where they would spin on the cores of gVisor's kernel."""
+def test_what_is_dear_in_a_sandbox_is_avoided(publisher: Publisher, tmp_path: Path, machine: Machine) -> None:
+    """Threads that spin on the cores of gVisor's kernel, memory that grows page by page."""
     place(tmp_path, machine, install(publisher, tmp_path, machine, "1", runtime_class='"gvisor"'))
     config = json.loads((tmp_path / "node/sandboxes/minilm/config.json").read_text())
-    assert "OMP_WAIT_POLICY=PASSIVE" in config["process"]["env"]
+    assert {"OMP_WAIT_POLICY=PASSIVE", "MALLOC_ARENA_MAX=1"} <= set(config["process"]["env"])
     place(tmp_path, machine, install(publisher, tmp_path, machine, "2"))
-    assert "OMP_WAIT_POLICY" not in (tmp_path / "units/torpor-minilm.service").read_text()
+    unit = (tmp_path / "units/torpor-minilm.service").read_text()
+    assert "OMP_WAIT_POLICY" not in unit
+    assert "MALLOC_ARENA_MAX" not in unit
+
+
+def test_a_sandbox_has_instances_and_no_threads_that_wait_for_each_other(
+    publisher: Publisher, tmp_path: Path, machine: Machine
+) -> None:
+    """One for each core of the model's, outside of a sandbox one with all of them."""
+    place(
+        tmp_path,
+        machine,
+        install(publisher, tmp_path, machine, "1", runtime_class='"gvisor"', cores="4", memory='"2Gi"'),
+    )
+    environment = json.loads((tmp_path / "node/sandboxes/minilm/config.json").read_text())["process"]["env"]
+    assert {"TORPOR_DEVICE=cpu,cpu,cpu", "TORPOR_THREADS=1"} <= set(environment)
+    place(tmp_path, machine, install(publisher, tmp_path, machine, "2", cores="4"))
+    unit = (tmp_path / "units/torpor-minilm.service").read_text()
+    assert "TORPOR_THREADS=3\n" in unit
+    assert "TORPOR_DEVICE" not in unit
 
 
 @pytest.mark.parametrize("runtime_class", ["none", "gvisor"])

@@ -113,15 +113,25 @@ def assembled(served: ModelFolder, version: str = "1") -> Assembled:
 
 
 @pytest.mark.parametrize(
-    ("flags", "threads"), [({}, 8), ({"processes": 3}, 2), ({"processes": 9}, 1), ({"processes": 3, "threads": 5}, 5)]
+    ("flags", "threads"),
+    [
+        ({}, [8]),
+        ({"processes": 3}, [2]),
+        ({"processes": 9}, [1]),
+        ({"processes": 3, "threads": 5}, [5]),
+        ({"device": "cpu"}, [8]),
+        ({"device": "cpu,cpu,cpu"}, [2, 2, 2]),
+        ({"processes": 2, "device": "cpu, cpu"}, [2, 2]),
+        ({"device": "cuda:0,cuda:1"}, [8, 8]),
+    ],
 )
-def test_processes_share_the_cores(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: dict[str, Any], threads: int
+def test_processes_and_instances_on_the_cpu_share_the_cores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: dict[str, Any], threads: list[int]
 ) -> None:
     """At least one each, unless somebody has said how many."""
     monkeypatch.setattr(cores, "usable_cores", lambda: 8)
-    (executor,) = assembled(ModelFolder("m", model(tmp_path / "m"), Outside(flags, {}))).executors
-    assert executor._threads == threads  # type: ignore[attr-defined]
+    executors = assembled(ModelFolder("m", model(tmp_path / "m"), Outside(flags, {}))).executors
+    assert [executor._threads for executor in executors] == threads  # type: ignore[attr-defined]
 
 
 STEP = 'class = "catalog_model:Step"\n'

@@ -21,6 +21,7 @@ def test_devices_are_named_as_in_torch() -> None:
     """One, or several with commas; auto takes the CPU where there is no GPU."""
     assert device_names("cpu") == ["cpu"]
     assert device_names("cuda:0, cuda:1") == ["cuda:0", "cuda:1"]
+    assert device_names("cpu, cpu") == ["cpu", "cpu"]
     if not torch.cuda.is_available():
         assert open_device("auto").torch_device == torch.device("cpu")
 

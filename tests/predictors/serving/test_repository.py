@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -884,6 +885,32 @@ class Counts:
 """
 
 
+MEETS = """
+import threading
+from typing import Annotated
+import numpy as np
+
+MEETING = threading.Barrier(2)
+
+
+class Meets:
+    def predict(self, x: Annotated[np.ndarray, "float32[rows]"]):
+        if x.any():  # a request, and not what warms it up
+            MEETING.wait(20)
+        return x
+"""
+
+
+def test_instances_on_the_cpu_run_at_the_same_time(start, connect_http1, tmp_path) -> None:
+    """Each waits in `predict` for the other."""
+    (tmp_path / "meets.py").write_text(MEETS)
+    (tmp_path / "model.toml").write_text('class = "meets:Meets"\nname = "meets"\n[device]\ndevice = "cpu,cpu"\n')
+    server = start(tmp_path, "--max-batch-size", "1")
+    with ThreadPoolExecutor() as callers:
+        connections = [connect_http1(server) for _ in range(2)]
+        assert [*callers.map(lambda connection: answer(connection, "/v2/models/meets/infer"), connections)] == [1, 1]
+
+
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_class_without_torch_has_its_share_of_the_cores(
     start, connect_http1, tmp_path, monkeypatch, processes: int
@@ -894,6 +921,14 @@ def test_a_class_without_torch_has_its_share_of_the_cores(
     (tmp_path / "model.toml").write_text('class = "counts:Counts"\nname = "counts"\n')
     server = start(tmp_path, "--processes", str(processes))
     assert answer(connect_http1(server), "/v2/models/counts/infer") == max(1, usable_cores() // processes)
+
+
+def test_threads_of_an_operation_are_those_of_the_libraries_too(start, connect_http1, tmp_path, monkeypatch) -> None:
+    """What numpy stands on starts no more than were asked for."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    (tmp_path / "counts.py").write_text(COUNTS)
+    (tmp_path / "model.toml").write_text('class = "counts:Counts"\nname = "counts"\n')
+    assert answer(connect_http1(start(tmp_path, "--threads", "37")), "/v2/models/counts/infer") == 37
 
 
 @pytest.mark.parametrize(
