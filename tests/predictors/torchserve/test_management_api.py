@@ -17,7 +17,7 @@ from archives import manifest, write_mar, write_storage
 from torpor.predictors.catalog import Outside
 from torpor.predictors.errors import ModelFailed, PayloadTooLarge, TorporError
 from torpor.predictors.protocol.messages import message as grpc_message
-from torpor.predictors.serving.calls import CallAnswer
+from torpor.predictors.serving.calls import Call, CallAnswer
 from torpor.predictors.serving.data_plane import DataPlane
 from torpor.predictors.serving.exchange import Exchange, Fields, Head
 from torpor.predictors.serving.http2 import Stream
@@ -202,6 +202,7 @@ def test_a_page_has_a_hundred_models_at_most(manage) -> None:
     assert page("?next_page_token=100") == (1, None)
     assert page("?next_page_token=1") == (100, "101")
     assert page("?limit=0") == (0, "0")
+    assert page("?limit=2147483648")[0] == 100
     assert message(managed.ask("GET", "/models?next_page_token=-1"))[0] == 400
 
 
@@ -256,6 +257,15 @@ def test_grpc_has_the_same_calls(manage, monkeypatch) -> None:
     assert preferred == 'Default version successfully updated for model "echo" to "1.0"'
     assert managed.call("UnregisterModel", model_name="echo") == 'Model "echo" unregistered'
     assert managed.served() == {"other": ["1.0"]}
+
+
+def test_grpc_registers_for_nobody_who_may_not(manage) -> None:
+    """Nor does it unregister."""
+    managed = manage("enable_model_api=false")
+    reason = "enable_model_api = false: models are not registered, nor unregistered"
+    for method, fields in (("RegisterModel", {"url": "other.mar"}), ("UnregisterModel", {"model_name": "echo"})):
+        assert managed.call(method, **fields) == (7, reason)
+    assert managed.served() == {"echo": ["1.0"]}
 
 
 def test_grpc_refuses_by_its_codes(manage) -> None:
@@ -344,9 +354,8 @@ def test_a_handlers_own_words_are_an_object_or_nothing(manage, monkeypatch, body
     calls = describing(managed, monkeypatch, CallAnswer(200, body))
     plain = managed.ask("GET", "/models/echo")[1][0]
     assert (managed.ask("GET", "/models/echo/all"), calls) == ((200, [plain]), [])
-    assert managed.ask("GET", "/models/echo?customized=true") == (200, [plain | more])
-    (call,) = calls
-    assert (call.headers["describe"], call.fields) == ("True", {})
+    assert managed.ask("GET", "/models/echo?customized=true", b"", {b"x-own": b"1"}) == (200, [plain | more])
+    assert calls == [Call("predictions", {"x-own": "1", "describe": "True"}, b"", fields={})]
 
 
 def test_a_handler_that_fails_to_describe_itself_is_an_error(manage, monkeypatch) -> None:
@@ -367,7 +376,8 @@ def test_who_leaves_is_not_described_to(manage, monkeypatch) -> None:
     assert (asked.answers, cancelled) == ([], [])
     assert asked.on_leave is not None
     asked.on_leave()
-    assert cancelled == ["started"]
+    managed.settle()
+    assert (asked.answers, cancelled) == ([], ["started"])
 
 
 def test_a_registration_that_nobody_waits_for_is_accepted(manage) -> None:
@@ -375,7 +385,8 @@ def test_a_registration_that_nobody_waits_for_is_accepted(manage) -> None:
     managed = manage()
     accepted = (202, {"status": "Processing worker updates..."})
     assert managed.register("url=other.mar&synchronous=false") == accepted
-    assert managed.served() == {"echo": ["1.0"], "other": ["1.0"]}
+    assert managed.register("url=other.mar&model_name=more&synchronous=False") == accepted
+    assert managed.served() == {"echo": ["1.0"], "other": ["1.0"], "more": ["1.0"]}
     assert message(managed.register("url=other.mar&synchronous=false"))[:2] == (409, "ConflictStatusException")
 
 
@@ -574,7 +585,8 @@ def test_models_are_listed_by_name(manage) -> None:
     """Not in the order in which they came."""
     managed = manage()
     assert managed.register("url=other.mar&model_name=a")[0] == 200
-    assert [model["modelName"] for model in managed.ask("GET", "/models")[1]["models"]] == ["a", "echo"]
+    listed = managed.ask("GET", "/models")[1]["models"]
+    assert listed == [{"modelName": "a", "modelUrl": "other.mar"}, {"modelName": "echo", "modelUrl": "echo.mar"}]
 
 
 def test_an_unregistration_waits_for_what_comes_before_it(manage) -> None:
