@@ -42,6 +42,7 @@ def test_without_an_envelope_a_request_is_one_row() -> None:
     call = asked({"a": 1}, query="a=1&body=2")
     assert opened(Plain(True), call) == [{"a": b"1", "body": {"a": 1}}]
     assert call.types == {"a": "", "body": "application/json"}
+    assert Plain(True).may_join(call)
     assert opened(Plain(False), asked({"a": 1})) == [{"body": b'{"a": 1}'}]
     call = by_fields(data=b"1", more=b"2")
     assert opened(Plain(True), call) == [{"data": b"1", "more": b"2"}]
@@ -120,9 +121,17 @@ def test_an_answer_without_an_envelope_is_one_item() -> None:
             Plain(True).answer(call, results)
 
 
-@pytest.mark.parametrize("call", [asked({"instances": [1, 2]}), by_fields(body=b'{"instances": [1, 2]}')])
+@pytest.mark.parametrize(
+    "call",
+    [
+        asked({"instances": [1, 2]}),
+        asked({"instances": [1, 2]}, FORM),
+        by_fields(other=b"1", body=b'{"instances": [1, 2]}'),
+        by_fields(body=b"1", data=b'{"instances": [1, 2]}'),
+    ],
+)
 def test_kserves_instances_are_rows(call: Call) -> None:
-    """As they are."""
+    """As they are, whatever type the body is said to have: curl says that it is a form."""
     assert opened(KServeV1(True), call) == [1, 2]
     assert KServeV1(True).may_join(call)
 
