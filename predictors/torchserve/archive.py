@@ -125,11 +125,9 @@ class _ZipMember:
 
 class _TarMember:
     def __init__(self, file: tarfile.TarFile, info: tarfile.TarInfo) -> None:
-        self.name, self.size, self.is_folder = info.name, info.size, info.isdir()
+        self.size, self.is_folder = info.size, info.isdir()
         # The first folder is the archive's name.
-        if self.name == "." or self.name.startswith("./"):
-            self.name = self.name[2:]
-        top, slash, rest = self.name.partition("/")
+        top, slash, rest = info.name.removeprefix("./").partition("/")
         self.name = rest if slash else ("" if info.isdir() else top)
         self.kind = _kind(info.isreg() or info.isdir(), info.issym() or info.islnk())
         self._file, self._info = file, info

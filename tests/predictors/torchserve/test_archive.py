@@ -73,6 +73,18 @@ def test_folders_may_be_members(tmp_path: Path) -> None:
         assert (folder / "a/b").read_bytes() == bytes(9)
 
 
+def test_a_tars_top_folder_may_have_a_short_name(tmp_path: Path) -> None:
+    """What is below it has all of its own."""
+    assert unpacked(tarred(tmp_path / "a.tgz", member("m/a/b", 1))) == {"a/b": "\0"}
+
+
+def test_a_file_is_read_by_the_name_that_it_is_unpacked_by(tmp_path: Path) -> None:
+    """Who checks it would else see another than who runs it."""
+    path = tarred(tmp_path / "a.tgz", member("top/handler.py/", 1))
+    assert unpacked(path) == {"handler.py": "\0"}
+    assert read_member(path, "handler.py", 1) == b"\0"
+
+
 def member(name: str, size: int | None) -> tarfile.TarInfo:
     """A file of this size in bytes, or a folder."""
     info = tarfile.TarInfo(name)
