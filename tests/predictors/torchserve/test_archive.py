@@ -78,6 +78,12 @@ def test_a_tars_top_folder_may_have_a_short_name(tmp_path: Path) -> None:
     assert unpacked(tarred(tmp_path / "a.tgz", member("m/a/b", 1))) == {"a/b": "\0"}
 
 
+def test_a_file_has_a_name(tmp_path: Path) -> None:
+    """Nothing but the top folder has none."""
+    with pytest.raises(ArchiveError, match=r"member '' is not a path inside of the archive"):
+        Archive.read(tarred(tmp_path / "a.tgz", member("top/", 1)))
+
+
 def test_a_file_is_read_by_the_name_that_it_is_unpacked_by(tmp_path: Path) -> None:
     """Who checks it would else see another than who runs it."""
     path = tarred(tmp_path / "a.tgz", member("top/handler.py/", 1))
@@ -133,23 +139,24 @@ def test_a_member_stays_inside(tmp_path: Path, name: str, write: Callable[[Path,
     assert [*tmp_path.iterdir()] == [path]
 
 
-@pytest.mark.parametrize("kind", [stat.S_IFLNK, stat.S_IFIFO])
-def test_a_zip_holds_files_and_folders_alone(tmp_path: Path, kind: int) -> None:
+@pytest.mark.parametrize(("kind", "what"), [(stat.S_IFLNK, "link"), (stat.S_IFIFO, "device")])
+def test_a_zip_holds_files_and_folders_alone(tmp_path: Path, kind: int, what: str) -> None:
     """A link could lead anywhere when something is written through it."""
     info = zipfile.ZipInfo("link")
     info.external_attr = (kind | 0o777) << 16
-    with pytest.raises(ArchiveError, match=r"bad\.mar: member 'link' is a (link|device), must be a file or a folder"):
+    with pytest.raises(ArchiveError, match=rf"bad\.mar: member 'link' is a {what}, must be a file or a folder"):
         Archive.read(zipped(tmp_path / "bad.mar", (info, b"/etc/passwd")))
 
 
-@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE])
-def test_a_tar_holds_files_and_folders_alone(tmp_path: Path, kind: bytes) -> None:
+@pytest.mark.parametrize(
+    ("kind", "what"),
+    [(tarfile.SYMTYPE, "link"), (tarfile.LNKTYPE, "link"), (tarfile.CHRTYPE, "device"), (tarfile.FIFOTYPE, "device")],
+)
+def test_a_tar_holds_files_and_folders_alone(tmp_path: Path, kind: bytes, what: str) -> None:
     """Hard links and devices too."""
     info = tarfile.TarInfo("top/odd")
     info.type, info.linkname = kind, "/etc/passwd"
-    with pytest.raises(
-        ArchiveError, match=r"bad\.tar\.gz: member 'odd' is a (link|device), must be a file or a folder"
-    ):
+    with pytest.raises(ArchiveError, match=rf"bad\.tar\.gz: member 'odd' is a {what}, must be a file or a folder"):
         Archive.read(tarred(tmp_path / "bad.tar.gz", info))
 
 
@@ -253,12 +260,20 @@ def test_a_wrong_manifest_is_named(tmp_path: Path, text: str, reason: str) -> No
         Archive.read(zipped(tmp_path / "bad.mar", (MANIFEST, text.encode())))
 
 
-@pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04nonsense", b"\x1f\x8b\x08 nonsense"])
-def test_what_is_no_archive_is_said_to_be_none(tmp_path: Path, content: bytes) -> None:
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "is neither a zip nor a gzipped tar"),
+        (b"text", "is neither a zip nor a gzipped tar"),
+        (b"PK\x03\x04nonsense", "cannot be read: "),
+        (b"\x1f\x8b\x08 nonsense", "cannot be read: "),
+    ],
+)
+def test_what_is_no_archive_is_said_to_be_none(tmp_path: Path, content: bytes, reason: str) -> None:
     """Not a traceback of the standard library's."""
     path = tmp_path / "bad.mar"
     path.write_bytes(content)
-    with pytest.raises(ArchiveError, match=r"bad\.mar: (is neither a zip nor a gzipped tar|cannot be read: )"):
+    with pytest.raises(ArchiveError, match=rf"^bad\.mar: {reason}"):
         Archive.read(path)
 
 
