@@ -95,6 +95,7 @@ def test_sizes_fit_the_node(memory_bytes: int, cores: int, weights_bytes: int) -
     node = Profile("node", "amd64", memory_bytes, cores, 32 << 30)
     fit = sizes(node, weights_bytes, 32)
     assert 2 * weights_bytes < fit.memory_bytes <= visible_bytes(node) - (1252 << 20)
+    assert fit.memory_bytes >= fit.instances * (2 * weights_bytes + fit.max_batch_size * (4 << 20)) + (300 << 20)
     assert 1 <= fit.instances * fit.threads <= fit.cpu <= cores
     assert 1 <= fit.max_batch_size <= 32
     assert fit.max_batch_size & (fit.max_batch_size - 1) == 0

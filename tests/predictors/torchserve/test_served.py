@@ -3,6 +3,8 @@
 import asyncio
 import uuid
 from contextlib import ExitStack
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from torpor.predictors.batching.run_times import RunTimes
 from torpor.predictors.errors import ModelFailed, TorporError, Unavailable
 from torpor.predictors.protocol.inference import InferRequest, Terms
 from torpor.predictors.serving.calls import Call, CallAnswer
+from torpor.predictors.torchserve.assembly import AssembledArchive
 from torpor.predictors.torchserve.manifest import ArchiveError
 from torpor.predictors.torchserve.model_settings import ModelSettings
 from torpor.predictors.torchserve.served import Origin, ServedArchive
@@ -318,3 +321,14 @@ def test_a_model_ends_when_its_requests_have_been_answered() -> None:
     assert steps.steps == ["close"]
     asyncio.run(served.close())
     assert steps.steps == ["close", "close", "folder True"]
+
+
+@pytest.mark.parametrize(("device", "has_gpus"), [("auto", True), ("cuda", True), ("cpu", False), ("cpu,cpu", False)])
+def test_an_archive_has_no_gpu_where_the_device_is_the_cpu(device: str, has_gpus: bool) -> None:
+    """Named once, or for each instance that a class would have."""
+    archive, config = (
+        SimpleNamespace(path=Path("m.mar"), manifest=SimpleNamespace(raw={})),
+        SimpleNamespace(number_of_gpu=2),
+    )
+    made = AssembledArchive(archive, config, ModelSettings(), {"device": device}, 2)  # type: ignore[arg-type]
+    assert made.origin.has_gpus is has_gpus
