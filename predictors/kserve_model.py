@@ -78,7 +78,7 @@ class KServeModel(kserve.Model):  # type: ignore[misc]
         self._timeout_s, self._model_timeout_s = assembled.request_timeout_s, assembled.model_timeout_s
         self._devices = DevicePool(self.name, assembled.executors)
         self._devices.start()
-        for loading in self._devices.call(lambda executor: executor.load()):
+        for loading in self._devices.load():
             loading.result()
         self._policy = BatchingPolicy(assembled.batching, RunTimes())
         self.ready = True

@@ -253,7 +253,7 @@ class DataPlane:
         policy: BatchingPolicy[Bound] = BatchingPolicy(settings, RunTimes())
         try:
             with self.metrics.phase("load"):
-                await asyncio.gather(*map(asyncio.wrap_future, devices.call(lambda executor: executor.load())))
+                await asyncio.gather(*map(asyncio.wrap_future, devices.load()))
             with self.metrics.phase("warm_up"):
                 lessons = await warm_up(devices, settings.max_batch_size)
         except BaseException:

@@ -47,6 +47,17 @@ class DevicePool:
         for thread in self._threads:
             thread.start()
 
+    def load(self) -> list[Future[None]]:
+        """Load the instances on their threads, one after the other; none after one that fails.
+
+        What a `load` sets for its time is the process's: torch's random numbers, its default dtype.
+        """
+        loading: list[Future[None]] = []
+        for thread in self._threads:
+            before = loading[-1] if loading else None
+            loading.append(thread.call(partial(_load_after, before, thread.executor)))
+        return loading
+
     def stop(self) -> None:
         """Unload the model, and let the threads end, after what they have been given."""
         for thread in self._threads:
@@ -70,3 +81,9 @@ class DevicePool:
             done(results, seconds)
 
         self._threads[number].submit(parts, ended, loop)
+
+
+def _load_after(before: Future[None] | None, executor: Executor) -> None:
+    if before is not None:
+        before.result()
+    executor.load()

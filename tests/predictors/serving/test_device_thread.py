@@ -92,6 +92,28 @@ def test_a_pool_halves_when_any_of_its_devices_does() -> None:
     assert DevicePool("m", [early, late]).halved_s == 5.0
 
 
+def test_instances_are_loaded_one_after_the_other() -> None:
+    """What they set for the time of their `load` is the process's, so that after one that fails none begins."""
+    loaded: list[str] = []
+
+    class Loading(Pipelined):
+        def __init__(self, name: str) -> None:
+            super().__init__()
+            self.name = name
+
+        def load(self) -> None:
+            loaded.append(self.name)
+            if self.name == "second":
+                raise RuntimeError("no weights")
+
+    first, second, third = Bench(Loading("first"), Loading("second"), Loading("third")).pool.load()
+    assert first.result(TIMEOUT_S) is None
+    for failed in (second, third):
+        with pytest.raises(RuntimeError, match="no weights"):
+            failed.result(TIMEOUT_S)
+    assert loaded == ["first", "second"]
+
+
 def test_the_second_batch_begins_while_the_first_one_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its results come after the first one's; what it waited for the device is not counted as its time."""
 
