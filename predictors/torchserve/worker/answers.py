@@ -48,7 +48,7 @@ def _written(encode: Callable[[Any], str], value: Any) -> bytes:
 
 
 def _indented(value: Any, line: str = "\n") -> str:
-    """What `json.dumps(value, indent=2)` writes, for numbers in lists in less than half the time.
+    """What `json.dumps(value, indent=2)` writes, for lists of numbers in a fraction of the time.
 
     line: what a new line of the value begins with.
     """
@@ -57,6 +57,12 @@ def _indented(value: Any, line: str = "\n") -> str:
         return orjson.dumps(value).decode()
     inner = line + "  "
     if kind is list and value:
+        if set(map(type, value)) == {float}:
+            text = orjson.dumps(value).decode()
+            if not (
+                "e" in text or "n" in text or "0.0000" in text
+            ):  # exponents, no number, what Python has an exponent for
+                return f"[{inner}{text[1:-1].replace(',', f',{inner}')}{line}]"
         return f"[{inner}{f',{inner}'.join([_indented(item, inner) for item in value])}{line}]"
     if kind is dict and value and all(type(key) is str for key in value):
         items = [f"{_SPACED(key)}: {_indented(item, inner)}" for key, item in value.items()]

@@ -76,8 +76,8 @@ class Service:
         processors = [RequestProcessor(_headers_of(call)) for call in calls]
         failure = Reply()
         try:
-            results = self._results(calls, processors, give)
             rows = [len(call.rows) for call in calls]
+            results = self._results(calls, processors, give)
             if is_alone:
                 return {calls[0].place: _reply(envelope.answer(calls[0], results), processors[0])}
             if len(results) == sum(rows):
@@ -120,6 +120,8 @@ class Service:
         self._context.begin(ids, [processor for _, processor in owners])
         self._context.cl_socket = Pieces(ids, partial(_give_piece, owners, give))
         results = self._handle(data, self._context)
+        for call in calls:  # what the handler has read goes before the next is, whose memory it is then
+            call.rows = []
         if not isinstance(results, list):
             raise Unanswerable(f"Invalid model predict output: {type(results).__name__}, must be a list")
         return results

@@ -29,6 +29,7 @@ LEAVES = (
     | st.floats()
     | st.floats(1e-5, 1e-3)
     | st.floats(1e15, 1e17)
+    | st.lists(st.floats(1e-6, 1e-3) | st.floats(0, 1e18))
     | st.text()
     | st.sampled_from([Colour.RED, Text("\n"), (), [], {}, OrderedDict(a=[1.5])])
 )
@@ -38,6 +39,7 @@ VALUES = st.recursive(LEAVES, lambda inner: st.lists(inner) | st.tuples(inner) |
 
 @given(VALUES.filter(lambda value: not isinstance(value, str)))
 @example([1e-4, 9.999e-5, 1e16, 9999999999999998.0, -0.0, float("nan"), float("-inf")])
+@example([[1.5, 2.0], [1.234e-5, 1.0], [10.00001, -0.0], [1e15, 1e16], [0.5, float("nan")], [1.5, True]])
 @example({"a\nb": [[1.5], {"c": "d\ne"}], "ü": [(1.5, [2.5])]})
 def test_json_is_what_the_standard_library_writes_with_an_indent(value: Any) -> None:
     assert answers.body(value) == json.dumps(value, indent=2).encode()
