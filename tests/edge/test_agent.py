@@ -4,7 +4,7 @@ import errno
 import json
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -600,25 +600,37 @@ def test_a_damaged_memory_is_begun_anew(site: Site) -> None:
     assert site.version == "1"
 
 
-def test_a_node_for_which_nothing_is_named_or_that_trusts_nobody_waits(site: Site) -> None:
+@pytest.mark.parametrize(
+    ("bundle", "has_root", "said"),
+    [
+        ("", False, "trusts no root yet"),
+        ("", True, "has no bundles yet; give the name of those that it takes"),
+        ("other", True, ""),
+    ],
+)
+def test_a_node_for_which_nothing_is_named_or_that_trusts_nobody_waits(
+    site: Site, bundle: str, has_root: bool, said: str
+) -> None:
     site.in_force("1")
-    agent = Agent(
-        site.root,
-        Identity(Member("n", {})),
-        [Origin(site.mirrors.url("a"))],
-        site.bring_up,
-        lambda: NOW,
-        disk=Unsynced(),
-    )
+    agent = of_identity(site, Identity(Member("n", {}), bundle, site.publisher.root if has_root else None))
     with agent.alone():
-        assert "trusts no root yet" in agent.round()
-    other = Agent(
-        site.root, Identity(Member("n", {}), "other", site.publisher.root), [Origin(site.mirrors.url("a"))], site.bring_up,
-        lambda: NOW, disk=Unsynced(), interruptible=nullcontext,
-    )  # fmt: skip
-    with other.alone():
-        assert other.round() == ""
+        found = agent.round()
+    assert said in found if said else found == ""
     assert site.ran == []
+
+
+def test_a_node_is_not_made_anothers_by_its_agents_settings(site: Site) -> None:
+    """The name that it has taken bundles of counts."""
+    site.in_force("1")
+    site.look()
+    agent = of_identity(site, Identity(Member("n", {}), "other", site.publisher.root))
+    with agent.alone():
+        assert f"the node takes bundles of the name {NAME}, not other [name]" in agent.round()
+
+
+def of_identity(site: Site, identity: Identity) -> Agent:
+    mirrors = [Origin(site.mirrors.url("a"))]
+    return Agent(site.root, identity, mirrors, site.bring_up, lambda: NOW, disk=Unsynced())
 
 
 def test_keys_that_are_replaced_are_followed(site: Site) -> None:

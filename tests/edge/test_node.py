@@ -129,6 +129,9 @@ def test_a_generation_without_its_seal_is_replaced(publisher: Publisher, tmp_pat
 
 def test_no_way_back_to_what_is_damaged_or_not_there(publisher: Publisher, tmp_path: Path) -> None:
     root = tmp_path / "node"
+    with pytest.raises(Refused, match="node serves nothing"):
+        Node(root).roll_back()
+    assert not root.exists()
     install(publisher, "1", root)
     with pytest.raises(Refused, match="no generation before") as refused:
         Node(root).roll_back()

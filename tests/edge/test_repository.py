@@ -9,6 +9,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from edge_bundles import DAY, NAME, NOW, Publisher
 from torpor.edge.contents import Blob
+from torpor.edge.layout import Layout
 from torpor.edge.refused import Refused
 from torpor.edge.repository import (
     ROOT_DAYS,
@@ -17,6 +18,7 @@ from torpor.edge.repository import (
     change_rollout,
     make_key,
     offers_of,
+    publish,
     read_key,
     replace_key,
     sign,
@@ -150,6 +152,28 @@ def test_what_was_withdrawn_is_remembered_until_it_is_named_again(tmp_path: Path
     withdraw(folder, TARGET, keys, NOW, 90)
     assert len(withdrawn()) == MOST_WITHDRAWN
     assert withdrawn()[-3:] == (first, second, Blob.of(others[1]).digest)
+
+
+def test_what_is_published_already_is_not_copied_again(tmp_path: Path) -> None:
+    """Nor told; and the index comes last, so that no node finds half a bundle."""
+    publisher = Publisher(tmp_path)
+    bundle = publisher.bundle_only("1")
+    index = publisher.repository / Blob.of((bundle / "index.json").read_bytes()).path
+    told: list[tuple[int, int]] = []
+
+    def tell(done: int, all_bytes: int) -> None:
+        assert not index.exists()
+        told.append((done, all_bytes))
+
+    with Layout.at(bundle) as layout:
+        came = publish(publisher.repository, layout, tell)
+        assert index.exists()
+        sizes = [size for size, _ in told]
+        assert sizes == sorted(sizes)
+        assert told[-1] == (came, came)
+        told.clear()
+        assert publish(publisher.repository, layout, tell) == 0
+    assert told == []
 
 
 def test_one_change_is_made_at_a_time(tmp_path: Path) -> None:
