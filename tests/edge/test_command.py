@@ -108,6 +108,30 @@ def test_a_replaced_key_comes_with_the_next_bundle(here: Path) -> None:
     assert not list((here / "keys").glob("*.new"))
 
 
+def test_a_key_that_no_root_names_leaves_the_old_one(here: Path) -> None:
+    """Nor does it leave a new one beside it, which the next call would take for an old one's."""
+    for place in ("keys", "other"):
+        done("keys", place, "--repository", f"repository-{place}", folder=here)
+    before = (here / "keys" / "timestamp.pem").read_bytes()
+    (here / "other" / "root.pem").rename(here / "keys" / "root.pem")
+    refused = edge("keys", "keys", "--repository", "repository-keys", "--replace", "timestamp", folder=here)
+    assert (refused.returncode, "[signature]" in refused.stderr) == (1, True)
+    assert (here / "keys" / "timestamp.pem").read_bytes() == before
+    assert not list((here / "keys").glob("*.new"))
+
+
+@pytest.mark.parametrize(("missing", "status"), [("tuf", 2), ("another", 1)])
+def test_an_extra_that_is_not_installed_is_named(here: Path, missing: str, status: int) -> None:
+    """Any other module that is missing is a fault of ours, and looks like one."""
+    (here / "before" / "tuf").mkdir(parents=True)
+    (here / "before" / "tuf" / "__init__.py").write_text(f"raise ModuleNotFoundError('gone', name='{missing}')")
+    path = os.pathsep.join([str(here / "before"), *filter(None, [os.environ.get("PYTHONPATH")])])
+    result = edge("status", "--node", "node", folder=here, PYTHONPATH=path)
+    assert result.returncode == status
+    advice = "torpor: the package tuf is missing: pip install torpor[edge]\n"
+    assert (result.stderr == advice) is (missing == "tuf")
+
+
 def test_doctor_finds_what_is_damaged(here: Path) -> None:
     """Also the state, which serving does not need."""
     done("keys", "keys", "--repository", "repository", folder=here)
@@ -143,6 +167,8 @@ def test_the_build_time_may_come_from_the_environment(here: Path) -> None:
         (("sign", "x", "--keys", "k", "--repository", "r", "--days", "0"), 2, "--days = 0, must be at least 1"),
         (("sign", "x", "--keys", "k", "--repository", "r"), 1, "targets.pem does not exist"),
         (("rollback", "--node", "x"), 1, "x serves nothing [state]"),
+        (("verify", "x", "--node", "y"), 1, "y trusts no root yet [state]"),
+        (("place", "--node", "x", "--systemd", "y"), 1, "must be systemd's folder of units"),
         (("keys", "1", "--repository", "r", "--replace", "root"), 1, "root.pem does not exist"),
     ],
 )
