@@ -2,17 +2,19 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
 from free_ports import free_port
 from mirrors import Mirrors
-from torpor.edge.reports import written
+from torpor.edge.reports import STRUCTURED, read, written
 from torpor.edge.rollout import Member
 
 TORPOR = Path(sys.executable).with_name("torpor")
@@ -102,7 +104,6 @@ node = "node"
 root = "repository/1.root.json"
 restart = "{sys.executable} restart.py {TORPOR} {port}"
 smoke_url = "http://127.0.0.1:{port}"
-smoke_timeout_s = 1
 ''')
     agent = ("agent", "--config", "edge.toml", "--once")
     said = done("rollout", "start", "1.tar", *KEYS, "--percent", "100", folder=here)
@@ -117,7 +118,7 @@ smoke_timeout_s = 1
     assert "current: s 2" in done("status", "--node", "node", folder=here)
     done("rollout", "raise", *KEYS, "--percent", "100", folder=here)
     done("rollout", "start", "3.tar", *KEYS, "--percent", "100", folder=here)
-    failed = edge(*agent, folder=here)
+    failed = edge(*agent, "--smoke-timeout-s", "1", folder=here)
     assert "failed 3 /v2/models/m/infer answered 500" in failed.stderr
     assert "2 is served again" in failed.stderr
     assert "current: s 2" in done("status", "--node", "node", folder=here)
@@ -132,6 +133,39 @@ def test_an_agent_ends_in_order(here: Path, mirrors: Mirrors) -> None:
         agent.send_signal(signal.SIGTERM)
         assert agent.stderr.read() == "torpor: stopped\n"
     assert agent.returncode == 0
+
+
+def test_a_receiver_ends_in_order(here: Path) -> None:
+    """At SIGTERM; what it has taken is in the file."""
+    event = written(Member("n", {}), "s", "healthy", datetime.now(UTC), version="2", index="i", reason="", text="")
+    command = [TORPOR, "edge", "reports", "reports.jsonl", "--port", "0"]
+    with subprocess.Popen(command, cwd=here, stderr=subprocess.PIPE, text=True) as receiver:
+        assert receiver.stderr is not None
+        (port,) = re.findall(r":(\d+) are lines of reports", receiver.stderr.readline())
+        connection = HTTPConnection("127.0.0.1", int(port), timeout=60)
+        connection.request("POST", "/", event.encode(), {"Content-Type": STRUCTURED})
+        assert connection.getresponse().status == 204
+        connection.close()
+        receiver.send_signal(signal.SIGTERM)
+        assert receiver.stderr.read() == "torpor: stopped\n"
+    assert receiver.returncode == 0
+    assert [report.node for report in read(here / "reports.jsonl")] == ["n"]
+
+
+def test_a_watch_that_is_interrupted_leaves_the_roll_out_as_it_is(here: Path) -> None:
+    """And ends by itself where there is nothing to watch any more."""
+    done("rollout", "start", "1.tar", *KEYS, "--percent", "0", folder=here)
+    (here / "reports.jsonl").touch()
+    watch = ("rollout", "watch", *KEYS, "--reports", "reports.jsonl", "--hold", "0", "--steps", "10,100")
+    with subprocess.Popen([TORPOR, "edge", *watch], cwd=here, stderr=subprocess.PIPE, text=True) as watching:
+        assert watching.stderr is not None
+        assert "1 is for 10 % of the nodes" in watching.stderr.readline()
+        watching.send_signal(signal.SIGINT)
+        assert watching.stderr.read() == "torpor: s/any stays as it is; the same command goes on\n"
+    assert watching.returncode == 130
+    done("rollout", "withdraw", *KEYS, folder=here)
+    ended = edge(*watch, "--target", "s/any", folder=here)
+    assert (ended.returncode, ended.stdout) == (1, "s/any: the candidate was taken back, or is in force\n")
 
 
 def test_a_roll_out_is_shown_paused_withdrawn_and_stopped_by_reports(here: Path) -> None:
@@ -181,6 +215,7 @@ def test_a_roll_out_is_shown_paused_withdrawn_and_stopped_by_reports(here: Path)
         (("rollout", "raise", *KEYS, "--percent", "101"), 2, "'101', must be a percentage in [0, 100]"),
         (("rollout", "raise", *KEYS, "--percent", "a:1"), 2, "labels = 'a', must be NAME=VALUE"),
         (("rollout", "raise", *KEYS, "--days", "0"), 2, "'0', must be at least 1"),
+        (("rollout", "raise", *KEYS, "--days", "x"), 2, "'x', must be at least 1"),
         (("rollout", "watch", *KEYS, "--reports", "x", "--steps", "5,5"), 2, "'5,5', must ascend"),
         (("rollout", "watch", *KEYS, "--reports", "x", "--hold", "5"), 2, "'5' is no duration"),
         (("rollout", "raise", *KEYS), 1, "nothing is rolled out"),
