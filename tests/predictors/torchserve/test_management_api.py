@@ -744,6 +744,16 @@ def test_a_redirection_leads_to_what_is_allowed_alone() -> None:
         assert str(error.value) == f"{url[:200]!r}, which it leads to, must be one of the configuration's allowed_urls"
 
 
+def test_a_url_that_is_not_allowed_is_not_found(answering, tmp_path: Path) -> None:
+    """Nobody is asked for it."""
+    answering(Answer(b"x"))
+    with pytest.raises(
+        download.NotFound, match=r"url = 'http://a/b\.mar', must be one of the configuration's allowed_urls"
+    ):
+        download.download("http://a/b.mar", ["http://b/.*"], tmp_path)
+    assert [*tmp_path.iterdir()] == []
+
+
 def test_a_long_url_is_cut_in_the_error(answering, tmp_path: Path, monkeypatch) -> None:
     """Whatever is wrong with it."""
     url = "http://a/" + "x" * 300

@@ -5,6 +5,7 @@ What runs in it here is no handler but a few lines, which it gets as its options
 
 import asyncio
 import os
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -111,8 +112,10 @@ def run(scenario: Callable[[Worker], Coroutine[Any, Any, Any]]) -> Any:
 def test_it_loads_and_answers() -> None:
     """In the environment that it is given, without the server's folder and input; it is told how many batches it takes."""
 
+    began_s = time.monotonic()
+
     async def scenario(worker: Worker) -> None:
-        assert worker.at_once == 1
+        assert (worker.at_once, began_s <= worker.began_s <= time.monotonic()) == (1, True)
         said = "(os.environ.get('OWN'), os.environ.get('HOME'), sys.flags.safe_path, sys.stdin.read())"
         code = f'import sys; send({{"loaded": 2}}); receive(); send({{"batch": 1, "replies": {said}, "metrics": []}})'
         await worker.load({"code": code}, {"OWN": "1", "PYTHONPATH": os.environ.get("PYTHONPATH", "")}, TIMEOUT_S)

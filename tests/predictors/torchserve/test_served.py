@@ -259,7 +259,7 @@ def test_a_model_without_workers_has_no_room_and_is_healthy() -> None:
         with pytest.raises(Unavailable, match=r"model 'm' version 1\.0 has no workers until it is scaled"):
             ask()
     served = archive()
-    assert (served.is_ready, served.is_healthy) == (True, True)
+    assert (served.is_ready, served.is_healthy, served.takes_calls, served.wants_headers) == (True,) * 4
     served._workers.alive = 0
     assert (served.is_ready, served.is_healthy) == (False, False)
     served.check_room()
