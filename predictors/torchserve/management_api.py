@@ -107,7 +107,7 @@ class ManagementApi:
         path = exchange.head.path
         calls, name = self._calls, path.removeprefix(_SERVICE)
         call: Callable[[Parameters], Coroutine[Any, Any, Answer]]
-        match name if path.startswith(_SERVICE) else "":
+        match name:
             case "DescribeModel":
                 call = partial(calls.describe, exchange=exchange)
             case "ListModels":

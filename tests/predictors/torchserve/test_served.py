@@ -295,21 +295,21 @@ def test_an_archive_is_scaled_to_the_nearest_of_what_is_wanted() -> None:
 def test_one_scaling_waits_for_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
     """Which may not succeed: then the later one begins with what there was."""
     served = archive()
-    numbers: list[int] = []
 
     async def grow(workers: Workers, count: int) -> None:
-        numbers.append(workers.devices)
-        workers.devices = count
+        before, workers.devices = workers.devices, count
         await asyncio.sleep(0)
+        if count == 2:
+            workers.devices = before
+            raise ArchiveError("no memory")
 
     monkeypatch.setattr(Workers, "grow", grow)
 
-    async def scenario() -> None:
-        await asyncio.gather(served.scale(2, 2), served.scale(3, 3))
+    async def scenario() -> list[BaseException | None]:
+        return await asyncio.gather(served.scale(2, 2), served.scale(3, 3), return_exceptions=True)
 
-    asyncio.run(scenario())
-    assert numbers == [1, 2]
-    assert (served.least_workers, served.most_workers) == (3, 3)
+    assert [type(result) for result in asyncio.run(scenario())] == [ArchiveError, type(None)]
+    assert (served._workers.devices, served.least_workers, served.most_workers) == (3, 3, 3)
 
 
 def test_a_model_ends_when_its_requests_have_been_answered() -> None:
