@@ -64,8 +64,11 @@ def test_json_is_dense_or_has_blanks() -> None:
     value = {"a": [1, 2.5], "ü": "\n"}
     assert answers.json_text(value) == b'{"a":[1,2.5],"\\u00fc":"\\n"}'
     assert answers.json_text(value, has_blanks=True) == b'{"a": [1, 2.5], "\\u00fc": "\\n"}'
-    with pytest.raises(Unanswerable, match="Unsupported model output data type"):
-        answers.json_text(object())
+    endless: list[Any] = []
+    endless.append(endless)
+    for nothing in (object(), endless):
+        with pytest.raises(Unanswerable, match="Unsupported model output data type"):
+            answers.json_text(nothing)
 
 
 def test_a_tensor_is_what_torch_saves(monkeypatch: pytest.MonkeyPatch) -> None:

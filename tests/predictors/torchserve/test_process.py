@@ -7,6 +7,7 @@ import asyncio
 import os
 import time
 from collections.abc import Callable, Coroutine
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -255,14 +256,15 @@ def test_one_that_hangs_is_killed(caplog: pytest.LogCaptureFixture) -> None:
     assert caplog.messages == ["m worker 3: the handler took more than 0.25 s, its process is killed"]
 
 
-@pytest.mark.parametrize("code", [ECHO, STAYS])
-def test_one_that_is_stopped_goes_without_a_word(code: str) -> None:
+@pytest.mark.parametrize(("code", "status"), [(ECHO, 0), (STAYS, -9)])
+def test_one_that_is_stopped_goes_without_a_word(code: str, status: int) -> None:
     """By itself, or killed if it is at work."""
 
     async def scenario(worker: Worker) -> None:
         await worker.start(LOADED + code)
         await worker.stop()
-        assert not is_there(worker)
+        assert worker._process is not None
+        assert worker._process.returncode == status
 
     run(scenario)
 
@@ -327,8 +329,17 @@ def test_its_time_runs_from_the_first_batch_and_from_each_answer() -> None:
         await asyncio.sleep(50)
         worker.ask(5.0)
 
-    steps = (second_came_later, first_is_answered, all_are_answered, asked_again)
-    assert [expiries(one) for one in steps] == [[10.0], [18.0], [], [63.0]]
+    async def gone(worker: Worker, transport: Transport) -> None:
+        async def ended() -> int:
+            return 0
+
+        worker._process = SimpleNamespace(wait=ended)  # type: ignore[assignment]
+        worker._loaded.set_result(None)
+        worker.ask(10.0)
+        worker.connection_lost(None)
+
+    steps = (second_came_later, first_is_answered, all_are_answered, asked_again, gone)
+    assert [expiries(one) for one in steps] == [[10.0], [18.0], [], [63.0], []]
 
 
 def test_who_is_held_up_has_time() -> None:
