@@ -744,6 +744,14 @@ def test_a_redirection_leads_to_what_is_allowed_alone() -> None:
         assert str(error.value) == f"{url[:200]!r}, which it leads to, must be one of the configuration's allowed_urls"
 
 
+@pytest.mark.parametrize(("default", "query"), [(0, ""), (3, "&initial_workers=0")])
+def test_a_registration_has_as_many_workers_as_it_says(manage, default: int, query: str) -> None:
+    """Or as the configuration does."""
+    managed = manage(f"default_workers_per_model={default}")
+    status, said = managed.ask("POST", f"/models?url=other.mar{query}")
+    assert (status, "registered with 0 initial workers" in said["status"]) == (200, True)
+
+
 def test_a_url_that_is_not_allowed_is_not_found(answering, tmp_path: Path) -> None:
     """Nobody is asked for it."""
     answering(Answer(b"x"))

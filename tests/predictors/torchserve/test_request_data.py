@@ -19,6 +19,7 @@ def row(content_type: str, body: bytes, decodes: bool = True) -> dict[str, objec
     [
         ("application/json", b'{"a": [1, 2.5]}', {"a": [1, 2.5]}),
         ("application/json; charset=utf-8", b"1", 1),
+        ("application/json ; charset=utf-8", b"1", 1),
         ("application/json", b'{"x": NaN', bytearray(b'{"x": NaN')),
         ("Application/JSON", b"1", bytearray(b"1")),
         ("text/plain", "é".encode(), "é"),
@@ -47,7 +48,7 @@ def test_a_form_is_its_fields() -> None:
     form = "application/x-www-form-urlencoded"
     assert row(form, b"a=1&b=%C3%A9+%2B&c&a=2") == {"a": b"2", "b": "é +".encode(), "c": b""}
     assert row(form, b"a=1&c") == {"a": b"1"}
-    assert read({"content-type": form.upper() + "; charset=utf-8"}, b"a=1", True) == ({"a": b"1"}, {"a": ""})
+    assert read({"content-type": form.upper() + " ; charset=utf-8"}, b"a=1", True) == ({"a": b"1"}, {"a": ""})
     assert row(form, b'{"instances": [1]}') == {}
 
 
@@ -88,6 +89,8 @@ def test_a_querys_parameters_are_fields() -> None:
     ("content_type", "body", "reason"),
     [
         ("multipart/form-data", b"", "must name a boundary"),
+        (MULTIPART, b"", "does not begin and end with its boundary"),
+        (MULTIPART, b"--x--y\r\ncontent-disposition: form-data; name=a\r\n--x--y--", "has no name"),
         (MULTIPART, b"--x--y\r\n\r\n1", "does not begin and end with its boundary"),
         (MULTIPART, b"junk\r\n--x--y--", "does not begin and end with its boundary"),
         (MULTIPART, b"--x--y\r\nContent-Type: a/b\r\n\r\n1\r\n--x--y--", "has no name"),
