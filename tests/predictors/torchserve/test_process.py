@@ -264,7 +264,8 @@ def test_one_that_is_stopped_goes_without_a_word(code: str, status: int) -> None
         await worker.start(LOADED + code)
         await worker.stop()
         assert worker._process is not None
-        assert worker._process.returncode == status
+        # asyncio says 255 where `Popen.send_signal`, which looks first, was told of the end before it.
+        assert worker._process.returncode in (status, 255)
 
     run(scenario)
 
