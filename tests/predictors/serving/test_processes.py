@@ -109,8 +109,8 @@ def test_a_worker_that_hangs_is_replaced(two, connect_http1, workers) -> None:
     pids = [ask(connection) for connection in keeping]
     with pytest.raises((RemoteDisconnected, ConnectionResetError)):
         ask(keeping[0], -2.0)
-    assert any("has not answered for 4 s: it hangs, and is killed" in line for line in server.log)
     until(lambda: ready(server) == 3, "no new worker came")
+    assert any("has not answered for 4 s: it hangs, and is killed" in line for line in server.log)
     assert ask(keeping[1]) == pids[1]
     assert pids[0] not in workers(server)
 
