@@ -28,6 +28,7 @@ import h2.settings
 import hypothesis
 import numpy as np
 import pytest
+from free_ports import free_port
 from torpor.predictors.protocol.messages import message
 
 MODELS = Path(__file__).parent / "predictors" / "serving" / "models"
@@ -316,17 +317,10 @@ def kserve_server() -> Callable[..., contextlib.AbstractContextManager[SimpleNam
     if importlib.util.find_spec("kserve") is None:
         pytest.skip("needs kserve")
 
-    def free_ports() -> list[int]:
-        with contextlib.ExitStack() as stack:
-            sockets = [stack.enter_context(socket.socket()) for _ in range(2)]
-            for one in sockets:
-                one.bind(("127.0.0.1", 0))
-            return [one.getsockname()[1] for one in sockets]
-
     @contextlib.contextmanager
     def start(*folders: Path, **environment: str) -> Iterator[SimpleNamespace]:
         for _ in range(3):  # the SDK cannot choose ports itself, so another pair is tried
-            ports = free_ports()
+            ports = [free_port(), free_port()]
             process = subprocess.Popen(
                 [sys.executable, MODELS.with_name("kserve_server.py"), *map(str, ports), *folders],
                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | environment,

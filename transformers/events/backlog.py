@@ -66,7 +66,8 @@ class Backlog:
     """Of one stream for one other end: `JetStream.backlog` makes it.
 
     One process reads it. The consumer is set back to what has been acknowledged when this one begins; from there its deliveries
-    are counted, and the first that is another than the next, as after a server's end, makes it begin anew.
+    are counted, and the first that is another than the next, as after a server's end, makes it begin anew. Nothing is pulled
+    while anything is given, so that the server delivers none a second time among them.
     """
 
     def __init__(self, client: Any, stream: str, consumer: str) -> None:

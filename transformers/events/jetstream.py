@@ -27,7 +27,6 @@ STREAM = "torpor-events"
 _PUBLISH_TIMEOUT_S = 5.0
 _PULL_EXPIRES_S = 20.0
 _MOST_SUBJECT_CHARACTERS = 200
-_FOR_EVER_S = 100 * 365 * 86_400.0
 _HEAD_BYTES = 1024
 """Of a message's headers, beside its payload."""
 
@@ -197,7 +196,7 @@ class JetStream:
         from nats.js.api import AckPolicy, ConsumerConfig
 
         config = ConsumerConfig(
-            durable_name=name, ack_policy=AckPolicy.ALL, ack_wait=_FOR_EVER_S, max_deliver=-1, max_ack_pending=MOST_EVENTS,
+            durable_name=name, ack_policy=AckPolicy.ALL, max_ack_pending=MOST_EVENTS,
             filter_subjects=[one for kind in event_types or [""] for one in subjects_of(stream, kind)],
         )  # fmt: skip
         with _unavailable(f"consumer {name}"):
@@ -218,8 +217,7 @@ class JetStream:
     async def keep(self, stream: str, origin: str, event_type: str, payload: bytes, position: Position) -> None:
         """Store an event as it came from that end of a link, unless it is there. Raises Unavailable."""
         headers = {KEY: position.key, POSITION: str(position)}
-        with _unavailable("the event was not stored"):
-            await self._jetstream.publish(f"{subject_of(stream, event_type)}.{origin}", payload, headers=headers)
+        await self._store(f"{subject_of(stream, event_type)}.{origin}", payload, headers)
 
     async def waiting(self, stream: str, name: str) -> int:
         """How many events the end of a link that has this consumer does not have yet. Raises Unavailable."""
@@ -243,10 +241,14 @@ class JetStream:
         payload = encode_stored(event)
         if len(payload) > self.max_event_bytes:
             raise PayloadTooLarge(f"event = {len(payload)} bytes as stored, must be in [0, {self.max_event_bytes}]")
+        return await self._store(subject_of(stream, event.type), payload, {KEY: key})
+
+    async def _store(self, subject: str, payload: bytes, headers: dict[str, str]) -> bool:
+        """Return when it is on disk; whether it was there before. Raises Unavailable."""
         if not self.is_connected:  # the client would keep it for later, and nobody would know
             raise Unavailable("the broker has lost its NATS server")
         with _unavailable("the event was not stored"):
-            receipt = await self._jetstream.publish(subject_of(stream, event.type), payload, headers={KEY: key})
+            receipt = await self._jetstream.publish(subject, payload, headers=headers)
         return bool(receipt.duplicate)
 
     async def consume(

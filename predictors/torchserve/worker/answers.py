@@ -59,9 +59,8 @@ def _indented(value: Any, line: str = "\n") -> str:
     if kind is list and value:
         if set(map(type, value)) == {float}:
             text = orjson.dumps(value).decode()
-            if not (
-                "e" in text or "n" in text or "0.0000" in text
-            ):  # exponents, no number, what Python has an exponent for
+            # Exponents and what is no number are written otherwise; "0.0000" may begin what Python has an exponent for.
+            if not ("e" in text or "n" in text or "0.0000" in text):
                 return f"[{inner}{text[1:-1].replace(',', f',{inner}')}{line}]"
         return f"[{inner}{f',{inner}'.join([_indented(item, inner) for item in value])}{line}]"
     if kind is dict and value and all(type(key) is str for key in value):
