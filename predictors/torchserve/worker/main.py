@@ -102,6 +102,10 @@ def _contexts(options: dict[str, Any]) -> list[Context]:
 
 
 def _service(options: dict[str, Any], handle: Handle, context: Context) -> Service:
+    if "torch" in sys.modules:  # a handler need not have it
+        from . import tensors
+
+        tensors.quicken(handle)
     envelope = options["envelope"]
     decodes = options["decode_input_request"]
     name, version = options["name"], options["version"]
