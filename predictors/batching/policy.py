@@ -41,6 +41,9 @@ from .run_times import RunTimes
 _DECAY = 0.8
 """How much of the peak of rows outstanding is kept from one batch to the next: a burst is forgotten in ten batches."""
 
+_NEARLY = 0.75
+"""A batch that is not full may go ahead with so much of the rows that run, or of half of a full one if that is more."""
+
 
 @dataclass(frozen=True, slots=True)
 class BatchingSettings:
@@ -218,10 +221,10 @@ class BatchingPolicy(Generic[ItemT]):
     def take(self, now: float, *, flush: bool = False, ahead: bool = False) -> Batch[ItemT] | None:
         """The batch that a free device should run now, or None if waiting is better.
 
-        flush: wait for nobody, the server is draining. ahead: no device is free; waiting is better than a batch for which fewer
-        rows wait than it may have, those of its whole family. Expired items must have been dropped (`expire`) before.
+        flush: wait for nobody, the server is draining. ahead: no device is free; a batch that is not full goes only when nobody
+        else can come before one ends, and waiting would gain little. Expired items must have been dropped (`expire`) before.
         """
-        if ahead and not self._may_have_full_batch():
+        if ahead and not self._may_go_ahead():
             return None
         due_s, first = math.inf, None
         for queue in self._queues.values():
@@ -229,7 +232,7 @@ class BatchingPolicy(Generic[ItemT]):
                 due_s, first = queue_due_s, queue
         if first is None or not (flush or due_s <= now or self._nobody_can_come()):
             return None
-        if ahead and not self._has_full_batch(first.bucket):
+        if ahead and not self._goes_ahead(first.bucket):
             return None
         self._expect(self.queued_rows + self.running_rows)
         slices: list[Slice[ItemT]] = []
@@ -299,17 +302,26 @@ class BatchingPolicy(Generic[ItemT]):
             return True
         return self.queued_rows + self.running_rows > self.expected_rows - 0.5  # a mean: half a row is nobody
 
-    def _may_have_full_batch(self) -> bool:
+    def _may_go_ahead(self) -> bool:
         """What spares most arrivals during a batch the search for the first queue that is due."""
         if self.queued_rows >= self.settings.max_batch_size or self.ceilings.steps:
             return True
-        return any(queue.bucket.alone for queue in self._queues.values())
+        return self._all_are_here(self.queued_rows) or any(queue.bucket.alone for queue in self._queues.values())
 
-    def _has_full_batch(self, bucket: Bucket) -> bool:
+    def _goes_ahead(self, bucket: Bucket) -> bool:
         if bucket.alone:
             return True
         rows = sum(queue.rows for queue in self._queues.values() if queue.bucket.family == bucket.family)
-        return rows >= self._most_rows(bucket)
+        return rows >= self._most_rows(bucket) or self._all_are_here(rows)
+
+    def _all_are_here(self, rows: int) -> bool:
+        """Whether so many rows are a batch of its own, and nobody else can come before one ends.
+
+        Fewer would better wait for those who come back from it: a device that has its next batch at hand saves less than
+        ever smaller batches cost.
+        """
+        least = _NEARLY * max(self.running_rows, self.settings.max_batch_size / 2)
+        return rows >= least and self._nobody_can_come()
 
     def _most_rows(self, bucket: Bucket) -> int:
         most = self.settings.max_batch_size

@@ -1,4 +1,4 @@
-"""The worker processes of one archive, as the batcher sees its devices: each runs one batch, or two that overlap.
+"""The worker processes of one archive, as the batcher sees its devices: each has two batches, one that runs and the next.
 
 A worker that ends is started anew, with a pause that grows while none comes back for good. Of the batches that it had, one
 request is the culprit and nobody knows which: each runs again, alone, and only the one that ends its worker again fails. One
@@ -67,6 +67,9 @@ class _Job:
     is_suspect: bool = False
 
 
+_AT_ONCE = 2
+"""Batches that a worker has: with the next in its socket it need not wait for the server, which may wait for others."""
+
 Start = Callable[[OnEnd], Awaitable[WorkerProcess]]
 """Gives a loaded worker, whose end it is told, or raises ArchiveError."""
 
@@ -91,7 +94,6 @@ class Workers:
         self.devices = count
         self._start = start
         self._response_timeout_s = response_timeout_s
-        self._at_once = 1
         self._jobs: dict[WorkerProcess, list[_Job]] = {}
         """What each that is there is at; who was given something last stands last."""
         self._waiting: deque[_Job] = deque()
@@ -105,7 +107,7 @@ class Workers:
     @property
     def in_flight(self) -> int:
         """How many batches they take together."""
-        return self.devices * self._at_once
+        return self.devices * _AT_ONCE
 
     @property
     def alive(self) -> int:
@@ -163,7 +165,6 @@ class Workers:
             self._leave(worker)
             return
         self._jobs[worker] = []
-        self._at_once = worker.at_once
         self._assign()
 
     def _leave(self, worker: WorkerProcess) -> None:
@@ -205,15 +206,16 @@ class Workers:
             )  # fmt: skip
 
     def _free(self, job: _Job) -> WorkerProcess | None:
-        """Who can take it: the one with the least to do, of those the one that has waited longest."""
-        worker = min(self._jobs, key=self._load, default=None)
-        if worker is None or self._load(worker) >= (1 if job.is_suspect else self._at_once):
+        """Who can take it: the one with the least to do, of those the one that has waited longest; none that is to leave."""
+        staying = self.processes()[: self.devices]
+        worker = min((worker for worker in self._jobs if worker in staying), key=self._load, default=None)
+        if worker is None or self._load(worker) >= (1 if job.is_suspect else _AT_ONCE):
             return None
         return worker
 
     def _load(self, worker: WorkerProcess) -> int:
         jobs = self._jobs[worker]
-        return self._at_once if any(job.is_suspect for job in jobs) else len(jobs)
+        return _AT_ONCE if any(job.is_suspect for job in jobs) else len(jobs)
 
     def _answered(
         self,

@@ -56,9 +56,9 @@ def test_a_row_runs_alone_where_nobody_else_is() -> None:
     assert p.take_alone(Item(1, A), 4.0) is not None
 
 
-def test_only_a_full_batch_goes_ahead() -> None:
+def test_only_a_full_batch_goes_ahead_while_others_can_come() -> None:
     """Rows of another family would not be in it; it is as large as there is memory for; an item that runs alone is one."""
-    p = policy()
+    p = policy(callers=9)
     offer(p, 0.0, 1, 1, 1)
     offer(p, 0.0, 1, 1, bucket=B)
     assert p.take(9.0, ahead=True) is None
@@ -66,13 +66,45 @@ def test_only_a_full_batch_goes_ahead() -> None:
     batch = p.take(9.0, ahead=True)
     assert batch is not None
     assert (batch.bucket, batch.rows) == (A, 2)
-    few = policy()
+    few = policy(callers=9)
     few.ceilings.ran_out(A, 4)
     offer(few, 0.0, 1, 1)
     assert few.take(9.0, ahead=True) is not None
-    lone = policy()
+    lone = policy(callers=9)
     offer(lone, 0.0, 1, bucket=Bucket("c", alone=True))
     assert lone.take(0.0, ahead=True) is not None
+
+
+@pytest.mark.parametrize(
+    ("running", "queued", "callers", "goes"),
+    [
+        (8, 6, 14, True),
+        (8, 5, 13, False),  # less than three quarters of what runs, which may join it
+        (8, 6, 15, False),  # somebody is on the way
+        (6, 6, 12, True),
+        (5, 5, 10, False),  # less than three quarters of half a full one
+    ],
+)
+def test_a_batch_nearly_as_large_as_the_one_that_runs_goes_ahead_when_nobody_can_come(
+    running: int, queued: int, callers: int, goes: bool
+) -> None:
+    p = policy(batch=16, callers=running)
+    offer(p, 0.0, *[1] * running)
+    assert taken(p, 0.0) is not None
+    p.expected_rows = callers
+    offer(p, 1.0, *[1] * queued)
+    batch = p.take(1.0, ahead=True)
+    assert (batch is not None and batch.rows == queued) == goes
+
+
+def test_rows_of_another_family_make_no_batch_larger_that_goes_ahead() -> None:
+    p = policy(batch=16)
+    offer(p, 0.0, *[1] * 8)
+    assert taken(p, 0.0) is not None
+    offer(p, 1.0, *[1] * 5)
+    offer(p, 1.0, *[1] * 5, bucket=B)
+    p.expected_rows = 18
+    assert p.take(1.0, ahead=True) is None
 
 
 def test_a_row_does_not_run_alone_where_others_are() -> None:

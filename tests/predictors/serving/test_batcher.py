@@ -519,6 +519,7 @@ def test_only_a_full_batch_goes_ahead_of_one_that_runs() -> None:
         bench = Bench(batch=4, in_flight=2)
         sent = [bench.send(0)]
         await asyncio.sleep(0)
+        bench.policy.expected_rows = 100.0
         sent += [bench.send(n) for n in range(1, 4)]
         await asyncio.sleep(RUN_S / 2)
         assert bench.device.batches == [[0]]
