@@ -43,7 +43,7 @@ class _Mode(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         named = kwargs or {}
-        if func in (torch.tensor, torch.as_tensor) and len(args) == 1 and named.keys() <= {"dtype", "device"}:
+        if func in (torch.tensor, torch.as_tensor) and named.keys() <= {"dtype", "device"}:
             made = tensor(args[0], named.get("dtype"))
             if made is not None:
                 return made.to(named.get("device") or torch.get_default_device())
@@ -69,7 +69,7 @@ def tensor(data: Any, dtype: torch.dtype | None = None) -> torch.Tensor | None:
         return None
     made = torch.empty(sizes, dtype=dtype, device="cpu")
     try:
-        pack_into(f"{made.numel()}{_CODES[dtype]}", made.numpy(), 0, *chain.from_iterable(rows))
+        pack_into(f"{made.numel()}{_CODES[dtype]}", made.numpy().data, 0, *chain.from_iterable(rows))
     except Exception:  # whatever a number that is none raises, torch says it to the handler
         return None
     return made
@@ -80,4 +80,4 @@ def _inferred(rows: Sequence[list[Any]]) -> torch.dtype | None:
     kinds = set(map(type, chain.from_iterable(rows)))
     if kinds == {int}:
         return torch.int64
-    return torch.get_default_dtype() if float in kinds and kinds <= {float, int} else None
+    return torch.get_default_dtype() if kinds <= {float, int} else None

@@ -78,9 +78,9 @@ def test_only_a_full_batch_goes_ahead_while_others_can_come() -> None:
 @pytest.mark.parametrize(
     ("running", "queued", "callers", "goes"),
     [
-        (8, 6, 14, True),
-        (8, 5, 13, False),  # less than three quarters of what runs, which may join it
-        (8, 6, 15, False),  # somebody is on the way
+        (12, 9, 21, True),
+        (12, 8, 20, False),  # less than three quarters of what runs, which may join it
+        (12, 9, 22, False),  # somebody is on the way
         (6, 6, 12, True),
         (5, 5, 10, False),  # less than three quarters of half a full one
     ],

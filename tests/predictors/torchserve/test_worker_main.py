@@ -1,5 +1,6 @@
 """A worker's main function, on a thread of the test's process: what it loads, how it answers, when it ends."""
 
+import gc
 import json
 import logging
 import os
@@ -107,6 +108,7 @@ def begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     for one in begun:
         one.ends()
     sys.modules.pop("own_main", None)
+    gc.collect()  # sockets that are in cycles of handlers go here, and not in another module's test
     assert ignored == [(signal.SIGINT, signal.SIG_IGN)] * len(begun)
 
 
@@ -149,6 +151,55 @@ def test_batches_overlap_on_one_device(begin) -> None:
     answers = sorted((head["batch"], blob) for head, ((blob,),) in (one.receive(), one.receive()))
     assert answers == [(1, b"m True"), (2, b"m True")]
     assert one.ends() == 0
+
+
+MAKES_TENSORS = """
+import torch
+
+class Tensors:
+    def initialize(self, context):
+        pass
+
+    def preprocess(self, data):
+        self.batch = data
+        return [torch.overrides._get_current_function_mode_stack() for row in data]
+
+    def inference(self, modes):
+        return [f"{len(here)} {len(torch.overrides._get_current_function_mode_stack())}" for here in modes]
+
+    def handle(self, data, context):
+        answers = self.inference(self.preprocess(data))
+        return answers if self.batch is data else []
+"""
+
+
+@pytest.mark.parametrize("overlaps", [False, True])
+def test_tensors_of_lists_are_made_quickly_in_a_handlers_preprocess(begin, overlaps: bool) -> None:
+    """And nowhere else; what it keeps is its batch's."""
+    one = begin(MAKES_TENSORS, overlaps_batches=overlaps)
+    one.send({"load": one.options})
+    one.receive()
+    assert answer(one)[2] == b"1 0"
+    assert one.ends() == 0
+
+
+def test_a_handler_need_not_have_torch(begin, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "torch")
+    monkeypatch.setattr(sys, "meta_path", [NoTorch(), *sys.meta_path])
+    monkeypatch.delitem(sys.modules, "torpor.predictors.torchserve.worker.tensors", raising=False)
+    monkeypatch.delattr("torpor.predictors.torchserve.worker.tensors", raising=False)
+    one = begin(ECHO)
+    one.send({"load": one.options})
+    assert one.receive() == ({"loaded": True}, [])
+    assert answer(one)[0]["status"] == 200
+
+
+class NoTorch:
+    """Finds no such module."""
+
+    def find_spec(self, name: str, path: Any, target: Any = None) -> None:
+        if name == "torch":
+            raise ModuleNotFoundError(name)
 
 
 def test_a_server_that_goes_before_it_has_asked_is_no_failure(begin) -> None:
