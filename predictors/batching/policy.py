@@ -41,8 +41,15 @@ from .run_times import RunTimes
 _DECAY = 0.8
 """How much of the peak of rows outstanding is kept from one batch to the next: a burst is forgotten in ten batches."""
 
+_HAND_OVER_S, _TURNAROUND_S = 0.0006, 0.00012
+"""For how long a device stands idle between batches that it does not get ahead: until the answers of one are read and the next
+is sent; and, if both were one, until the server has answered its callers and has their next requests, of each row of the half.
+
+One that takes longer than that had better wait for those who come back and join it. Measured on two cores (docs/decisions.md).
+"""
+
 _NEARLY = 0.75
-"""A batch that is not full may go ahead with so much of the rows that run, or of half of a full one if that is more."""
+"""One that is not full has so much of the rows that run, or of half of a full one if that is more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,11 +225,14 @@ class BatchingPolicy(Generic[ItemT]):
             self.cancel(item)
         return items
 
-    def take(self, now: float, *, flush: bool = False, ahead: bool = False) -> Batch[ItemT] | None:
+    def take(
+        self, now: float, *, flush: bool = False, ahead: bool = False, overlaps: bool = True
+    ) -> Batch[ItemT] | None:
         """The batch that a free device should run now, or None if waiting is better.
 
-        flush: wait for nobody, the server is draining. ahead: no device is free; a batch that is not full goes only when nobody
-        else can come before one ends, and waiting would gain little. Expired items must have been dropped (`expire`) before.
+        flush: wait for nobody, the server is draining. ahead: no device is free. Then a full batch goes, if the devices do
+        something of it meanwhile (overlaps), and a short one that is full or has all who can come. Expired items must have
+        been dropped (`expire`) before.
         """
         if ahead and not self._may_go_ahead():
             return None
@@ -232,7 +242,7 @@ class BatchingPolicy(Generic[ItemT]):
                 due_s, first = queue_due_s, queue
         if first is None or not (flush or due_s <= now or self._nobody_can_come()):
             return None
-        if ahead and not self._goes_ahead(first.bucket):
+        if ahead and not self._goes_ahead(first.bucket, overlaps):
             return None
         self._expect(self.queued_rows + self.running_rows)
         slices: list[Slice[ItemT]] = []
@@ -308,18 +318,18 @@ class BatchingPolicy(Generic[ItemT]):
             return True
         return self._all_are_here(self.queued_rows) or any(queue.bucket.alone for queue in self._queues.values())
 
-    def _goes_ahead(self, bucket: Bucket) -> bool:
-        if bucket.alone:
+    def _goes_ahead(self, bucket: Bucket, overlaps: bool) -> bool:
+        family = [queue.rows for queue in self._queues.values() if queue.bucket.family == bucket.family]
+        rows = min(sum(family), self._most_rows(bucket))
+        is_full = bucket.alone or rows == self._most_rows(bucket)
+        if is_full and overlaps:
             return True
-        rows = sum(queue.rows for queue in self._queues.values() if queue.bucket.family == bucket.family)
-        return rows >= self._most_rows(bucket) or self._all_are_here(rows)
+        expected_s = self.run_times.estimate_s(rows, bucket)
+        is_short = 0 < expected_s <= _HAND_OVER_S + rows * _TURNAROUND_S
+        return is_short and (is_full or self._all_are_here(rows))
 
     def _all_are_here(self, rows: int) -> bool:
-        """Whether so many rows are a batch of its own, and nobody else can come before one ends.
-
-        Fewer would better wait for those who come back from it: a device that has its next batch at hand saves less than
-        ever smaller batches cost.
-        """
+        """Whether so many rows are a batch of its own, and nobody else can come before one ends."""
         least = _NEARLY * max(self.running_rows, self.settings.max_batch_size / 2)
         return rows >= least and self._nobody_can_come()
 

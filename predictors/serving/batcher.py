@@ -47,14 +47,17 @@ class Observer(Protocol):
 class Devices(Protocol):
     """What runs the batches; `DevicePool` is the real one. devices: batches that run at the same time.
 
-    in_flight: batches that they want to be given at once, at least as many. halved_s: when the last run of a part of a batch
-    that had failed began, on the clock of time.monotonic.
+    in_flight: batches that they want to be given at once, at least as many. overlaps: whether they do something of those that
+    are more while others run. halved_s: when the last run of a part of a batch that had failed began, on the clock of
+    time.monotonic.
     """
 
     @property
     def devices(self) -> int: ...
     @property
     def in_flight(self) -> int: ...
+    @property
+    def overlaps(self) -> bool: ...
     @property
     def halved_s(self) -> float: ...
     def submit(self, parts: Sequence[Bound], done: Done, loop: asyncio.AbstractEventLoop) -> None: ...
@@ -187,7 +190,7 @@ class Batcher:
             for item in policy.expire(now):
                 self._fail(item, DeadlineExceeded("the deadline passed while the request waited for the model"))
         while not self._busy:
-            batch = policy.take(now, flush=self._flush, ahead=not self._is_free())
+            batch = policy.take(now, flush=self._flush, ahead=not self._is_free(), overlaps=self._devices.overlaps)
             if batch is None:
                 break
             self._start(batch)

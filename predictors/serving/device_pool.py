@@ -15,6 +15,8 @@ T = TypeVar("T")
 class DevicePool:
     """Runs each batch on the device that has the fewest."""
 
+    overlaps = True
+
     def __init__(self, name: str, executors: Sequence[Executor]) -> None:
         self._threads = [DeviceThread(f"{name}-{number}", executor) for number, executor in enumerate(executors)]
         self._batches = [0] * len(executors)

@@ -1,7 +1,7 @@
 """One worker process: started with an archive's folder, asked over a socket pair, killed when it hangs.
 
-It answers batches in their order, or two at a time where one is prepared while its device works on the other
-(`worker/overlap.py`). Whatever ends it, the owner hears once, by `on_end`, with the reason.
+It answers a batch, or two where one is prepared while its device works on the other (`worker/overlap.py`). Whatever ends it,
+the owner hears once, by `on_end`, with the reason.
 """
 
 import asyncio
@@ -45,13 +45,17 @@ class _Asked(NamedTuple):
 
 
 class WorkerProcess(asyncio.Protocol):
-    """Belongs to one event loop. It is the `Flow` of its answers' pieces: who holds one piece up, holds up all that it does."""
+    """Belongs to one event loop. It is the `Flow` of its answers' pieces: who holds one piece up, holds up all that it does.
+
+    at_once: how many batches it takes, once it is loaded.
+    """
 
     def __init__(self, name: str, number: int, on_end: OnEnd, on_metrics: OnMetrics) -> None:
         """number: among all of its model's, in the order of their starts. on_end: called when it ends after it was loaded."""
         self.name = f"{name} worker {number}"
         self.number = number
         self.began_s = time.monotonic()
+        self.at_once = 1
         self._on_end = on_end
         self._on_metrics = on_metrics
         self._loop = asyncio.get_running_loop()
@@ -176,6 +180,7 @@ class WorkerProcess(asyncio.Protocol):
         elif self._loaded.done():
             logger.error("%s: an unexpected message from its worker", self.name)
         elif "loaded" in head:
+            self.at_once = head["loaded"]
             self._loaded.set_result(None)
         else:
             self._loaded.set_exception(ArchiveError(f"{self.name}: {head.get('failed')}"))

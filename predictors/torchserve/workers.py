@@ -1,4 +1,7 @@
-"""The worker processes of one archive, as the batcher sees its devices: each has two batches, one that runs and the next.
+"""The worker processes of one archive, as the batcher sees its devices: each runs one batch, or two that overlap.
+
+One that is alone and does not overlap has its next batch in its socket while it runs one, if it is short: then what it would
+wait for the server counts. Beside others a batch would wait for the wrong one.
 
 A worker that ends is started anew, with a pause that grows while none comes back for good. Of the batches that it had, one
 request is the culprit and nobody knows which: each runs again, alone, and only the one that ends its worker again fails. One
@@ -67,9 +70,6 @@ class _Job:
     is_suspect: bool = False
 
 
-_AT_ONCE = 2
-"""Batches that a worker has: with the next in its socket it need not wait for the server, which may wait for others."""
-
 Start = Callable[[OnEnd], Awaitable[WorkerProcess]]
 """Gives a loaded worker, whose end it is told, or raises ArchiveError."""
 
@@ -92,6 +92,7 @@ class Workers:
         self.name = name
         self._failed = failed
         self.devices = count
+        self.overlaps = False
         self._start = start
         self._response_timeout_s = response_timeout_s
         self._jobs: dict[WorkerProcess, list[_Job]] = {}
@@ -107,7 +108,12 @@ class Workers:
     @property
     def in_flight(self) -> int:
         """How many batches they take together."""
-        return self.devices * _AT_ONCE
+        return self.devices * self._at_once
+
+    @property
+    def _at_once(self) -> int:
+        """How many batches a worker has."""
+        return 2 if self.overlaps or self.devices == 1 else 1
 
     @property
     def alive(self) -> int:
@@ -165,6 +171,7 @@ class Workers:
             self._leave(worker)
             return
         self._jobs[worker] = []
+        self.overlaps = worker.at_once > 1
         self._assign()
 
     def _leave(self, worker: WorkerProcess) -> None:
@@ -209,13 +216,13 @@ class Workers:
         """Who can take it: the one with the least to do, of those the one that has waited longest; none that is to leave."""
         staying = self.processes()[: self.devices]
         worker = min((worker for worker in self._jobs if worker in staying), key=self._load, default=None)
-        if worker is None or self._load(worker) >= (1 if job.is_suspect else _AT_ONCE):
+        if worker is None or self._load(worker) >= (1 if job.is_suspect else self._at_once):
             return None
         return worker
 
     def _load(self, worker: WorkerProcess) -> int:
         jobs = self._jobs[worker]
-        return _AT_ONCE if any(job.is_suspect for job in jobs) else len(jobs)
+        return self._at_once if any(job.is_suspect for job in jobs) else len(jobs)
 
     def _answered(
         self,

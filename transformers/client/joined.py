@@ -43,6 +43,7 @@ class Joined:
     devices = in_flight = 2
     """One joined request is on its way while the other runs; more at once would only be smaller."""
 
+    overlaps = False
     halved_s = -math.inf
     """Nothing is halved here."""
 

@@ -52,7 +52,7 @@ def main() -> int:
         traceback.print_exc()
         link.send({"failed": f"handler {options['handler']!r}: {type(error).__name__}: {error}"})
         return 1
-    link.send({"loaded": True})
+    link.send({"loaded": overlap.LANES if does_overlap else 1})
     with contextlib.suppress(ConnectionError):
         if does_overlap:
             device = overlap.Device()

@@ -75,6 +75,26 @@ def test_only_a_full_batch_goes_ahead_while_others_can_come() -> None:
     assert lone.take(0.0, ahead=True) is not None
 
 
+def short(rows: int) -> float:
+    """Seconds of a batch that is just short enough to go ahead."""
+    return 0.0006 + 0.00012 * rows
+
+
+def taken_ahead(
+    running: int, queued: int, callers: int, seconds: float, *, overlaps: bool = False, others: int = 0
+) -> int | None:
+    """How many rows go, of 16 that may, while `running` run and `queued` wait, and as many as that usually take `seconds`."""
+    p = policy(batch=16)
+    offer(p, 0.0, *[1] * running)
+    assert taken(p, 0.0) is not None
+    p.run_times.observe(min(queued, 16), A, seconds)
+    p.expected_rows = callers
+    offer(p, 1.0, *[1] * queued)
+    offer(p, 1.0, *[1] * others, bucket=B)
+    batch = p.take(9.0, ahead=True, overlaps=overlaps)  # nobody waits for anybody any more
+    return None if batch is None else batch.rows
+
+
 @pytest.mark.parametrize(
     ("running", "queued", "callers", "goes"),
     [
@@ -85,26 +105,27 @@ def test_only_a_full_batch_goes_ahead_while_others_can_come() -> None:
         (5, 5, 10, False),  # less than three quarters of half a full one
     ],
 )
-def test_a_batch_nearly_as_large_as_the_one_that_runs_goes_ahead_when_nobody_can_come(
-    running: int, queued: int, callers: int, goes: bool
-) -> None:
-    p = policy(batch=16, callers=running)
-    offer(p, 0.0, *[1] * running)
-    assert taken(p, 0.0) is not None
-    p.expected_rows = callers
-    offer(p, 1.0, *[1] * queued)
-    batch = p.take(1.0, ahead=True)
-    assert (batch is not None and batch.rows == queued) == goes
+def test_a_short_batch_goes_ahead_when_all_are_here(running: int, queued: int, callers: int, goes: bool) -> None:
+    """If it is about as large as what they would make together with those who come back: else it waits for these."""
+    assert taken_ahead(running, queued, callers, short(queued)) == (queued if goes else None)
+
+
+def test_a_batch_that_is_not_short_waits_for_those_who_come_back() -> None:
+    """What one more batch costs is more than what the device would wait; one that nobody knows is taken for long."""
+    for seconds in (short(9) + 1e-6, 0.0):
+        assert taken_ahead(12, 9, 21, seconds) is None
+        assert taken_ahead(12, 9, 21, seconds, overlaps=True) is None
+
+
+def test_a_full_batch_goes_ahead_if_it_is_short_or_the_device_overlaps() -> None:
+    """It may wait for other reasons: its rows' deadlines count, and a device that is free sooner takes it."""
+    assert taken_ahead(12, 16, 99, short(16)) == 16
+    assert taken_ahead(12, 16, 99, short(16) + 1e-6) is None
+    assert taken_ahead(12, 16, 99, 9.0, overlaps=True) == 16
 
 
 def test_rows_of_another_family_make_no_batch_larger_that_goes_ahead() -> None:
-    p = policy(batch=16)
-    offer(p, 0.0, *[1] * 8)
-    assert taken(p, 0.0) is not None
-    offer(p, 1.0, *[1] * 5)
-    offer(p, 1.0, *[1] * 5, bucket=B)
-    p.expected_rows = 18
-    assert p.take(1.0, ahead=True) is None
+    assert taken_ahead(8, 5, 18, short(5), others=5) is None
 
 
 def test_a_row_does_not_run_alone_where_others_are() -> None:

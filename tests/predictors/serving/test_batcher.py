@@ -31,6 +31,7 @@ class Device:
 
     def __init__(self, devices: int = 1, in_flight: int = 1) -> None:
         self.devices, self.in_flight = devices, in_flight
+        self.overlaps = True
         self.hangs, self.breaks = False, False
         self.halved_s = -math.inf
         self.fits = 1000
@@ -519,7 +520,6 @@ def test_only_a_full_batch_goes_ahead_of_one_that_runs() -> None:
         bench = Bench(batch=4, in_flight=2)
         sent = [bench.send(0)]
         await asyncio.sleep(0)
-        bench.policy.expected_rows = 100.0
         sent += [bench.send(n) for n in range(1, 4)]
         await asyncio.sleep(RUN_S / 2)
         assert bench.device.batches == [[0]]
@@ -531,6 +531,21 @@ def test_only_a_full_batch_goes_ahead_of_one_that_runs() -> None:
         assert len(bench.device.batches) == 2
         await asyncio.gather(*sent)
         assert bench.device.batches == [[0], [1, 2, 3, 4], [5, 6, 7, 8], [9, 10]]
+
+    run(scenario())
+
+
+def test_what_does_not_overlap_is_given_no_long_batch_ahead() -> None:
+    """It is more use where a deadline, or another device, may still take it."""
+
+    async def scenario() -> None:
+        bench = Bench(batch=4, in_flight=2)
+        bench.device.overlaps = False
+        sent = [bench.send(0), *(bench.send(n) for n in range(1, 5))]
+        await asyncio.sleep(RUN_S / 2)
+        assert bench.device.batches == [[0]]
+        await asyncio.gather(*sent)
+        assert bench.device.batches == [[0], [1, 2, 3, 4]]
 
     run(scenario())
 

@@ -34,7 +34,7 @@ def send(head, parts=()):
 
 exec(receive()[0]["load"]["code"])
 """
-LOADED = 'send({"loaded": True}); '
+LOADED = 'send({"loaded": 2}); '
 ECHO = """
 while (message := receive()) is not None:
     head, parts = message
@@ -111,18 +111,16 @@ def run(scenario: Callable[[Worker], Coroutine[Any, Any, Any]]) -> Any:
 
 
 def test_it_loads_and_answers() -> None:
-    """In the environment that it is given, without the server's folder and input."""
+    """In the environment that it is given, without the server's folder and input; it is told how many batches it takes."""
 
     began_s = time.monotonic()
 
     async def scenario(worker: Worker) -> None:
-        assert began_s <= worker.began_s <= time.monotonic()
+        assert (worker.at_once, began_s <= worker.began_s <= time.monotonic()) == (1, True)
         said = "(os.environ.get('OWN'), os.environ.get('HOME'), sys.flags.safe_path, sys.stdin.read())"
-        code = (
-            f'import sys; send({{"loaded": True}}); receive(); send({{"batch": 1, "replies": {said}, "metrics": []}})'
-        )
+        code = f'import sys; send({{"loaded": 2}}); receive(); send({{"batch": 1, "replies": {said}, "metrics": []}})'
         await worker.load({"code": code}, {"OWN": "1", "PYTHONPATH": os.environ.get("PYTHONPATH", "")}, TIMEOUT_S)
-        assert (worker.name, worker.number) == ("m worker 3", 3)
+        assert (worker.name, worker.at_once, worker.number) == ("m worker 3", 2, 3)
         assert is_there(worker)
         worker.ask()
         assert await worker.hears(2) == [

@@ -22,8 +22,8 @@ ANSWER = {"status": 200, "headers": {}}
 class Process:
     """A worker that the test answers for."""
 
-    def __init__(self, number: int, on_end: OnEnd) -> None:
-        self.number, self.name = number, f"m worker {number}"
+    def __init__(self, number: int, at_once: int, on_end: OnEnd) -> None:
+        self.number, self.at_once, self.name = number, at_once, f"m worker {number}"
         self.asked: list[tuple[list[Any], Any, Any]] = []
         self.has_stopped = False
         self.stop_s = 0.0
@@ -51,7 +51,7 @@ class Process:
 class Bench:
     """Workers of a model, and what they answered, by text. fail: how many of the next starts do; each takes `start_s`."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, at_once: int) -> None:
         self.fail = 0
         self.start_s = 0.0
         self.tries_s: list[float] = []
@@ -61,6 +61,7 @@ class Bench:
         self.rows: list[Row] = []
         """Of what was submitted last."""
         self.workers = Workers("m", count, self._start, 1.0, ModelFailed)
+        self._at_once = at_once
 
     async def _start(self, on_end: OnEnd) -> Any:
         self.tries_s.append(asyncio.get_running_loop().time())
@@ -68,7 +69,7 @@ class Bench:
         await asyncio.sleep(self.start_s)
         if fails:
             raise ArchiveError("no weights")
-        self.started.append(Process(len(self.started), on_end))
+        self.started.append(Process(len(self.started), self._at_once, on_end))
         return self.started[-1]
 
     def submit(self, *texts: str) -> None:
@@ -95,9 +96,9 @@ class Bench:
         return [after - before for before, after in itertools.pairwise([since_s, *self.tries_s])]
 
 
-def run(scenario: Callable[[Bench], Coroutine[Any, Any, None]], count: int = 1) -> None:
+def run(scenario: Callable[[Bench], Coroutine[Any, Any, None]], count: int = 1, at_once: int = 2) -> None:
     async def with_bench() -> None:
-        bench = Bench(count)
+        bench = Bench(count, at_once)
         await bench.workers.open()
         await scenario(bench)
         await bench.workers.close()
@@ -237,13 +238,17 @@ def test_one_that_is_to_leave_is_given_nothing_more() -> None:
     run(scenario, count=2)
 
 
-def test_a_worker_has_its_next_batch_while_it_is_at_one() -> None:
-    async def scenario(bench: Bench) -> None:
-        for text in "abc":
-            bench.submit(text)
-        assert bench.started[0].texts == [["a"], ["b"]]
+@pytest.mark.parametrize(("at_once", "count", "has"), [(1, 1, 2), (1, 2, 1), (2, 1, 2), (2, 2, 2)])
+def test_a_worker_has_its_next_batch_if_it_overlaps_them_or_is_alone(at_once: int, count: int, has: int) -> None:
+    """Beside others a batch would wait for one while another is free."""
 
-    run(scenario)
+    async def scenario(bench: Bench) -> None:
+        for text in "abcde":
+            bench.submit(text)
+        assert [len(worker.asked) for worker in bench.started] == [has] * count
+        assert (bench.workers.in_flight, bench.workers.overlaps) == (has * count, at_once == 2)
+
+    run(scenario, count, at_once)
 
 
 def test_a_worker_that_cannot_be_started_is_tried_again_ever_later(caplog: pytest.LogCaptureFixture) -> None:
@@ -313,7 +318,7 @@ def test_workers_that_cannot_all_be_started_are_none() -> None:
     """The start fails with the archive's own words, and those that were there leave."""
 
     async def scenario() -> None:
-        bench = Bench(2)
+        bench = Bench(2, 1)
         bench.fail = 1
         with pytest.raises(ArchiveError, match="no weights"):
             await bench.workers.open()
@@ -391,7 +396,7 @@ def test_a_server_that_ends_starts_nobody_anew() -> None:
     """Whoever is on its way leaves."""
 
     async def scenario() -> None:
-        bench = Bench(2)
+        bench = Bench(2, 1)
         await bench.workers.open()
         bench.start_s = 5.0
         bench.started[0].end()
@@ -410,7 +415,7 @@ def test_the_end_waits_for_those_that_are_there_and_for_nobody_else() -> None:
     """A start that is on its way is given up, and one that dies meanwhile is not made good."""
 
     async def scenario() -> None:
-        bench = Bench(3)
+        bench = Bench(3, 1)
         await bench.workers.open()
         bench.start_s = 5.0
         bench.started[0].end()
