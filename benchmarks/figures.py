@@ -190,7 +190,7 @@ def minilm() -> Figure:
 def torchserve() -> Figure:
     packages, options = ("torchserve", "torch"), ("raw", "json")
     ours = {form: ArchivedTorpor("torpor", form=form) for form in options}
-    theirs = {form: ArchivedTorchServe("torchserve", packages, warm_s=6.0, form=form) for form in options}
+    theirs = {form: ArchivedTorchServe("torchserve", packages, warm_s=20.0, form=form) for form in options}
     names = {"raw": "MLP, raw", "json": "MLP, JSON"}
     sentences = "MiniLM, tokenising"
     text = wire("sentences", "raw")
