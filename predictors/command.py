@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -250,7 +251,6 @@ async def _run(
     """Import the classes, load and warm them, serve until a signal. The status is 1 if a model or the port fails."""
     from .errors import Unavailable
     from .runtime.user_class import UserClassError
-    from .serving.app import App
     from .serving.data_plane import DataPlane
     from .serving.lifecycle import Lifecycle
     from .serving.repository import Repository
@@ -282,14 +282,19 @@ async def _run(
         listener = HandedDown(post.handover, colleagues, post.number, tls)
         await colleagues.channel.open(post.calls)
         talk = asyncio.get_running_loop().create_task(colleagues.channel.run(), name="channel")
+    # Meanwhile: an archive's worker, which is a process of its own, need not wait for it.
+    importing = asyncio.get_running_loop().run_in_executor(None, import_module, "torpor.predictors.serving.app")
     try:
         await repository.load_all(await colleagues.changes() if colleagues else {})
+        await importing
     except (SettingError, UserClassError) as error:
         logger.error("%s", error)
         return 1
     except (Exception, SystemExit):
         logger.exception("a model failed to load")
         return 1
+    from .serving.app import App
+
     # What the models left is there to stay, as the imports are: the collector need not look at it during each request.
     gc.collect()
     gc.freeze()

@@ -183,6 +183,50 @@ def test_tensors_of_lists_are_made_quickly_in_a_handlers_preprocess(begin, overl
     assert one.ends() == 0
 
 
+COUNTS = """
+import gc
+
+class Counts:
+    def initialize(self, context):
+        self.at_load = gc.get_threshold()[0], gc.isenabled()
+
+    def handle(self, data, context):
+        return [str((*self.at_load, gc.get_threshold()[0], gc.isenabled()))] * len(data)
+"""
+
+
+@pytest.mark.parametrize(
+    ("says", "found"),
+    [
+        ("pass", (0, True, 123, True)),
+        ("gc.disable()", (0, False, 123, False)),
+        ("gc.set_threshold(7)", (7, True, 7, True)),
+    ],
+)
+def test_nothing_is_collected_while_it_loads(begin, says: str, found: tuple[object, ...]) -> None:
+    """Unless the handler says so; then as before, or as it has said."""
+    before = gc.get_threshold()
+    gc.set_threshold(123, 7, 7)
+    try:
+        one = begin(COUNTS.replace("self.at_load", f"{says}; self.at_load", 1))
+        one.send({"load": one.options})
+        one.receive()
+        assert answer(one)[2] == str(found).encode()
+        assert one.ends() == 0
+    finally:
+        gc.set_threshold(*before)
+        gc.enable()
+
+
+def test_what_cannot_be_loaded_leaves_the_collector_as_it_was(begin) -> None:
+    before = gc.get_threshold()
+    one = begin(FAULTY)
+    one.send({"load": one.options})
+    one.receive()
+    one.ends()
+    assert gc.get_threshold() == before
+
+
 def test_a_handler_need_not_have_torch(begin, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "torch")
     monkeypatch.setattr(sys, "meta_path", [NoTorch(), *sys.meta_path])
