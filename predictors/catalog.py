@@ -169,6 +169,11 @@ class Catalog:
             return self._models[name]
         return ModelFolder(name, self._repository / name, self._outside)
 
+    async def prepare(self) -> None:
+        """Models load in this process, after its own imports."""
+
+    async def settle(self) -> None: ...
+
 
 def is_model_folder(folder: Path) -> bool:
     """Whether a model.toml is in it or in one of its versions."""

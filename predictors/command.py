@@ -249,6 +249,7 @@ async def _run(
     certificate: "Certificate | None",
 ) -> int:
     """Import the classes, load and warm them, serve until a signal. The status is 1 if a model or the port fails."""
+    await catalog.prepare()
     from .errors import Unavailable
     from .runtime.user_class import UserClassError
     from .serving.data_plane import DataPlane
@@ -293,6 +294,8 @@ async def _run(
     except (Exception, SystemExit):
         logger.exception("a model failed to load")
         return 1
+    finally:
+        await catalog.settle()
     from .serving.app import App
 
     # What the models left is there to stay, as the imports are: the collector need not look at it during each request.

@@ -60,6 +60,12 @@ class Catalog(Protocol):
     def model(self, name: str) -> Source:
         """Raises NotFound."""
 
+    async def prepare(self) -> None:
+        """Begin with what takes longest, before the server has imported all of itself."""
+
+    async def settle(self) -> None:
+        """All is loaded, or nothing is to be: let go of what was prepared for nobody."""
+
 
 class Everybody(Protocol):
     """All processes of the server."""

@@ -2,10 +2,9 @@
 
 import asyncio
 import logging
-import os
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from ..serving.data_plane import DataPlane
 from ..serving.metrics import ModelMetrics
 from ..signature import Bound
 from .archive import Archive
+from .beginning import Begun, environment_of
 from .handler_metrics import HandlerMetrics
 from .manifest import ArchiveError
 from .model_settings import ModelSettings
@@ -39,7 +39,7 @@ class AssembledArchive:
     """A version of an archive, not loaded yet.
 
     settings: torpor's own, resolved with the model's. cores: that all of its workers may use. is_from_start: nobody has
-    registered it.
+    registered it. begun: workers that wait for what they are to load.
     """
 
     archive: Archive
@@ -48,6 +48,7 @@ class AssembledArchive:
     settings: Mapping[str, Any]
     cores: int
     is_from_start: bool = True
+    begun: list[Begun] = field(default_factory=list)
 
     @property
     def origin(self) -> Origin:
@@ -66,7 +67,7 @@ class AssembledArchive:
             if not (folder / manifest.serialized_file).exists():
                 # A handler may do without, as TorchServe's base handler does for an eager model.
                 logger.warning("%s: serializedFile = %r is not in it", self.archive.path.name, manifest.serialized_file)
-            number = self.cores if self.model.workers is None else self.model.workers
+            number = self.model.workers_on(self.cores)
             counted = HandlerMetrics(name)
             start = self._start(folder, name, version, number, counted)
             failed = HandlerFailed if self.settings["handler_failure_status"] == "503" else ModelFailed
@@ -99,25 +100,28 @@ class AssembledArchive:
             "log_level": self.settings["log_level"],
             "overlaps_batches": self.model.overlaps_batches,
         }
-        environment = {"PYTHONUNBUFFERED": "1", **os.environ, "OMP_NUM_THREADS": self._threads(workers_count)}
+        environment = environment_of(workers_count, self.cores, self.settings)
 
         async def start(on_end: OnEnd) -> WorkerProcess:
             number = next(numbers)
             worker = WorkerProcess(name, number, on_end, counted.take)
             gpu = number % gpus if gpus else None
             try:
-                await worker.load({**options, "gpu_id": gpu}, environment, self.model.startup_timeout_s)
+                own = {**options, "gpu_id": gpu}
+                await worker.load(own, environment, self.model.startup_timeout_s, self._begun(environment))
             except ArchiveError as error:
                 raise ArchiveError(f"{self.archive.path.name}: {error}") from None
             return worker
 
         return start
 
-    def _threads(self, workers_count: int) -> str:
-        """Of each worker: its share of the cores, or fewer if the environment says so."""
-        share = self.settings["threads"] or max(1, self.cores // max(1, workers_count))
-        said = os.environ.get("OMP_NUM_THREADS", "")
-        return str(min(share, int(said))) if said.isdecimal() and int(said) else str(share)
+    def _begun(self, environment: Mapping[str, str]) -> Begun | None:
+        """One that has begun as this one would."""
+        for begun in self.begun:
+            if begun.environment == environment:
+                self.begun.remove(begun)
+                return begun
+        return None
 
     def _gpus(self) -> int:
         """How many the workers are spread over."""

@@ -2,11 +2,11 @@
 
     uint32 size of the JSON, uint64 size of the bytes (both big-endian), the JSON object, the bytes
 
-The object's `sizes` cuts the bytes into parts, and each part into blobs. To a worker: `{"load": …}` once, then
-`{"batch": its number, "calls": [one a request], "sizes"}`; back: `{"loaded": how many batches it takes at once}` or
-`{"failed": "text"}`, then `{"batch", "replies": [one a call], "metrics": what the handler has counted, "sizes"}`, with a part
-for each call or reply. Before its replies a batch may have `{"batch", "piece": place of the call, "status", "headers",
-"sizes"}`, the next bytes of one answer. No pickle: what comes from a handler may be anything.
+The object's `sizes` cuts the bytes into parts, and each part into blobs. To a worker: perhaps `{"import": module}`,
+`{"load": …}` once, then `{"batch": its number, "calls": [one a request], "sizes"}`; back: `{"loaded": how many batches it takes
+at once}` or `{"failed": "text"}`, then `{"batch", "replies": [one a call], "metrics": what the handler has counted, "sizes"}`,
+with a part for each call or reply. Before its replies a batch may have `{"batch", "piece": place of the call, "status",
+"headers", "sizes"}`, the next bytes of one answer. No pickle: what comes from a handler may be anything.
 """
 
 import struct

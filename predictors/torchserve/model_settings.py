@@ -95,6 +95,10 @@ class ModelSettings:
             changes["device_type"] = device
         return replace(self, **changes)
 
+    def workers_on(self, cores: int) -> int:
+        """How many there are to be at the start."""
+        return cores if self.workers is None else self.workers
+
     def for_batching(self) -> dict[str, Any]:
         """By the names of torpor's settings, as a model's file would give them."""
         return {

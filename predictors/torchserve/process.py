@@ -6,20 +6,17 @@ the owner hears once, by `on_end`, with the reason.
 
 import asyncio
 import logging
-import socket
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..serving.tasks import Tasks
 from . import frames
+from .beginning import Begun, begin
 from .handler_metrics import Update
 from .manifest import ArchiveError
 
 logger = logging.getLogger("torpor.torchserve")
-
-_COMMAND = "import sys; from torpor.predictors.torchserve.worker.main import main; sys.exit(main())"
 
 Done = Callable[[Sequence[dict[str, Any]], Sequence[Sequence[memoryview]]], None]
 """Gets the replies, and the blobs of each."""
@@ -77,13 +74,23 @@ class WorkerProcess(asyncio.Protocol):
     def pid(self) -> int:
         return 0 if self._process is None else self._process.pid
 
-    async def load(self, options: Mapping[str, Any], environment: Mapping[str, str], startup_timeout_s: float) -> None:
-        """Start it and let it load the handler. Raises ArchiveError with what it says, and then it is no more."""
+    async def load(
+        self,
+        options: Mapping[str, Any],
+        environment: Mapping[str, str],
+        startup_timeout_s: float,
+        begun: Begun | None = None,
+    ) -> None:
+        """Start it, if it has not begun, and let it load the handler.
+
+        Raises ArchiveError with what it says, and then it is no more.
+        """
         try:
-            ours, self._process = await _begin(environment)
+            begun = begun or await begin(environment)
         except OSError as error:
             raise ArchiveError(f"{self.name}: cannot be started: {error}") from None
-        self._transport, _ = await self._loop.create_unix_connection(lambda: self, sock=ours)
+        self._process = begun.process
+        self._transport, _ = await self._loop.create_unix_connection(lambda: self, sock=begun.link)
         self._send({"load": options})
         try:
             await asyncio.wait_for(asyncio.shield(self._loaded), startup_timeout_s)
@@ -204,21 +211,6 @@ class WorkerProcess(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-
-
-async def _begin(environment: Mapping[str, str]) -> tuple[socket.socket, asyncio.subprocess.Process]:
-    """A new process, and this end of the socket to it. Raises OSError, such as where nobody may have more of either."""
-    ours, theirs = socket.socketpair()
-    try:
-        with theirs:
-            return ours, await asyncio.create_subprocess_exec(
-                # -P: the folder that the server was started in is not where modules are imported from.
-                sys.executable, "-P", "-c", _COMMAND, str(theirs.fileno()),
-                pass_fds=[theirs.fileno()], stdin=asyncio.subprocess.DEVNULL, env=dict(environment),
-            )  # fmt: skip
-    except BaseException:
-        ours.close()
-        raise
 
 
 _LEAVING_S = 5.0

@@ -6,21 +6,30 @@ FOLDER/config/config.properties     KServe's storage folder: what its model_snap
 FOLDER/model-store/*.mar
 """
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..catalog import Outside
 from ..errors import NotFound
 from ..settings import SettingError
 from . import model_config
 from .archive import Archive, read_member
-from .assembly import AssembledArchive
+from .beginning import Begun, begin, environment_of
 from .manifest import ArchiveError
 from .model_settings import ModelSettings, check_snapshot
 from .place import CONFIG, is_archive
 from .properties import Config
+
+if TYPE_CHECKING:
+    from .assembly import AssembledArchive
+
+
+logger = logging.getLogger("torpor.torchserve")
+
+_LARGEST_SOURCE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -41,12 +50,13 @@ class ArchiveVersion:
 
 @dataclass(frozen=True)
 class ArchiveModel:
-    """A model's archives, the default version first."""
+    """A model's archives, the default version first. begun: workers that wait for what they are to load."""
 
     name: str
     archives: Sequence[ArchiveVersion]
     outside: Outside
     cores: int
+    begun: list[Begun] = field(default_factory=list)
 
     def versions(self) -> list[str]:
         return [archive.version for archive in self.archives]
@@ -55,8 +65,28 @@ class ArchiveModel:
         """None: each of its workers has a limit of its own (`ModelSettings.startup_timeout_s`), and is killed then."""
         return 0.0
 
-    def assemble(self, version: str) -> AssembledArchive:
+    def assemble(self, version: str) -> "AssembledArchive":
         """Read it anew, and its settings. Raises SettingError."""
+        from .assembly import AssembledArchive
+
+        found, archive, model, settings, cores = self._read(version)
+        return AssembledArchive(archive, found.config, model, settings, cores, found.asked is None, self.begun)
+
+    async def prepare(self) -> None:
+        """Let a worker of the default version begin, if it is to have any."""
+        try:
+            _, archive, model, settings, cores = self._read(self.versions()[0])
+            workers = model.workers_on(cores)
+            if workers:
+                needs_torch = _needs_torch(archive)
+                self.begun.append(await begin(environment_of(workers, cores, settings)))
+                if needs_torch:
+                    self.begun[-1].expect("torch")
+        except (SettingError, OSError) as error:
+            logger.debug("%s: no worker begins early: %s", self.name, error)  # its load says it
+
+    def _read(self, version: str) -> tuple[ArchiveVersion, Archive, ModelSettings, Mapping[str, Any], int]:
+        """With torpor's own settings, and the cores for its workers. Raises SettingError."""
         (found,) = [archive for archive in self.archives if archive.version == version]
         archive = Archive.read(found.path)
         if found.handler:
@@ -65,8 +95,7 @@ class ArchiveModel:
         where = f"{found.path.name}: {archive.manifest.config_file}"
         model = ModelSettings.of(found.config, own, where, found.snapshot, found.asked or {})
         settings = self.outside.settings(model.for_batching())
-        cores = max(1, self.cores // settings["processes"])
-        return AssembledArchive(archive, found.config, model, settings, cores, found.asked is None)
+        return found, archive, model, settings, max(1, self.cores // settings["processes"])
 
 
 class ArchiveStore:
@@ -80,6 +109,7 @@ class ArchiveStore:
         self.folder = folder
         self._outside = outside
         self._cores = cores
+        self._begun: list[Begun] = []
 
     @classmethod
     def of(
@@ -123,7 +153,17 @@ class ArchiveStore:
         """Raises NotFound."""
         if name not in self._models:
             raise NotFound(f"model '{name}' is unknown, must be one of {', '.join(self._models)}")
-        return ArchiveModel(name, [*self._models[name]], self._outside, self._cores)
+        return ArchiveModel(name, [*self._models[name]], self._outside, self._cores, self._begun)
+
+    async def prepare(self) -> None:
+        """Let the first worker begin: it has more to import than the server."""
+        for name in self.names()[:1]:
+            await self.model(name).prepare()
+
+    async def settle(self) -> None:
+        """All that is to be there from the start is loaded, or nothing is to be: end what nobody took."""
+        while self._begun:
+            await self._begun.pop().end()
 
     def add(self, name: str, archive: ArchiveVersion) -> None:
         """A version more, the default if it is the first; for the one that had its version before."""
@@ -212,3 +252,10 @@ def _own_settings(archive: Archive) -> Mapping[str, Any]:
     if content is None:
         raise ArchiveError(f"{where}, the manifest's configFile, is not in it")
     return model_config.read(content, where)
+
+
+def _needs_torch(archive: Archive) -> bool:
+    """Whether its handler will probably import it: it is TorchServe's own, or speaks of it or of TorchServe."""
+    file = archive.manifest.handler.partition(":")[0].removesuffix(".py") + ".py"
+    source = read_member(archive.path, file, _LARGEST_SOURCE_BYTES)
+    return source is None or b"torch" in source or b"from ts" in source

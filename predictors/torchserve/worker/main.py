@@ -8,6 +8,7 @@ siblings by bare names. The socket is the process's only link: when the server e
 
 import contextlib
 import gc
+import importlib
 import logging
 import os
 import signal
@@ -36,6 +37,10 @@ def main() -> int:
     link = _Link(socket.socket(fileno=int(sys.argv[-1])))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the server says when it is over
     first = link.receive()
+    if first is not None and "import" in first[0]:  # the server has not come to say what to load
+        with _uncollected(), contextlib.suppress(ImportError):  # the handler says it if it misses it
+            importlib.import_module(first[0]["import"])
+        first = link.receive()
     if first is None:
         return 0
     options = first[0]["load"]

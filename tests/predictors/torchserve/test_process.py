@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from torpor.predictors.torchserve import frames, process
+from torpor.predictors.torchserve import beginning, frames, process
 from torpor.predictors.torchserve.manifest import ArchiveError
 from torpor.predictors.torchserve.process import WorkerProcess
 from virtual_time import run_virtually
@@ -46,7 +46,7 @@ TIMEOUT_S = 20.0
 
 @pytest.fixture(autouse=True)
 def commanded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "_COMMAND", COMMAND)
+    monkeypatch.setattr(beginning, "_COMMAND", COMMAND)
     monkeypatch.setattr(process, "_LEAVING_S", TIMEOUT_S)
 
 

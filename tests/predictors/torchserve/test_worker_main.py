@@ -141,6 +141,20 @@ def test_it_loads_in_the_archives_folder_and_answers_until_the_server_is_gone(be
     assert one.ends() == 0
 
 
+def test_it_imports_what_it_is_told_before_it_loads(begin, tmp_path: Path) -> None:
+    """What there is none of, the handler will miss itself."""
+    (tmp_path.parent / "told_early.py").write_text("")
+    for module in ("told_early", "nobody_has_this"):
+        sys.path.insert(0, str(tmp_path.parent))
+        one = begin(ECHO)
+        one.send({"import": module})
+        one.send({"load": one.options})
+        assert one.receive() == ({"loaded": 1}, [])
+        one.ends()
+        sys.modules.pop("own_main", None)
+    assert sys.modules.pop("told_early", None) is not None
+
+
 def test_batches_overlap_on_one_device(begin) -> None:
     """Where the handler can have that: each in a context of its own."""
     one = begin(OVERLAPS, overlaps_batches=True)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from torpor.predictors.batching.bucket import Bucket
 from torpor.predictors.errors import HandlerRefused, InvalidInput, ModelFailed, OutOfMemory, TorporError, Unavailable
-from torpor.predictors.torchserve import process
+from torpor.predictors.torchserve import beginning, process
 from torpor.predictors.torchserve.manifest import ArchiveError
 from torpor.predictors.torchserve.process import OnEnd
 from torpor.predictors.torchserve.workers import Reply, Row, Workers
@@ -531,7 +531,7 @@ from torpor.predictors.torchserve import frames
 os.read(int(sys.argv[1]), 1 << 16)
 os.write(int(sys.argv[1]), b"".join(frames.pack({"loaded": True})))
 """
-    monkeypatch.setattr(process, "_COMMAND", loads_and_ends)
+    monkeypatch.setattr(beginning, "_COMMAND", loads_and_ends)
 
     class AskedLate(process.WorkerProcess):
         def connection_lost(self, error: Exception | None) -> None:
